@@ -1,0 +1,5 @@
+//! imgd: the agent of one host. Start with [`ARCHITECTURE.md`](https://docs.rs/agent) beside this crate.
+
+pub mod staging;
+pub mod store;
+pub mod sys;

@@ -1,0 +1,124 @@
+//! What has arrived and is not in the store yet.
+//!
+//! ```text
+//! staging/
+//!   lock                 held while an agent uses the directory
+//!   <64 hex>.data        bytes of a blob, sparse, ranges in any order
+//!   <64 hex>.map         which of them were verified: two range hashes for each range, zeros where it is absent
+//!   incoming-<n>         an archive member whose digest is not known yet; gone after a restart
+//! ```
+//! Nothing here is trusted after a restart: every range that the map claims is hashed again against the hashes in the map, so that neither
+//! `kill -9` nor a power cut, which may lose data that the map already names, can bring in a wrong byte. Staging is therefore never synced;
+//! the store syncs when it takes a blob over. What nobody asked for in 24 h is removed.
+
+mod blob;
+mod file;
+mod map;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use proto::{Descriptor, Digest};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+
+pub use blob::StagedBlob;
+pub use file::{StagedFile, StagedWriter};
+
+use crate::store::StoreError;
+
+/// Staged bytes that nobody asked for in this time are removed.
+const KEEP: Duration = Duration::from_secs(24 * 3600);
+
+/// The staging area of an agent.
+#[derive(Debug)]
+pub struct Staging {
+    root: PathBuf,
+    claims: Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>,
+    incoming: AtomicU64,
+}
+
+impl Staging {
+    /// Opens the directory, creates it where it is absent, and removes what a former agent left that cannot be continued.
+    pub fn open(root: &Path) -> Result<Arc<Self>, StoreError> {
+        std::fs::create_dir_all(root).map_err(StoreError::io("create", root))?;
+        let staging = Self { root: root.to_owned(), claims: Mutex::default(), incoming: AtomicU64::new(0) };
+        staging.sweep(KEEP)?;
+        for path in staging.files()? {
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("incoming-")) {
+                std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+            }
+        }
+        Ok(Arc::new(staging))
+    }
+
+    /// The one right to write this blob. Waits while another session has it; comes with what is verified of it so far.
+    pub async fn claim(self: &Arc<Self>, blob: &Descriptor) -> Result<StagedBlob, StoreError> {
+        let turn = self.claims.lock().unwrap_or_else(PoisonError::into_inner).entry(blob.digest).or_default().clone();
+        let claim = Claim { guard: Some(turn.lock_owned().await), digest: blob.digest, staging: self.clone() };
+        let (root, blob) = (self.root.clone(), blob.clone());
+        crate::sys::blocking(move || StagedBlob::open(&root, blob, claim)).await
+    }
+
+    /// Verified bytes of a blob, by its map alone: a forecast, for plans.
+    pub fn staged_bytes(&self, blob: &Descriptor) -> u64 {
+        map::claimed_bytes(&self.root, blob)
+    }
+
+    /// A file for bytes whose digest is not known yet.
+    pub fn writer(&self) -> Result<StagedWriter, StoreError> {
+        let number = self.incoming.fetch_add(1, Ordering::Relaxed);
+        StagedWriter::create(self.root.join(format!("incoming-{number}")))
+    }
+
+    /// Removes what was last written longer ago than `age` and that no session holds.
+    pub fn sweep(&self, age: Duration) -> Result<(), StoreError> {
+        let now = SystemTime::now();
+        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in self.files()? {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let held = Digest::from_hex(&name).is_ok_and(|digest| claims.contains_key(&digest)) || name.starts_with("incoming-");
+            let written = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).unwrap_or(now);
+            if !held && now.duration_since(written).unwrap_or_default() >= age {
+                std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Staging::sweep`] with the usual age.
+    pub fn sweep_old(&self) -> Result<(), StoreError> {
+        self.sweep(KEEP)
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let entries = std::fs::read_dir(&self.root).map_err(StoreError::io("list", &self.root))?;
+        let files = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>();
+        files.map_err(StoreError::io("list", &self.root))
+    }
+}
+
+/// The right to write one blob, given back on drop.
+#[derive(Debug)]
+struct Claim {
+    guard: Option<OwnedMutexGuard<()>>,
+    digest: Digest,
+    staging: Arc<Staging>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.guard = None;
+        let mut claims = self.staging.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever waits holds the entry too; the last one out removes it.
+        if claims.get(&self.digest).is_some_and(|turn| Arc::strong_count(turn) == 1) {
+            claims.remove(&self.digest);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

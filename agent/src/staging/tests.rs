@@ -1,0 +1,111 @@
+use proto::hash::RangeHasher;
+use proto::limits::RANGE_BYTES;
+
+use super::*;
+
+fn sample(size: usize) -> (Vec<u8>, Descriptor, Vec<proto::hash::RangeHash>) {
+    let bytes: Vec<u8> = (0..size).map(|i| (i * 31 % 253) as u8).collect();
+    let mut hasher = RangeHasher::default();
+    hasher.update(&bytes);
+    let (_, hashes) = hasher.finish();
+    (bytes.clone(), Descriptor::of("application/octet-stream", &bytes), hashes)
+}
+
+fn put(staged: &StagedBlob, bytes: &[u8], hashes: &[proto::hash::RangeHash], index: usize) {
+    let range = RANGE_BYTES as usize;
+    let before = if index == 0 { proto::hash::RangeHash::START } else { hashes[index - 1] };
+    let end = ((index + 1) * range).min(bytes.len());
+    staged.put((index * range) as u64, &bytes[index * range..end], before, &hashes[index..=index]).unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn ranges_in_any_order_become_the_blob() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    for size in [0, 1, 65_536, 300_000] {
+        let (bytes, blob, hashes) = sample(size);
+        let staged = staging.claim(&blob).await.unwrap();
+        for index in (0..hashes.len()).rev() {
+            put(&staged, &bytes, &hashes, index);
+        }
+        assert!(staged.missing().is_empty());
+        assert_eq!(*staged.prefix().borrow(), size as u64);
+        let file = staged.finish().unwrap();
+        assert_eq!(std::fs::read(file.path()).unwrap(), bytes);
+        assert_eq!(file.hashes(), hashes);
+        drop(file);
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing stays behind");
+}
+
+#[tokio::test]
+async fn a_restart_keeps_what_was_verified_and_drops_what_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let (bytes, blob, hashes) = sample(400_000);
+    {
+        let staging = Staging::open(directory.path()).unwrap();
+        let staged = staging.claim(&blob).await.unwrap();
+        for index in [0, 1, 3] {
+            put(&staged, &bytes, &hashes, index);
+        }
+    }
+    // A power cut: the map is ahead of the data.
+    let data = std::fs::OpenOptions::new().write(true).open(directory.path().join(format!("{}.data", blob.digest.hex()))).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&data, &[0; 100], RANGE_BYTES + 5).unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    assert_eq!(staging.staged_bytes(&blob), 3 * RANGE_BYTES);
+    let staged = staging.claim(&blob).await.unwrap();
+    assert_eq!(staged.missing(), vec![RANGE_BYTES..3 * RANGE_BYTES, 4 * RANGE_BYTES..400_000]);
+    assert_eq!(staged.verified_bytes(), 2 * RANGE_BYTES);
+}
+
+#[tokio::test]
+async fn wrong_bytes_and_lying_hashes_are_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let (bytes, blob, hashes) = sample(200_000);
+    let staged = staging.claim(&blob).await.unwrap();
+    let mut wrong = bytes.clone();
+    wrong[70_000] ^= 1;
+    assert_eq!(staged.put(0, &wrong, proto::hash::RangeHash::START, &hashes).unwrap(), Err(blob::Mismatch));
+    assert_eq!(*staged.prefix().borrow(), RANGE_BYTES, "what stands before the wrong byte is kept");
+    // A source that makes up hashes for its own bytes passes range by range, and fails as a whole.
+    let (_, _, lies) = sample(200_000);
+    let mut liar = RangeHasher::default();
+    liar.update(&wrong);
+    let (_, wrong_hashes) = liar.finish();
+    staged.put(0, &wrong, proto::hash::RangeHash::START, &wrong_hashes).unwrap().unwrap();
+    assert_ne!(lies, wrong_hashes);
+    assert!(matches!(staged.finish(), Err(StoreError::Corrupt(digest)) if digest == blob.digest));
+    assert!(staging.claim(&blob).await.unwrap().verified_bytes() == 0);
+}
+
+#[tokio::test]
+async fn one_writer_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let (_, blob, _) = sample(100);
+    let first = staging.claim(&blob).await.unwrap();
+    let second = tokio::spawn({
+        let (staging, blob) = (staging.clone(), blob.clone());
+        async move { staging.claim(&blob).await.unwrap().verified_bytes() }
+    });
+    tokio::task::yield_now().await;
+    assert!(!second.is_finished());
+    drop(first);
+    assert_eq!(second.await.unwrap(), 0);
+    assert!(staging.claims.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn old_bytes_go_and_held_ones_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let (_, blob, _) = sample(100);
+    let held = staging.claim(&blob).await.unwrap();
+    staging.sweep(Duration::ZERO).unwrap();
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+    drop(held);
+    staging.sweep(Duration::ZERO).unwrap();
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}

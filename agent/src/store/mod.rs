@@ -1,0 +1,264 @@
+//! Where images are: the three traits that every backend implements, and what they promise.
+//!
+//! A store is asked for whole images and for ranges of blobs; what it is made of shows only in [`Properties`]. Nothing above this
+//! module knows a backend's name. Every backend passes one conformance suite (`tests/it/store_conformance.rs`).
+
+use std::any::Any;
+use std::future::Future;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::hash::RangeHash;
+use proto::image::{ImageError, Selection};
+use proto::peer::ImageRow;
+use proto::{Descriptor, Digest, Image};
+use tokio::sync::mpsc;
+
+use crate::staging::StagedFile;
+
+pub mod layout;
+pub mod memory;
+mod query;
+
+pub use query::Query;
+
+/// A place that keeps images: content by digest, and names that point to it.
+pub trait Store: Send + Sync + 'static {
+    /// See [`Import`].
+    type Import: Import;
+
+    /// What this backend can do. Constant.
+    fn properties(&self) -> Properties;
+
+    /// All images, sorted by name; those without a name last.
+    fn list(&self) -> impl Future<Output = Result<Vec<ImageRow>, StoreError>> + Send;
+
+    /// The image behind a name or an ID, with the manifests that `selection` asks for. Every blob of it is here, and
+    /// stays here while the lease lives, whatever happens to the name.
+    fn resolve(&self, query: &Query, selection: Selection) -> impl Future<Output = Result<Held, StoreError>> + Send;
+
+    /// The hash of every range of a blob (see [`proto::hash`]); the last one is its digest. The blob is read for it only
+    /// when that was never done here. A blob whose content is not what its digest says is put aside: [`StoreError::Corrupt`].
+    fn hashes(&self, blob: &Descriptor) -> impl Future<Output = Result<Arc<[RangeHash]>, StoreError>> + Send;
+
+    /// The bytes of a range of a blob, in order. They are not checked here: who needs them checked has the hashes.
+    fn read(&self, blob: &Descriptor, range: Range<u64>) -> impl Future<Output = Result<Reader, StoreError>> + Send;
+
+    /// Starts to bring in an image. Nothing of it is visible before [`Import::commit`]; what it refers to is kept meanwhile.
+    fn import(&self, image: Image) -> impl Future<Output = Result<Self::Import, StoreError>> + Send;
+
+    /// Takes a name away, or, by ID, an image with its only name. What nothing refers to any more is collected,
+    /// but never what a lease holds.
+    fn remove(&self, query: &Query) -> impl Future<Output = Result<Removed, StoreError>> + Send;
+
+    /// Room for more, now.
+    fn room(&self) -> impl Future<Output = Result<Room, StoreError>> + Send;
+
+    /// Hashes blobs again: this one, or all. What is damaged is put aside (never served, fetched again by the next import) and reported.
+    fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// An image that is being brought in: an open load, a lease, or a lock. Dropping it gives up; what was ingested may stay for a later try.
+pub trait Import: Send + Sync + 'static {
+    /// See [`Ingest`].
+    type Ingest: Ingest;
+
+    /// The blobs of the image that have to be ingested: not here, or here in a form that does not count. One question for the whole image.
+    /// What is not in the answer was committed here or hashed here, and stays until the import ends.
+    fn missing(&mut self) -> impl Future<Output = Result<Vec<Descriptor>, StoreError>> + Send;
+
+    /// Starts to write one blob. `None` when it has come in otherwise since.
+    fn ingest(&self, blob: &Descriptor) -> impl Future<Output = Result<Option<Self::Ingest>, StoreError>> + Send;
+
+    /// Makes the image visible under its name, durably, after reading back that all of it is here. Moves the name last.
+    fn commit(self) -> impl Future<Output = Result<Imported, StoreError>> + Send;
+}
+
+/// One blob that is being written, first byte to last. Dropping it keeps what a later ingest can continue.
+pub trait Ingest: Send + 'static {
+    /// Bytes that are here already: append goes on from this one.
+    fn offset(&self) -> u64;
+
+    /// The next bytes.
+    fn append(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// All bytes were appended: checks size and digest, and keeps the blob durably. A blob with other content is dropped.
+    fn commit(self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Instead of `append` and `commit`: takes over a file whose digest was proven. Only where [`Properties::adopts_files`].
+    fn adopt(self, file: StagedFile) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// What a backend can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Properties {
+    /// Its kind, for people: `layout`, `docker` …
+    pub kind: &'static str,
+    /// `read` may start anywhere; else only at the first byte.
+    pub ranged_reads: bool,
+    /// An ingest that was dropped can be continued.
+    pub resumable_ingests: bool,
+    /// How many ingests of one import may be open at once.
+    pub concurrent_ingests: usize,
+    /// `Ingest::adopt` works, by rename when the file lies on the store's file system.
+    pub adopts_files: bool,
+}
+
+/// An image, and the promise that its blobs stay.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The image.
+    pub image: Image,
+    /// What the store shows as its ID.
+    pub image_id: Digest,
+    /// Ends the promise when it is dropped.
+    pub lease: Lease,
+}
+
+/// Keeps content from being collected while it lives.
+#[derive(Clone)]
+pub struct Lease(#[allow(dead_code)] Arc<dyn Any + Send + Sync>);
+
+impl Lease {
+    /// Wraps whatever a backend needs to have dropped.
+    pub fn new(guard: impl Any + Send + Sync) -> Self {
+        Self(Arc::new(guard))
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lease")
+    }
+}
+
+/// Bytes of a blob as they are read. Dropping it stops the reading.
+#[derive(Debug)]
+pub struct Reader {
+    blocks: mpsc::Receiver<Result<Bytes, StoreError>>,
+}
+
+impl Reader {
+    /// A reader and the end into which a backend puts what it reads, a few blocks ahead of the reader at the most.
+    pub fn channel() -> (mpsc::Sender<Result<Bytes, StoreError>>, Self) {
+        let (sender, blocks) = mpsc::channel(2);
+        (sender, Self { blocks })
+    }
+
+    /// The next bytes, of any number; `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        self.blocks.recv().await.transpose()
+    }
+
+    /// All of it, for a document.
+    pub async fn all(mut self) -> Result<Bytes, StoreError> {
+        let mut all = Vec::new();
+        while let Some(bytes) = self.next().await? {
+            all.extend_from_slice(&bytes);
+        }
+        Ok(all.into())
+    }
+}
+
+/// An image that was brought in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// What the store shows, read back from it.
+    pub image_id: Digest,
+    /// What the name showed before, when that was something else.
+    pub replaced: Option<Digest>,
+}
+
+/// What `remove` did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// The name, or the ID where there was none.
+    pub name: String,
+    /// Bytes that were freed.
+    pub freed_bytes: u64,
+}
+
+/// Room for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that can be written.
+    pub free_bytes: u64,
+    /// Bytes that an image needs on disk for each byte that arrives, staging included, in percent.
+    pub needed_percent: u64,
+}
+
+/// What a scrub found out about one blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// Which.
+    pub digest: Digest,
+    /// Bytes that were hashed.
+    pub size_bytes: u64,
+    /// False: it was damaged and is put aside.
+    pub intact: bool,
+}
+
+/// Why a store did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing under that name or ID.
+    #[error("no image {0}")]
+    NotFound(Query),
+    /// The beginning of an ID that several images share.
+    #[error("several images have an ID that starts with {0}")]
+    Ambiguous(Query),
+    /// An image is named by several names, and was to be removed by its ID.
+    #[error("image {id} has several names: {}", .names.join(", "))]
+    SeveralNames {
+        /// Short ID.
+        id: String,
+        /// All of them.
+        names: Vec<String>,
+    },
+    /// A blob that should be here is not.
+    #[error("blob {0} is not in the store")]
+    BlobMissing(Digest),
+    /// A blob does not have the content that its digest names.
+    #[error("blob {0} is corrupt")]
+    Corrupt(Digest),
+    /// The image breaks a rule.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A file of the store is not what it should be.
+    #[error("{path:?} is not valid: {reason}")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another agent has this store open.
+    #[error("{0:?} is in use by another agent")]
+    InUse(PathBuf),
+    /// The disk is full.
+    #[error("no space left on the device of {0:?}")]
+    NoSpace(PathBuf),
+    /// The operating system says no.
+    #[error("cannot {action} {path:?}")]
+    Io {
+        /// `open`, `write` …
+        action: &'static str,
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl StoreError {
+    /// Wraps what the operating system said about a path; a full disk has a variant of its own.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::NoSpace(path),
+            _ => Self::Io { action, path, source },
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Files that are there after a power cut: `write → fdatasync(file) → rename → fsync(directory)`, in this order.
+//!
+//! Measured on ext4 and xfs: with only the file synced the file is back under its old name; with only the directory synced
+//! the final name holds 0 bytes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::store::StoreError;
+
+/// Replaces the content of `path`, for others atomically, for power cuts durably. `mode` is that of a new file.
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreError> {
+    let temporary = temporary(path);
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_data()
+    })();
+    if let Err(error) = written {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(StoreError::io("write", path)(error));
+    }
+    rename(&temporary, path)
+}
+
+/// Moves a file whose content was synced already, and syncs the directory.
+pub fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    std::fs::rename(from, to).map_err(StoreError::io("rename", to))?;
+    sync_parent(to)
+}
+
+/// Removes a file, durably. One that is not there is no error.
+pub fn remove(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StoreError::io("remove", path)(error)),
+        Ok(()) => sync_parent(path),
+    }
+}
+
+/// Creates a directory and its parents, each synced into the one above it.
+pub fn create_dir(path: &Path, mode: u32) -> Result<(), StoreError> {
+    use std::os::unix::fs::DirBuilderExt;
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        create_dir(parent, mode)?;
+    }
+    match std::fs::DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(StoreError::io("create", path)(error)),
+        Ok(()) => sync_parent(path),
+    }
+}
+
+/// Makes the names in the directory of `path` durable.
+pub fn sync_parent(path: &Path) -> Result<(), StoreError> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(parent).and_then(|directory| directory.sync_all()).map_err(StoreError::io("sync", parent))
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    path.with_file_name(name)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn writes_replace_and_leave_nothing_beside() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b/file");
+        create_dir(path.parent().unwrap(), 0o700).unwrap();
+        write(&path, b"one", 0o600).unwrap();
+        write(&path, b"two", 0o600).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+    }
+}

@@ -1,0 +1,16 @@
+//! Every oddity of the operating system, in a small function.
+
+pub mod durable;
+pub mod file;
+
+/// Runs blocking work off the async threads. A panic in it goes on in the caller.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that shuts down cancels blocking work that has not begun; nobody waits for the answer then.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

@@ -1,0 +1,409 @@
+//! Manifests, indexes and configs from outside, read strictly: one meaning each, or refused.
+//!
+//! These are views: the bytes themselves are what has a digest, and are kept and passed on as they came.
+//! (OCI image specification 1.1: manifest.md, image-index.md, config.md; Docker's schema 2 has the same shape.)
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use crate::descriptor::media_type;
+use crate::limits::{BLOB_BYTES, CONFIG_BYTES, LAYERS, MANIFEST_BYTES, MANIFESTS};
+use crate::{Descriptor, Digest, Platform};
+
+/// A manifest or an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    /// One platform.
+    Manifest(ManifestDocument),
+    /// Several.
+    Index(IndexDocument),
+}
+
+/// What a manifest says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestDocument {
+    /// The config blob.
+    pub config: Descriptor,
+    /// Lowest first.
+    pub layers: Vec<Descriptor>,
+}
+
+/// What an index says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexDocument {
+    /// In the order of the document.
+    pub manifests: Vec<IndexEntry>,
+}
+
+/// One entry of an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// A manifest or a nested index.
+    pub descriptor: Descriptor,
+    /// As the index claims; the config decides.
+    pub platform: Option<Platform>,
+    /// `org.opencontainers.image.ref.name`.
+    pub ref_name: Option<String>,
+    /// `io.containerd.image.name`: the full name, where the writer knew it.
+    pub image_name: Option<String>,
+}
+
+/// What a config says that matters for moving and storing it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigDocument {
+    /// `None` where it does not say.
+    pub platform: Option<Platform>,
+    /// One for each layer; none when it is not the config of an image.
+    pub diff_ids: Vec<Digest>,
+}
+
+/// Why a document is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DocumentError {
+    /// Larger than any honest one.
+    #[error("{digest} is {size_bytes} bytes long, the limit of a {kind} is {limit_bytes}")]
+    TooLarge {
+        /// Which.
+        digest: Digest,
+        /// Manifest, index or config.
+        kind: &'static str,
+        /// Its size.
+        size_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The bytes are not those that the descriptor names.
+    #[error("{digest} does not have the content that its digest names")]
+    DigestMismatch {
+        /// Which.
+        digest: Digest,
+    },
+    /// Not the JSON that the specification asks for.
+    #[error("{digest} is not a valid {kind}: {}", crate::text::escape_short(.reason, 200))]
+    Malformed {
+        /// Which.
+        digest: Digest,
+        /// Manifest, index or config.
+        kind: &'static str,
+        /// What is wrong, and where.
+        reason: String,
+    },
+}
+
+/// Reads the bytes that `descriptor` names as a manifest or an index, whichever its media type says.
+pub fn parse(descriptor: &Descriptor, bytes: &[u8]) -> Result<Document, DocumentError> {
+    let kind = if media_type::is_index(&descriptor.media_type) { "image index" } else { "image manifest" };
+    check_bytes(descriptor, kind, bytes, MANIFEST_BYTES)?;
+    let malformed = |reason: String| DocumentError::Malformed { digest: descriptor.digest, kind, reason };
+    let raw: RawDocument = strict(bytes).map_err(malformed)?;
+    let document = raw.check(&descriptor.media_type).map_err(malformed)?;
+    Ok(document)
+}
+
+/// Reads the config of `manifest`. For an image config there must be one diff ID for each layer.
+pub fn parse_config(manifest: &ManifestDocument, bytes: &[u8]) -> Result<ConfigDocument, DocumentError> {
+    let kind = "image config";
+    check_bytes(&manifest.config, kind, bytes, CONFIG_BYTES)?;
+    if !media_type::is_config(&manifest.config.media_type) {
+        return Ok(ConfigDocument { platform: None, diff_ids: vec![] });
+    }
+    let malformed = |reason: String| DocumentError::Malformed { digest: manifest.config.digest, kind, reason };
+    let raw: RawConfig = strict(bytes).map_err(malformed)?;
+    let diff_ids = raw.rootfs.map(|rootfs| rootfs.diff_ids).unwrap_or_default();
+    let diff_ids: Vec<Digest> = diff_ids
+        .iter()
+        .map(|text| text.parse::<Digest>().map_err(|error| malformed(error.to_string())))
+        .collect::<Result<_, _>>()?;
+    if diff_ids.len() != manifest.layers.len() {
+        return Err(malformed(format!("{} diff IDs for {} layers", diff_ids.len(), manifest.layers.len())));
+    }
+    let platform = match (raw.os.as_str(), raw.architecture.as_str()) {
+        ("", _) | (_, "") => None,
+        (os, architecture) => Some(Platform::new(os, architecture, &raw.variant)),
+    };
+    Ok(ConfigDocument { platform, diff_ids })
+}
+
+/// Reads an `index.json` of an image layout: an index without a digest of its own.
+pub fn parse_layout_index(bytes: &[u8]) -> Result<IndexDocument, String> {
+    if bytes.len() as u64 > MANIFEST_BYTES * 4 {
+        return Err(format!("it is larger than {} bytes", MANIFEST_BYTES * 4));
+    }
+    let raw: RawDocument = strict(bytes)?;
+    match raw.check(media_type::INDEX)? {
+        Document::Index(index) => Ok(index),
+        Document::Manifest(_) => Err("it is a manifest".to_owned()),
+    }
+}
+
+/// JSON of the type `T`, in which no object has a key twice.
+pub fn strict<T: de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    serde_json::from_slice::<UniqueKeys>(bytes).map_err(|error| error.to_string())?;
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+}
+
+fn check_bytes(descriptor: &Descriptor, kind: &'static str, bytes: &[u8], limit_bytes: u64) -> Result<(), DocumentError> {
+    let digest = descriptor.digest;
+    let size_bytes = descriptor.size_bytes.max(bytes.len() as u64);
+    if size_bytes > limit_bytes {
+        return Err(DocumentError::TooLarge { digest, kind, size_bytes, limit_bytes });
+    }
+    if descriptor.size_bytes != bytes.len() as u64 || Digest::of(bytes) != digest {
+        return Err(DocumentError::DigestMismatch { digest });
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDocument {
+    schema_version: u64,
+    #[serde(default)]
+    media_type: Option<String>,
+    config: Option<RawDescriptor>,
+    layers: Option<Vec<RawDescriptor>>,
+    manifests: Option<Vec<RawDescriptor>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDescriptor {
+    #[serde(default)]
+    media_type: String,
+    digest: String,
+    size: u64,
+    platform: Option<RawPlatform>,
+    #[serde(default)]
+    annotations: Option<RawAnnotations>,
+}
+
+#[derive(Deserialize)]
+struct RawPlatform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: String,
+}
+
+#[derive(Deserialize)]
+struct RawAnnotations {
+    #[serde(rename = "org.opencontainers.image.ref.name")]
+    ref_name: Option<String>,
+    #[serde(rename = "io.containerd.image.name")]
+    image_name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawConfig {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: String,
+    rootfs: Option<RawRootfs>,
+}
+
+#[derive(Deserialize)]
+struct RawRootfs {
+    #[serde(default)]
+    diff_ids: Vec<String>,
+}
+
+impl RawDocument {
+    fn check(self, expected: &str) -> Result<Document, String> {
+        if self.schema_version != 2 {
+            return Err(format!("schemaVersion is {}, not 2", self.schema_version));
+        }
+        if let Some(found) = &self.media_type
+            && found != expected
+        {
+            return Err(format!("it says it is \"{found}\", but is named as \"{expected}\""));
+        }
+        match (self.config, self.layers, self.manifests) {
+            (None, None, Some(manifests)) if media_type::is_index(expected) => {
+                if manifests.len() > MANIFESTS {
+                    return Err(format!("{} manifests, the limit is {MANIFESTS}", manifests.len()));
+                }
+                let manifests = manifests.into_iter().map(RawDescriptor::entry).collect::<Result<_, _>>()?;
+                Ok(Document::Index(IndexDocument { manifests }))
+            }
+            (Some(config), Some(layers), None) if media_type::is_manifest(expected) => {
+                if layers.len() > LAYERS {
+                    return Err(format!("{} layers, the limit is {LAYERS}", layers.len()));
+                }
+                let config = config.entry()?.descriptor;
+                let layers = layers.into_iter().map(|layer| layer.entry().map(|entry| entry.descriptor));
+                Ok(Document::Manifest(ManifestDocument { config, layers: layers.collect::<Result<_, _>>()? }))
+            }
+            (_, Some(_), Some(_)) => Err("it has layers and manifests".to_owned()),
+            _ if !media_type::is_index(expected) && !media_type::is_manifest(expected) => {
+                Err(format!("\"{expected}\" is not the media type of an image"))
+            }
+            _ => Err("config and layers, or manifests, are missing".to_owned()),
+        }
+    }
+}
+
+impl RawDescriptor {
+    fn entry(self) -> Result<IndexEntry, String> {
+        if self.media_type.is_empty() || self.media_type.len() > 255 {
+            return Err("a descriptor without a media type".to_owned());
+        }
+        if self.size > BLOB_BYTES {
+            return Err(format!("{} is {} bytes long, the limit of a blob is {BLOB_BYTES}", self.digest, self.size));
+        }
+        let digest = self.digest.parse::<Digest>().map_err(|error| error.to_string())?;
+        let platform = self.platform.filter(|p| !p.os.is_empty() && !p.architecture.is_empty());
+        let annotations = self.annotations.unwrap_or(RawAnnotations { ref_name: None, image_name: None });
+        Ok(IndexEntry {
+            descriptor: Descriptor { media_type: self.media_type, digest, size_bytes: self.size },
+            platform: platform.map(|p| Platform::new(&p.os, &p.architecture, &p.variant)),
+            ref_name: annotations.ref_name,
+            image_name: annotations.image_name,
+        })
+    }
+}
+
+/// Accepts any JSON in which no object has a key twice: two readers would read two different images from it.
+struct UniqueKeys;
+
+impl<'de> Deserialize<'de> for UniqueKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueKeysVisitor)
+    }
+}
+
+struct UniqueKeysVisitor;
+
+impl<'de> Visitor<'de> for UniqueKeysVisitor {
+    type Value = UniqueKeys;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<UniqueKeys, E> {
+        Ok(UniqueKeys)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<UniqueKeys, E> {
+        Ok(UniqueKeys)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<UniqueKeys, E> {
+        Ok(UniqueKeys)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<UniqueKeys, E> {
+        Ok(UniqueKeys)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<UniqueKeys, E> {
+        Ok(UniqueKeys)
+    }
+
+    fn visit_unit<E>(self) -> Result<UniqueKeys, E> {
+        Ok(UniqueKeys)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<UniqueKeys, A::Error> {
+        while seq.next_element::<UniqueKeys>()?.is_some() {}
+        Ok(UniqueKeys)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueKeys, A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            map.next_value::<UniqueKeys>()?;
+            // encoding/json of Go matches keys without regard to case, so that "Layers" is a second "layers" there.
+            if !seen.insert(key.to_lowercase()) {
+                return Err(de::Error::custom(format_args!("the key \"{key}\" stands twice in one object")));
+            }
+        }
+        Ok(UniqueKeys)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEX: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn descriptor_json(size: i64) -> String {
+        format!(r#"{{"mediaType":"{}","digest":"{HEX}","size":{size}}}"#, media_type::LAYER)
+    }
+
+    fn refusal(media_type: &str, json: &str) -> String {
+        parse(&Descriptor::of(media_type, json.as_bytes()), json.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_manifest_is_read() {
+        let layer = descriptor_json(7);
+        let json = format!(r#"{{"schemaVersion":2,"config":{layer},"layers":[{layer},{layer}]}}"#);
+        let parsed = parse(&Descriptor::of(media_type::MANIFEST, json.as_bytes()), json.as_bytes()).unwrap();
+        let Document::Manifest(manifest) = parsed else { panic!("{parsed:?}") };
+        assert_eq!(manifest.layers.len(), 2);
+        assert_eq!(manifest.config.size_bytes, 7);
+    }
+
+    #[test]
+    fn documents_with_two_meanings_are_refused() {
+        let layer = descriptor_json(7);
+        let manifest = format!(r#""schemaVersion":2,"config":{layer},"layers":[{layer}]"#);
+        for (json, word) in [
+            (format!(r#"{{{manifest},"manifests":[]}}"#), "layers and manifests"),
+            (format!(r#"{{{manifest},"layers":[]}}"#), "twice"),
+            (format!(r#"{{{manifest},"Layers":[]}}"#), "twice"),
+            (format!(r#"{{{manifest},"mediaType":"{}"}}"#, media_type::INDEX), "but is named as"),
+            (format!(r#"{{"schemaVersion":1,"config":{layer},"layers":[]}}"#), "schemaVersion"),
+            (format!(r#"{{"schemaVersion":2,"config":{layer},"layers":[{}]}}"#, descriptor_json(-1)), "invalid value"),
+            (format!(r#"{{"schemaVersion":2,"config":{layer},"layers":[{}]}}"#, descriptor_json(i64::MAX)), "limit of a blob"),
+            (r#"{"schemaVersion":2,"layers":[]}"#.to_owned(), "missing"),
+            ("[".repeat(100_000), "recursion limit"),
+            ("".to_owned(), "EOF"),
+        ] {
+            let refusal = refusal(media_type::MANIFEST, &json);
+            assert!(refusal.contains(word), "{refusal} does not name: {word}");
+        }
+    }
+
+    #[test]
+    fn other_content_than_named_is_refused() {
+        let named = Descriptor::of(media_type::MANIFEST, b"{}");
+        assert_eq!(parse(&named, b"[]"), Err(DocumentError::DigestMismatch { digest: named.digest }));
+        let large = Descriptor { size_bytes: MANIFEST_BYTES + 1, ..named };
+        assert!(matches!(parse(&large, b"{}"), Err(DocumentError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_config_must_fit_its_manifest() {
+        let config = format!(r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":["{HEX}"]}}}}"#);
+        let config_descriptor = Descriptor::of(media_type::CONFIG, config.as_bytes());
+        let layer = Descriptor { media_type: media_type::LAYER.to_owned(), digest: HEX.parse().unwrap(), size_bytes: 1 };
+        let mut manifest = ManifestDocument { config: config_descriptor, layers: vec![layer.clone()] };
+        let parsed = parse_config(&manifest, config.as_bytes()).unwrap();
+        assert_eq!(parsed.platform.unwrap().to_string(), "linux/amd64");
+        manifest.layers.push(layer);
+        assert!(parse_config(&manifest, config.as_bytes()).unwrap_err().to_string().contains("1 diff IDs for 2 layers"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), index in any::<bool>()) {
+            let media_type = if index { media_type::INDEX } else { media_type::MANIFEST };
+            let _ = parse(&Descriptor::of(media_type, &bytes), &bytes);
+            let _ = parse_layout_index(&bytes);
+        }
+    }
+}

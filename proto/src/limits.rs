@@ -1,0 +1,101 @@
+//! Every bound on what somebody else can make us do, each with its reason.
+//!
+//! Sizes are bytes, times are milliseconds. A peer that passes one of them is wrong or hostile; it is
+//! refused with the name of the limit and never served half.
+
+/// The unit of verification, of resume and of re-serving. Small, because in a chain of hosts each one passes
+/// a range on only after checking it: the delay of a hop is the time of one range. A multiple of the
+/// 64-byte SHA-256 block, so that the hash can be continued at every boundary.
+pub const RANGE_BYTES: u64 = 64 * 1024;
+
+/// Payload behind one block header on a blob stream: 16 ranges, so that headers cost 0.05 %.
+pub const BLOCK_BYTES: u64 = 16 * RANGE_BYTES;
+
+/// The most bytes that one `Get` asks for. Bounds what a dead source takes with it.
+pub const EXTENT_BYTES: u64 = 16 * BLOCK_BYTES;
+
+/// A frame from a peer that has not been welcomed: greetings and join messages are far smaller.
+pub const FRAME_BEFORE_WELCOME: usize = 64 * 1024;
+
+/// A frame from a welcomed peer, or from `imgctl`: an offer of 1024 layers is about 120 KiB.
+pub const FRAME: usize = 4 * 1024 * 1024;
+
+/// The signed member list, the one large thing a peer may send before it is welcomed: 2,000 hosts fit.
+pub const FRAME_MEMBERS: usize = 1024 * 1024;
+
+/// Payload of one data frame of an archive between `imgctl` and `imgd`.
+pub const DATA_BYTES: usize = 1024 * 1024;
+
+/// A manifest or an index. The limit of the registries that people use.
+pub const MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
+
+/// An image config: larger than a manifest, because build histories are in it.
+pub const CONFIG_BYTES: u64 = 8 * 1024 * 1024;
+
+/// One layer. Larger ones are not images but disk dumps; also keeps every offset far from overflow.
+pub const BLOB_BYTES: u64 = 1 << 40;
+
+/// Layers of one manifest. Overlay file systems end at 128 or 500.
+pub const LAYERS: usize = 1024;
+
+/// Manifests of one index.
+pub const MANIFESTS: usize = 512;
+
+/// Indexes within indexes.
+pub const INDEX_DEPTH: usize = 4;
+
+/// Manifests of one image that travel together (all platforms of an index of indexes).
+pub const IMAGE_MANIFESTS: usize = 1024;
+
+/// Blobs of one offer, all platforms together.
+pub const IMAGE_BLOBS: usize = 16 * 1024;
+
+/// Names of one image in a list, hosts of one command, images of one command.
+pub const NAMES: usize = 4096;
+
+/// Members of one fleet, and of its list of removed ids.
+pub const MEMBERS: usize = 4096;
+
+/// Groups of one host, roles of one host.
+pub const GROUPS: usize = 64;
+
+/// A host or group name: a DNS label.
+pub const HOST_NAME_BYTES: usize = 63;
+
+/// Any other text that is shown to people: errors, versions, store names.
+pub const TEXT_BYTES: usize = 4096;
+
+/// Connections that one identity may hold here. Two that dial each other at once need two.
+pub const CONNECTIONS_PER_HOST: usize = 4;
+
+/// Handshakes under way at once; 8 of one address, so that one host cannot take them all.
+pub const HANDSHAKES: usize = 64;
+/// See [`HANDSHAKES`].
+pub const HANDSHAKES_PER_ADDRESS: usize = 8;
+
+/// From the first packet to the Welcome.
+pub const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
+
+/// Streams that a welcomed peer may have open here at once.
+pub const STREAMS: u32 = 64;
+
+/// Connection receive window of a peer that has not been welcomed.
+pub const WINDOW_BEFORE_WELCOME: u32 = 128 * 1024;
+
+/// Connection receive window of a welcomed peer: 100 ms at 1 Gbit/s, 1 ms at 100 Gbit/s.
+pub const WINDOW: u32 = 16 * 1024 * 1024;
+
+/// Receive window of one stream.
+pub const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// Bytes to one peer that it has not acknowledged. With [`WINDOW`] the most memory a member can hold.
+pub const SEND_WINDOW: u64 = 12 * 1024 * 1024;
+
+/// Sessions that one peer may have open here at once, each holding an import.
+pub const SESSIONS_PER_HOST: usize = 16;
+
+/// A peer that has a stream open and sends nothing on it while we wait for it.
+pub const STALL_TIMEOUT_MS: u64 = 30_000;
+
+/// Invitations that wait for a host. Each is tried against every join.
+pub const INVITES: usize = 64;

@@ -1,0 +1,340 @@
+//! Messages between two agents: ALPN `imgd/1`.
+//!
+//! The dialler opens the first stream for the greeting. After the Welcome every request has a stream of its own, opened by whoever asks.
+
+use serde::{Deserialize, Serialize};
+
+use crate::frame::Bounded;
+use crate::hash::RangeHash;
+use crate::host::{HostId, SignedMemberList, check_name};
+use crate::limits::{BLOB_BYTES, BLOCK_BYTES, EXTENT_BYTES, IMAGE_BLOBS, LAYERS, IMAGE_MANIFESTS, NAMES, RANGE_BYTES, TEXT_BYTES};
+use crate::{Descriptor, Digest, Image, Platform, Reference};
+
+/// ALPN of this protocol.
+pub const ALPN: &[u8] = b"imgd/1";
+
+/// Version of everything in this file. Another major version is refused, naming both.
+pub const MAJOR: u16 = 1;
+
+/// Capabilities that this program has; a bit is used only after both sides have named it.
+pub const CAPABILITIES: u64 = 0;
+
+/// The first message in both directions. Frozen: it never changes, whatever the version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Version of the protocol.
+    pub major: u16,
+    /// Bits of what the sender can do beyond it.
+    pub capabilities: u64,
+    /// `imgd 0.1.0`.
+    pub software: String,
+    /// Name that the host was given; the member list decides.
+    pub name: String,
+    /// What its images run on.
+    pub platform: Platform,
+    /// Kind of its store: `layout`, `docker` …
+    pub store: String,
+    /// Epoch of the member list that it has.
+    pub members_epoch: u64,
+}
+
+/// What follows the two Hellos, in both directions: at most one list, then the verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Greeting {
+    /// A list that is newer than the other's.
+    Members(SignedMemberList),
+    /// You are on my list: ask.
+    Welcome,
+    /// You are not.
+    Refused(GreetingRefusal),
+}
+
+/// Why a peer is not welcomed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum GreetingRefusal {
+    /// Its certificate is good, but no member list that we know has it.
+    #[error("host {0} is not on the member list")]
+    NotMember(HostId),
+    /// The versions do not fit.
+    #[error("it speaks protocol version {ours}, we speak {theirs}")]
+    Version {
+        /// Version of the refusing side.
+        ours: u16,
+        /// Version of the refused side.
+        theirs: u16,
+    },
+    /// It holds as many connections as one host may.
+    #[error("too many connections of one host")]
+    TooManyConnections,
+}
+
+/// The first message on every stream after the Welcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// I have an image for you. Answers: `Want` … `Committed`.
+    Offer(Offer),
+    /// Offer me this image. Answers: `Offer`, after which the roles are as if it had been offered.
+    Pull(Pull),
+    /// Bytes of a blob. Answer: blocks (see [`BlockHeader`]) until the range is complete.
+    Get(Get),
+    /// What images have you? Answers: `Images`, several.
+    List,
+    /// What is behind this name? Answer: `Described`.
+    Describe(Reference),
+    /// A newer member list. Answer: `Done`.
+    Members(SignedMemberList),
+}
+
+/// One message on a stream after the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// To a `Pull`.
+    Offer(Offer),
+    /// What is missing, from which byte.
+    Want(Want),
+    /// More of a blob has been verified.
+    Progress(Progress),
+    /// These bytes of yours are not what their digest says: look at your store.
+    Corrupt(Digest),
+    /// The image is in the store, under its name.
+    Committed(Committed),
+    /// Some of the images; an empty one is the last.
+    Images(Vec<ImageRow>),
+    /// What is behind a name; `None` when there is no such image.
+    Described(Option<Image>),
+    /// It is done.
+    Done,
+    /// It is not going to happen.
+    Refused(Refusal),
+}
+
+/// An image and what the offering host wants done with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The image, under the name it shall have at the receiver.
+    pub image: Image,
+    /// Answer `Want` and stop.
+    pub dry_run: bool,
+}
+
+/// Asks for an offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pull {
+    /// The name at the host that is asked.
+    pub reference: Reference,
+    /// `None`: all platforms.
+    pub platform: Option<Platform>,
+}
+
+/// Asks for a range of a blob. Allowed to who was offered it on this connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Get {
+    /// Which blob.
+    pub digest: Digest,
+    /// First byte: a range boundary.
+    pub offset: u64,
+    /// Number of bytes, at most [`EXTENT_BYTES`]; ends at a range boundary or at the end of the blob.
+    pub length_bytes: u64,
+}
+
+/// Stands before every block on a blob stream; the block's bytes follow as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockHeader {
+    /// How the bytes that follow are encoded.
+    pub encoding: Encoding,
+    /// Bytes that follow.
+    pub encoded_bytes: u64,
+    /// Hash before the first range of the block.
+    pub before: RangeHash,
+    /// Hash after each range of the block.
+    pub after: Vec<RangeHash>,
+}
+
+/// How the bytes of a block are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encoding {
+    /// As they are in the blob.
+    Raw,
+}
+
+/// The answer to an offer: the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// Blobs that are not here, in the order in which they will be asked for.
+    pub missing: Vec<Missing>,
+}
+
+/// A blob that is not here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// Which.
+    pub digest: Digest,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Of these, verified bytes that an earlier session left here.
+    pub staged_bytes: u64,
+}
+
+/// How far a blob is. Sent a few times a second.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Which.
+    pub digest: Digest,
+    /// Verified bytes, those of earlier sessions included.
+    pub verified_bytes: u64,
+}
+
+/// The end of a session that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// What the receiving store shows as image ID, read back from it.
+    pub image_id: Digest,
+    /// Digest of the config of that image: the portable identity.
+    pub config_digest: Digest,
+    /// Blob bytes that this session received.
+    pub received_bytes: u64,
+    /// Image ID that the name had before, when it was another one.
+    pub replaced: Option<Digest>,
+}
+
+/// One row of a list of images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRow {
+    /// `None`: no name.
+    pub reference: Option<Reference>,
+    /// What the store shows as image ID.
+    pub image_id: Digest,
+    /// Digest of the manifest or index.
+    pub root: Digest,
+    /// The platforms that are here.
+    pub platforms: Vec<Platform>,
+    /// Bytes of all its blobs that are here.
+    pub size_bytes: u64,
+    /// Seconds since 1970; when the name last moved.
+    pub created_unix_s: u64,
+}
+
+/// Why a request is not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// No room.
+    #[error("not enough space: {needed_bytes} bytes needed, {free_bytes} free")]
+    NoSpace {
+        /// Bytes to be stored, with what the store needs beside them.
+        needed_bytes: u64,
+        /// Bytes that are free.
+        free_bytes: u64,
+    },
+    /// Not for this host.
+    #[error("no image for {wanted}, only for {}", .available.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    PlatformAbsent {
+        /// Platform of the host, or the one that was asked for.
+        wanted: Platform,
+        /// What there is.
+        available: Vec<Platform>,
+    },
+    /// A rule of the receiving host's policy says no.
+    #[error("denied by its policy: {0}")]
+    Policy(String),
+    /// There is no image of that name.
+    #[error("no image {}", .0.familiar())]
+    ImageNotFound(Reference),
+    /// The blob was not offered on this connection, or is gone.
+    #[error("blob {0} is not offered to this host")]
+    BlobNotOffered(Digest),
+    /// A document of the image is not valid.
+    #[error("the image is not valid: {0}")]
+    InvalidImage(String),
+    /// The store failed.
+    #[error("its store failed: {0}")]
+    Store(String),
+    /// As many sessions as one host may have are under way.
+    #[error("too many sessions at once")]
+    Busy,
+    /// Somebody cancelled it there.
+    #[error("cancelled at the other host")]
+    Cancelled,
+    /// The bytes that were sent are not what their digest says.
+    #[error("blob {0} arrived damaged: its copy at the source is corrupt")]
+    Corrupt(Digest),
+    /// The agent is about to stop.
+    #[error("the agent there is shutting down")]
+    ShuttingDown,
+    /// Not a request that can be answered now.
+    #[error("a request that does not fit")]
+    OutOfTurn,
+}
+
+impl Bounded for Hello {
+    fn within_limits(&self) -> bool {
+        short(&self.software) && check_name(&self.name).is_ok() && short(&self.store) && platform(&self.platform)
+    }
+}
+
+impl Bounded for Greeting {
+    fn within_limits(&self) -> bool {
+        match self {
+            Self::Members(list) => list.within_limits(),
+            Self::Welcome | Self::Refused(_) => true,
+        }
+    }
+}
+
+impl Bounded for Request {
+    fn within_limits(&self) -> bool {
+        match self {
+            Self::Offer(offer) => offer.image.within_limits(),
+            Self::Pull(pull) => pull.platform.as_ref().is_none_or(platform),
+            Self::Get(get) => get.within_limits(),
+            Self::List | Self::Describe(_) => true,
+            Self::Members(list) => list.within_limits(),
+        }
+    }
+}
+
+impl Bounded for Get {
+    fn within_limits(&self) -> bool {
+        self.offset.is_multiple_of(RANGE_BYTES) && self.offset <= BLOB_BYTES && self.length_bytes <= EXTENT_BYTES
+    }
+}
+
+impl Bounded for BlockHeader {
+    fn within_limits(&self) -> bool {
+        self.encoded_bytes <= BLOCK_BYTES && (1..=BLOCK_BYTES / RANGE_BYTES).contains(&(self.after.len() as u64))
+    }
+}
+
+impl Bounded for Answer {
+    fn within_limits(&self) -> bool {
+        match self {
+            Self::Offer(offer) => offer.image.within_limits(),
+            Self::Want(want) => want.missing.len() <= IMAGE_BLOBS,
+            Self::Images(rows) => rows.len() <= NAMES && rows.iter().all(|row| row.platforms.len() <= IMAGE_MANIFESTS),
+            Self::Described(image) => image.as_ref().is_none_or(Bounded::within_limits),
+            Self::Refused(Refusal::Policy(text) | Refusal::InvalidImage(text) | Refusal::Store(text)) => text.len() <= TEXT_BYTES,
+            Self::Refused(Refusal::PlatformAbsent { available, .. }) => available.len() <= IMAGE_MANIFESTS,
+            Self::Progress(_) | Self::Corrupt(_) | Self::Committed(_) | Self::Done | Self::Refused(_) => true,
+        }
+    }
+}
+
+impl Bounded for Image {
+    fn within_limits(&self) -> bool {
+        let descriptor = |d: &Descriptor| d.media_type.len() <= 255 && d.size_bytes <= BLOB_BYTES;
+        let layers = |m: &crate::Manifest| m.layers.len() <= LAYERS && m.layers.iter().all(|layer| descriptor(&layer.descriptor));
+        descriptor(&self.root)
+            && (1..=IMAGE_MANIFESTS).contains(&self.manifests.len())
+            && self.indexes.len() <= IMAGE_MANIFESTS
+            && self.indexes.iter().all(descriptor)
+            && self.manifests.iter().all(|m| layers(m) && descriptor(&m.descriptor) && descriptor(&m.config))
+            && self.manifests.iter().map(|m| m.layers.len() + 2).sum::<usize>() <= IMAGE_BLOBS
+    }
+}
+
+fn short(text: &str) -> bool {
+    text.len() <= 255
+}
+
+fn platform(platform: &Platform) -> bool {
+    short(&platform.os) && short(&platform.architecture) && short(&platform.variant)
+}
