@@ -15,9 +15,9 @@ pub enum TrustError {
     /// The name of a host or group is not one.
     #[error(transparent)]
     Name(#[from] InvalidHostName),
-    /// A file could not be written.
+    /// A file could not be read or written. Boxed, because it is several times as large as the others.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Box<StoreError>),
     /// A file of the trust directory is not what it should be.
     #[error("{path:?} is not valid: {reason}; {remedy}")]
     Corrupt {
@@ -124,5 +124,11 @@ impl TrustError {
     /// Wraps what is wrong with a certificate.
     pub(super) fn certificate(of: impl ToString, reason: impl ToString) -> Self {
         Self::Certificate { of: of.to_string(), reason: reason.to_string() }
+    }
+}
+
+impl From<StoreError> for TrustError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
     }
 }
