@@ -62,7 +62,8 @@ impl Trust {
         Ok(Zeroizing::new(text.as_bytes().to_vec()))
     }
 
-    /// Makes this host a signer of the backup's fleet. One that is in no fleet becomes a member, under its own name; the name of a lost signer passes
+    /// Makes this host a signer of the backup's fleet. One that is in no fleet becomes a member, under its own name; the name of
+    /// a lost signer passes
     /// to it, and the lost one's id is removed. A member list that is newer than the backup's is kept.
     pub fn restore(&self, backup: &[u8]) -> Result<(), TrustError> {
         let backup = Backup::read(backup)?;

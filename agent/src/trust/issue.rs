@@ -1,4 +1,4 @@
-//! Makes certificates: the CA's own, and those of hosts. With `key.rs` the only file that names rcgen.
+//! Makes certificates: the CA's own, and those of hosts. Nothing else here asks rcgen for anything.
 
 use std::time::{Duration, SystemTime};
 

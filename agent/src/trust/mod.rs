@@ -126,7 +126,8 @@ impl Trust {
         self.current.is_removed(id)
     }
 
-    /// Counts every change of fleet, list or certificate. After one the TLS configurations may be old, and connections to removed hosts are to be cut.
+    /// Counts every change of fleet, list or certificate. After one the TLS configurations may be old, and connections to removed
+    /// hosts are to be cut.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }

@@ -46,7 +46,8 @@ struct Rule {
 }
 
 impl Policy {
-    /// Reads a policy file. One that is not there is the default; one with anything in it that is not known is an error that names the line.
+    /// Reads a policy file. One that is not there is the default; one with anything in it that is not known is an error that
+    /// names the line.
     pub fn load(path: &Path) -> Result<Self, TrustError> {
         match std::fs::read_to_string(path) {
             Ok(text) => read::policy(&text).map_err(|(line, reason)| TrustError::Policy { path: path.to_owned(), line, reason }),
@@ -55,7 +56,8 @@ impl Policy {
         }
     }
 
-    /// Whether a member may bring an image of this size into a repository here (`docker.io/library/demo`), and with it move a tag that shows something else.
+    /// Whether a member may bring an image of this size into a repository here (`docker.io/library/demo`), and with it move a tag
+    /// that shows something else.
     pub fn decide_push(&self, peer: &Member, repository: &str, size_bytes: u64, moves_tag: bool) -> Decision {
         let rule = match find(&self.push, "push", peer, repository) {
             Ok(rule) => rule,

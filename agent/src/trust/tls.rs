@@ -19,7 +19,8 @@ const ALGORITHMS: WebPkiSupportedAlgorithms =
     WebPkiSupportedAlgorithms { all: &[webpki::ring::ED25519], mapping: &[(SignatureScheme::ED25519, &[webpki::ring::ED25519])] };
 
 impl Trust {
-    /// For the listening side, made of the certificate of this moment: ask again after [`Trust::changes`]. Removed hosts are refused by the list of the moment of the handshake.
+    /// For the listening side, made of the certificate of this moment: ask again after [`Trust::changes`]. Removed hosts are
+    /// refused by the list of the moment of the handshake.
     ///
     /// A client without a certificate gets through the handshake, because one that joins has none:
     /// who accepts a connection for `imgd/1` without [`super::peer_id`] closes it before reading from it.
@@ -41,7 +42,8 @@ impl Trust {
         Ok(Arc::new(config))
     }
 
-    /// For dialling a member: this one, or, at an address of which the host is not known, any. The name with which the connection is opened does
+    /// For dialling a member: this one, or, at an address of which the host is not known, any. The name with which the connection
+    /// is opened does
     /// not matter (and is not sent): the certificate must be for the name that follows from its key.
     pub fn tls_client(&self, expected: Option<HostId>) -> Result<Arc<ClientConfig>, TrustError> {
         let fleet = self.in_fleet()?;

@@ -88,6 +88,9 @@ fn a_request_is_of_no_use_on_another_connection() {
     assert_eq!(answer(stolen, &[2; 32]), JoinAnswer::Refused(JoinRefusal::Token));
     let same_connection = thief.request(JoinPurpose::Join { name, proof }, &[1; 32]);
     assert_eq!(answer(same_connection, &[1; 32]), JoinAnswer::Refused(JoinRefusal::Token));
+    // Nor does the host's own proof of another connection do, under a fresh signature.
+    let reused = host.request(JoinPurpose::Join { name: "b".to_owned(), proof }, &[2; 32]);
+    assert_eq!(answer(reused, &[2; 32]), JoinAnswer::Refused(JoinRefusal::Token));
     assert_eq!(signer.epoch(), 1);
 }
 

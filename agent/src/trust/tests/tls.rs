@@ -67,6 +67,8 @@ fn members_know_each_other() {
 fn nothing_is_resumed() {
     let (_, signer, member) = pair();
     let (client, server) = (member.tls_client(None).unwrap(), signer.tls_server().unwrap());
+    assert_eq!((server.send_tls13_tickets, server.max_early_data_size), (0, 0));
+    assert!(!server.session_storage.can_cache() && !client.enable_early_data);
     for _ in 0..2 {
         let (client, mut server) = handshake(client.clone(), server.clone()).unwrap();
         assert_eq!(client.handshake_kind(), Some(rustls::HandshakeKind::Full));
