@@ -3,3 +3,4 @@
 pub mod staging;
 pub mod store;
 pub mod sys;
+pub mod trust;

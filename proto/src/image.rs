@@ -124,6 +124,9 @@ pub enum ImageError {
     /// More than an image has.
     #[error("more than {IMAGE_MANIFESTS} manifests or {IMAGE_BLOBS} blobs in one image")]
     TooMany,
+    /// The image is not what its documents say.
+    #[error("the documents of {0} describe another image")]
+    Differs(Digest),
     /// Nothing was selected.
     #[error("no manifest of {0} is here")]
     Empty(Digest),

@@ -19,8 +19,12 @@ use tokio::sync::mpsc;
 use crate::staging::StagedFile;
 
 pub mod layout;
+mod leases;
 pub mod memory;
+mod names;
 mod query;
+mod turns;
+pub(crate) mod walk;
 
 pub use query::Query;
 

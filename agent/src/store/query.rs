@@ -1,13 +1,18 @@
 //! How a person names an image: by reference or by ID.
 
 use std::fmt;
+use std::sync::Arc;
 
 use proto::Reference;
 use proto::reference::InvalidReference;
 
 /// A name, an ID, or what may be either: names are tried first, as Docker does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Query {
+pub struct Query(Arc<Parts>);
+
+/// Shared, so that an error that names a query stays small.
+#[derive(Debug, PartialEq, Eq)]
+struct Parts {
     text: String,
     reference: Option<Reference>,
     id_prefix: Option<String>,
@@ -20,32 +25,36 @@ impl Query {
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         let id_prefix = ((2..=64).contains(&digits.len()) && digits.bytes().all(hex)).then(|| digits.to_owned());
         match text.parse::<Reference>() {
-            Ok(reference) => Ok(Self { text: text.to_owned(), reference: Some(reference), id_prefix }),
-            Err(_) if id_prefix.is_some() => Ok(Self { text: text.to_owned(), reference: None, id_prefix }),
+            Ok(reference) => Ok(Self::new(text.to_owned(), Some(reference), id_prefix)),
+            Err(_) if id_prefix.is_some() => Ok(Self::new(text.to_owned(), None, id_prefix)),
             Err(error) => Err(error),
         }
     }
 
     /// As a name.
     pub fn reference(&self) -> Option<&Reference> {
-        self.reference.as_ref()
+        self.0.reference.as_ref()
     }
 
     /// As the first digits of an ID.
     pub fn id_prefix(&self) -> Option<&str> {
-        self.id_prefix.as_deref()
+        self.0.id_prefix.as_deref()
+    }
+
+    fn new(text: String, reference: Option<Reference>, id_prefix: Option<String>) -> Self {
+        Self(Arc::new(Parts { text, reference, id_prefix }))
     }
 }
 
 impl From<Reference> for Query {
     fn from(reference: Reference) -> Self {
-        Self { text: reference.familiar(), reference: Some(reference), id_prefix: None }
+        Self::new(reference.familiar(), Some(reference), None)
     }
 }
 
 impl fmt::Display for Query {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0.text)
     }
 }
 

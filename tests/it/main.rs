@@ -1,0 +1,15 @@
+//! The tests that need more than one crate, in one binary.
+#![allow(clippy::unwrap_used)]
+
+mod store_conformance;
+
+#[test]
+fn every_file_here_is_listed() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("it");
+    let main = std::fs::read_to_string(directory.join("main.rs")).unwrap();
+    for entry in std::fs::read_dir(&directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(name == "main" || main.contains(&format!("mod {name};")), "{name} is not in main.rs: its tests never run");
+    }
+}
