@@ -31,8 +31,12 @@ pub async fn join<S: Store>(context: &Arc<Context<S>>, token: &Token, address: O
     for address in candidates(context, token, address).await {
         let asked = context.net.ask_signer(&token.fleet, address, |exporter| Ok(context.trust.join_request(token, &name, exporter))).await;
         match take(context, &token.fleet, asked).await {
-            Ok(()) => {
+            Ok(signer) => {
                 info!(fleet = ?token.fleet, signer = %address, "joined");
+                // From now on both know where the other one is. That this fails now does not undo the join.
+                if let Err(error) = context.net.connect(&signer).await {
+                    debug!(%error, "joined, but not connected yet");
+                }
                 return Ok(());
             }
             Err(error @ NetError::JoinRefused(_)) if !is_not_signer(&error) => return Err(error),
@@ -143,7 +147,7 @@ async fn renew_now<S: Store>(context: &Arc<Context<S>>) -> Result<(), NetError> 
         for address in context.peers.addresses(&signer.id) {
             let asked = context.net.ask_signer(&fleet, address, |exporter| Ok(context.trust.renew_request(exporter))).await;
             match take(context, &fleet, asked).await {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(error) => last = error,
             }
         }
@@ -151,12 +155,16 @@ async fn renew_now<S: Store>(context: &Arc<Context<S>>) -> Result<(), NetError> 
     Err(last)
 }
 
-async fn take<S: Store>(context: &Arc<Context<S>>, fleet: &HostId, asked: Result<JoinAnswer, NetError>) -> Result<(), NetError> {
+/// Who answered, and what.
+type Asked = Result<(HostId, JoinAnswer), NetError>;
+
+async fn take<S: Store>(context: &Arc<Context<S>>, fleet: &HostId, asked: Asked) -> Result<HostId, NetError> {
     match asked? {
-        JoinAnswer::Refused(refusal) => Err(NetError::JoinRefused(refusal)),
-        answer => {
+        (_, JoinAnswer::Refused(refusal)) => Err(NetError::JoinRefused(refusal)),
+        (signer, answer) => {
             let (trust, fleet) = (context.trust.clone(), *fleet);
-            sys::blocking(move || trust.joined(&fleet, answer)).await.map_err(NetError::Trust)
+            sys::blocking(move || trust.joined(&fleet, answer)).await?;
+            Ok(signer)
         }
     }
 }

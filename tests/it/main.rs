@@ -1,6 +1,7 @@
 //! The tests that need more than one crate, in one binary.
 #![allow(clippy::unwrap_used)]
 
+mod send;
 mod store_conformance;
 
 #[test]

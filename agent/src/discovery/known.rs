@@ -33,7 +33,7 @@ impl Known {
             warn!(path = %self.path.display(), "addresses of peers cannot be read: starting without them");
             return HashMap::new();
         };
-        let sighting = |addresses| Sighting { addresses, last_seen_unix_s: 0 };
+        let sighting = |addresses| Sighting { addresses, ..Sighting::default() };
         saved.into_iter().filter_map(|(id, addresses)| Some((id.parse().ok()?, sighting(addresses)))).collect()
     }
 

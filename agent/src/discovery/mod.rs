@@ -40,6 +40,8 @@ pub struct Peers {
 pub struct Sighting {
     /// Best first: those that were reached, then those that were announced.
     pub addresses: Vec<SocketAddr>,
+    /// The first address was reached, and is saved.
+    reached: bool,
     /// Seconds since 1970.
     pub last_seen_unix_s: u64,
 }
@@ -83,9 +85,10 @@ impl Peers {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let sighting = seen.entry(*id).or_default();
             sighting.last_seen_unix_s = now_unix_s();
-            if sighting.addresses.first() == Some(&address) {
+            if sighting.reached && sighting.addresses.first() == Some(&address) {
                 return;
             }
+            sighting.reached = true;
             sighting.addresses.retain(|other| *other != address);
             sighting.addresses.insert(0, address);
             sighting.addresses.truncate(ADDRESSES);
@@ -145,7 +148,7 @@ mod tests {
         let id = HostId::of_public_key(b"a");
         let address = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
         let peers = Peers::open(directory.path(), vec![]).unwrap();
-        peers.announced(id, [address(1), address(2)]);
+        peers.announced(id, [address(2), address(1)]);
         peers.reached(&id, address(2));
         assert_eq!(peers.addresses(&id), [address(2), address(1)]);
         let again = Peers::open(directory.path(), vec![]).unwrap();

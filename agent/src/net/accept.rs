@@ -8,12 +8,11 @@ use std::time::Duration;
 use proto::limits::{HANDSHAKE_TIMEOUT_MS, HANDSHAKES, HANDSHAKES_PER_ADDRESS};
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, Incoming};
-use rustls::pki_types::CertificateDer;
 use tracing::debug;
 
+use super::connection::connected_id;
 use super::pool::Net;
 use super::{NetError, Stream, join};
-use crate::trust;
 
 /// Looks at first packets for as long as the endpoint lives. Every handshake has its own task, a deadline and a place among the few.
 pub(super) async fn run(net: Arc<Net>) {
@@ -47,10 +46,13 @@ async fn handshake(net: &Arc<Net>, incoming: Incoming) -> Result<(), NetError> {
     let connection = connecting.await.map_err(|error| NetError::Handshake(error.to_string()))?;
     let guard = CloseUnlessKept(Some(connection.clone()));
     if alpn(&connection).as_deref() == Some(proto::join::ALPN) {
-        return join::answer(&connection, net.trust()).await;
+        if let Some(member) = join::answer(&connection, net.trust()).await? {
+            // It asked from the socket on which it listens.
+            net.peers().announced(member, [connection.remote_address()]);
+        }
+        return Ok(());
     }
-    let certificates = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let Some(id) = certificates.and_then(|certificates| trust::peer_id(&certificates)) else {
+    let Some(id) = connected_id(&connection) else {
         return Err(NetError::Handshake("no client certificate".to_owned()));
     };
     let accepted = connection.accept_bi().await.map_err(|error| NetError::Lost(error.to_string()))?;

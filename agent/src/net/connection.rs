@@ -7,8 +7,10 @@ use proto::HostId;
 use proto::limits::{STREAMS, WINDOW};
 use proto::peer::{Hello, Request};
 use quinn::VarInt;
+use rustls::pki_types::CertificateDer;
 
 use super::{NetError, Stream};
+use crate::trust;
 
 /// A connection to another member, after the Welcome on both sides. Cheap to clone; all clones are the same connection.
 #[derive(Debug, Clone)]
@@ -20,6 +22,12 @@ struct Inner {
     name: String,
     hello: Hello,
     connection: quinn::Connection,
+}
+
+/// Who the handshake has proven to be at the other end; `None` without a certificate.
+pub(super) fn connected_id(connection: &quinn::Connection) -> Option<HostId> {
+    let certificates = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    trust::peer_id(&certificates)
 }
 
 impl Peer {

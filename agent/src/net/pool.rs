@@ -10,11 +10,11 @@ use proto::join::{JoinAnswer, JoinRequest};
 use proto::limits::{CONNECTIONS_PER_HOST, HANDSHAKE_TIMEOUT_MS};
 use proto::peer::{CAPABILITIES, Hello, MAJOR};
 use quinn::Connection;
-use rustls::pki_types::CertificateDer;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::task::JoinSet;
 use tracing::debug;
 
+use super::connection::connected_id;
 use super::{NetError, Peer, Stream, accept, endpoint, greeting, join};
 use crate::discovery::Peers;
 use crate::trust::{self, Trust};
@@ -107,14 +107,16 @@ impl Net {
         }
     }
 
-    /// Asks for a place in a fleet, or for a new certificate, at one address.
+    /// Asks for a place in a fleet, or for a new certificate, at one address. Tells who answered.
     pub async fn ask_signer(
         &self,
         fleet: &HostId,
         address: SocketAddr,
         request: impl FnOnce(&[u8; 32]) -> Result<JoinRequest, NetError>,
-    ) -> Result<JoinAnswer, NetError> {
-        join::ask(&self.quinn, &self.trust, fleet, address, request).await
+    ) -> Result<(HostId, JoinAnswer), NetError> {
+        let (signer, answer) = join::ask(&self.quinn, &self.trust, fleet, address, request).await?;
+        self.peers.announced(signer, [address]);
+        Ok((signer, answer))
     }
 
     /// Peers with a connection now.
@@ -136,6 +138,10 @@ impl Net {
 
     pub(super) fn quinn(&self) -> &quinn::Endpoint {
         &self.quinn
+    }
+
+    pub(super) fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     pub(super) fn trust(&self) -> &Arc<Trust> {
@@ -222,9 +228,7 @@ impl Net {
 
     async fn admit(&self, dialled: Result<Connection, NetError>, expected: Option<HostId>) -> Result<Peer, NetError> {
         let connection = dialled?;
-        let certificates = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
-        let id = certificates.and_then(|certificates| trust::peer_id(&certificates));
-        let id = id.filter(|id| expected.is_none_or(|expected| expected == *id) && *id != self.trust.id());
+        let id = connected_id(&connection).filter(|id| expected.is_none_or(|expected| expected == *id) && *id != self.trust.id());
         let id = id.ok_or_else(|| NetError::Handshake("another host answers there".to_owned()))?;
         let greeting = async {
             let opened = connection.open_bi().await.map_err(|error| NetError::Lost(error.to_string()))?;
