@@ -600,7 +600,7 @@ impl Bounded for Request {
         let hosts = |hosts: &Hosts| texts(&hosts.names);
         match self {
             Self::Send(send) => texts(&send.images) && hosts(&send.hosts),
-            Self::Pull(pull) => pull.from.as_deref().is_none_or(|from| text(from)),
+            Self::Pull(pull) => pull.from.as_deref().is_none_or(text),
             Self::List(list) => hosts(list),
             Self::Save(save) => texts(&save.images),
             Self::Tag { image, .. } => text(image),

@@ -203,11 +203,13 @@ pub fn done(events: &[Event]) -> Vec<&proto::control::Done> {
 
 /// What failed in a send, host by host.
 pub fn failed(events: &[Event]) -> Vec<(&str, &Failure)> {
-    let failed = |event| match event {
-        &Event::HostFailed { ref host, ref failure, .. } => Some((host.as_str(), failure)),
-        _ => None,
-    };
-    events.iter().filter_map(failed).collect()
+    let mut failed = vec![];
+    for event in events {
+        if let Event::HostFailed { host, failure, .. } = event {
+            failed.push((host.as_str(), failure));
+        }
+    }
+    failed
 }
 
 /// One request on a socket, until its end.

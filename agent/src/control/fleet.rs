@@ -63,7 +63,7 @@ async fn invite<S: Store>(
     for_name: Option<String>,
     replace: Option<String>,
 ) -> Done {
-    let address = context.net.local_address().and_then(|address| sys::interface::reachable(address)).map(|address| address.to_string());
+    let address = context.net.local_address().and_then(sys::interface::reachable).map(|address| address.to_string());
     let invite = Invite { uses, valid: Duration::from_secs(valid_s), for_name, replace, address };
     let trust = context.trust.clone();
     let invitation = sys::blocking(move || trust.invite(&invite)).await.map_err(|error| failure::trust("cannot invite a host", &error))?;

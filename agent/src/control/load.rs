@@ -35,18 +35,19 @@ pub(super) async fn load<S: Store>(context: &Arc<Context<S>>, client: &Client) -
         while client.read_data().await.is_ok_and(|bytes| !bytes.is_empty()) {}
         std::future::pending::<()>().await;
     };
-    let loading = archive::load(&*context.store, &context.staging, receiver);
-    let loaded = tokio::select! {
-        loaded = loading => loaded,
+    let mut visible = vec![];
+    let loading = archive::load(&*context.store, &context.staging, receiver, |image| visible.push(image.clone()));
+    let result = tokio::select! {
+        result = loading => result,
         () = feed => return Err(failure::shutting_down()),
         () = context.shutdown.cancelled() => return Err(failure::shutting_down()),
     };
-    let loaded = loaded.map_err(|error| match &error {
-        archive::ArchiveError::Store(error) => failure::store("cannot load the archive", error),
-        _ => failure::because("cannot load the archive".to_owned(), FailureKind::InvalidArchive, &error),
-    })?;
-    for image in loaded {
+    // Also after a failure: what became visible before it is there.
+    for image in visible {
         client.event(Event::Loaded { reference: image.reference, image_id: image.image_id }).await;
     }
-    Ok(())
+    result.map(drop).map_err(|error| match &error {
+        archive::ArchiveError::Store(error) => failure::store("cannot load the archive", error),
+        _ => failure::because("cannot load the archive".to_owned(), FailureKind::InvalidArchive, &error),
+    })
 }

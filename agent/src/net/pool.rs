@@ -258,7 +258,7 @@ impl Net {
         let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.trust.members();
         for (id, peers) in pool.iter() {
-            if !members.as_ref().is_some_and(|list| list.by_id(id).is_some()) {
+            if members.as_ref().is_none_or(|list| list.by_id(id).is_none()) {
                 peers.iter().for_each(|peer| peer.close("no longer a member"));
             }
         }

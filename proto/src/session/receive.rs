@@ -347,7 +347,7 @@ mod tests {
     fn large_layers_are_fetched_in_extents_at_their_boundaries() {
         let cut: Vec<_> = extents(5..EXTENT_BYTES * 2 + 1).collect();
         assert_eq!(cut, [5..EXTENT_BYTES, EXTENT_BYTES..EXTENT_BYTES * 2, EXTENT_BYTES * 2..EXTENT_BYTES * 2 + 1]);
-        assert_eq!(extents(0..0).collect::<Vec<_>>(), [0..0]);
+        assert!(extents(0..0).eq(std::iter::once(0..0)));
     }
 
     #[test]

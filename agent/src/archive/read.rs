@@ -1,0 +1,200 @@
+//! Loading an archive into a store.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::image::{Selection, Walk};
+use proto::limits::{BLOCK_BYTES, CONFIG_BYTES};
+use proto::{Descriptor, Digest, Image, Reference};
+use tokio::sync::mpsc;
+
+use super::contents::Contents;
+use super::find::{Found, find};
+use super::{ArchiveError, diff_id, input, tape};
+use crate::staging::{StagedFile, Staging};
+use crate::store::{Import, Imported, Ingest, Store, StoreError};
+use crate::sys::blocking;
+
+/// An image that was loaded, under one of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// `None`: it has no name.
+    pub reference: Option<Reference>,
+    /// What the store shows as its ID.
+    pub image_id: Digest,
+    /// What the name showed before, when that was something else.
+    pub replaced: Option<Digest>,
+}
+
+/// Loads every image of an archive that comes through `blocks`, in any format and packing, and tells `on_loaded` of each as soon as it is visible.
+///
+/// All images are read and checked before the first becomes visible. The channel's end is the archive's: one that ends early is
+/// truncated, and an error in it is passed on. Blobs that the archive does not have are taken from the store. Nothing stays staged.
+pub async fn load<S: Store>(
+    store: &S,
+    staging: &Arc<Staging>,
+    blocks: mpsc::Receiver<io::Result<Bytes>>,
+    mut on_loaded: impl FnMut(&Loaded) + Send,
+) -> Result<Vec<Loaded>, ArchiveError> {
+    let (contents, images) = {
+        let staging = staging.clone();
+        blocking(move || {
+            let contents = Contents::read(&staging, input::open(blocks).map_err(tape::failed)?)?;
+            let images = find(&contents, &staging)?;
+            Ok::<_, ArchiveError>((Arc::new(contents), images))
+        })
+        .await?
+    };
+    let mut checked = HashMap::new();
+    let mut prepared = Vec::with_capacity(images.len());
+    for image in images {
+        prepared.push(Prepared::new(store, &contents, image, &mut checked).await?);
+    }
+    let mut loaded = vec![];
+    for image in prepared {
+        image
+            .load(store, &contents, |row| {
+                on_loaded(&row);
+                loaded.push(row);
+            })
+            .await?;
+    }
+    Ok(loaded)
+}
+
+/// An image that was checked, and its open import.
+struct Prepared<I> {
+    image: Image,
+    /// All names but the first, which is the image's.
+    other_names: Vec<Reference>,
+    import: I,
+    missing: Vec<Descriptor>,
+}
+
+impl<I: Import> Prepared<I> {
+    /// `checked` has the diff IDs of layers that other images of the archive have too.
+    async fn new<S: Store<Import = I>>(
+        store: &S,
+        contents: &Arc<Contents>,
+        found: Found,
+        checked: &mut HashMap<Digest, Digest>,
+    ) -> Result<Self, ArchiveError> {
+        let mut names = found.references.into_iter();
+        let mut image = read_image(store, contents, names.next(), found.root).await?;
+        let mut import = store.import(image.clone()).await?;
+        let mut missing = import.missing().await?;
+        let lost = lost(contents, &missing);
+        if let Some(first) = lost.iter().min().copied() {
+            // Of an index, the platforms that are complete; they must have been meant, because the others cannot be.
+            image.manifests.retain(|manifest| !manifest.layers.iter().any(|layer| lost.contains(&layer.descriptor.digest)));
+            if image.manifests.is_empty() {
+                return Err(ArchiveError::BlobMissing(first));
+            }
+            import = store.import(image.clone()).await?;
+            missing = import.missing().await?;
+            if let Some(digest) = self::lost(contents, &missing).into_iter().min() {
+                return Err(ArchiveError::BlobMissing(digest));
+            }
+        }
+        check_layers(contents, &image, checked).await?;
+        Ok(Self { image, other_names: names.collect(), import, missing })
+    }
+
+    async fn load<S: Store<Import = I>>(
+        self,
+        store: &S,
+        contents: &Arc<Contents>,
+        mut on_loaded: impl FnMut(Loaded) + Send,
+    ) -> Result<(), ArchiveError> {
+        let adopts = store.properties().adopts_files;
+        for blob in &self.missing {
+            let Some(ingest) = self.import.ingest(blob).await? else { continue };
+            let file = contents.files().remove(&blob.digest).ok_or(ArchiveError::BlobMissing(blob.digest))?;
+            if adopts { ingest.adopt(file).await? } else { append(ingest, file).await? }
+        }
+        let Self { mut image, other_names, import, .. } = self;
+        let row = |reference: Option<Reference>, imported: Imported| Loaded {
+            reference,
+            image_id: imported.image_id,
+            replaced: imported.replaced,
+        };
+        on_loaded(row(image.reference.clone(), import.commit().await?));
+        for name in other_names {
+            image.reference = Some(name);
+            let imported = store.import(image.clone()).await?.commit().await?;
+            on_loaded(row(image.reference.clone(), imported));
+        }
+        Ok(())
+    }
+}
+
+/// Reads an image's documents, from the archive where it has them, else from the store.
+async fn read_image<S: Store>(
+    store: &S,
+    contents: &Arc<Contents>,
+    reference: Option<Reference>,
+    root: Descriptor,
+) -> Result<Image, ArchiveError> {
+    let mut walk = Walk::new(reference, root, Selection::Present);
+    while let Some(document) = walk.next().cloned() {
+        let (archive, digest) = (contents.clone(), document.digest);
+        let mut bytes = blocking(move || archive.start_of(&digest, CONFIG_BYTES + 1)).await?;
+        if bytes.is_none() && document.size_bytes <= CONFIG_BYTES {
+            bytes = match store.read(&document, 0..document.size_bytes).await {
+                Ok(reader) => Some(reader.all().await?.into()),
+                Err(StoreError::BlobMissing(_)) => None,
+                Err(error) => return Err(error.into()),
+            };
+        }
+        walk.supply(bytes.as_deref())?;
+    }
+    Ok(walk.finish()?)
+}
+
+fn lost(contents: &Contents, missing: &[Descriptor]) -> HashSet<Digest> {
+    let files = contents.files();
+    missing.iter().map(|blob| blob.digest).filter(|digest| !files.contains_key(digest)).collect()
+}
+
+/// Unpacks every layer that came in the archive, and compares it with the config. A size that the manifest has wrong is found here too.
+async fn check_layers(contents: &Arc<Contents>, image: &Image, checked: &mut HashMap<Digest, Digest>) -> Result<(), ArchiveError> {
+    for layer in image.manifests.iter().flat_map(|manifest| &manifest.layers) {
+        let digest = layer.descriptor.digest;
+        let staged = contents.files().get(&digest).map(|file| (file.path().to_owned(), file.size_bytes()));
+        let Some((path, size_bytes)) = staged else { continue };
+        if size_bytes != layer.descriptor.size_bytes {
+            return Err(ArchiveError::Layer { layer: digest, reason: format!("it is {size_bytes} bytes long, the manifest says other") });
+        }
+        let Some(expected) = layer.diff_id else { continue };
+        let found = match checked.get(&digest) {
+            Some(found) => *found,
+            None => blocking(move || diff_id::of(&path, digest)).await?,
+        };
+        checked.insert(digest, found);
+        if found != expected {
+            return Err(ArchiveError::DiffIdMismatch { layer: digest, expected, found });
+        }
+    }
+    Ok(())
+}
+
+/// Feeds a staged file into a store that does not take files over.
+async fn append<I: Ingest>(mut ingest: I, file: StagedFile) -> Result<(), ArchiveError> {
+    let file = Arc::new(file);
+    while ingest.offset() < file.size_bytes() {
+        let (staged, offset) = (file.clone(), ingest.offset());
+        let block = blocking(move || read_block(&staged, offset)).await?;
+        ingest.append(block).await?;
+    }
+    Ok(ingest.commit().await?)
+}
+
+fn read_block(staged: &StagedFile, offset: u64) -> Result<Bytes, StoreError> {
+    use std::os::unix::fs::FileExt;
+    let mut block = vec![0; (staged.size_bytes() - offset).min(BLOCK_BYTES) as usize];
+    let file = std::fs::File::open(staged.path()).map_err(StoreError::io("open", staged.path()))?;
+    file.read_exact_at(&mut block, offset).map_err(StoreError::io("read", staged.path()))?;
+    Ok(block.into())
+}
