@@ -182,8 +182,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.toml");
         std::fs::write(&path, file).unwrap();
-        let fixed = ["imgd", "--config", path.to_str().unwrap(), "--name", "stapp01"];
-        Config::load(Flags::parse_from(fixed.iter().chain(flags)))
+        let fixed = ["imgd", "--config", path.to_str().unwrap()];
+        let flags = Flags::parse_from(fixed.iter().chain(flags));
+        Config::load(Flags { name: flags.name.or(Some("stapp01".to_owned())), ..flags })
     }
 
     #[test]
