@@ -30,6 +30,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 pub struct Agent {
     address: SocketAddr,
     socket: PathBuf,
+    /// systemd opened the socket.
+    inherited: bool,
     net: Arc<Net>,
     peers: Arc<Peers>,
     shutdown: CancellationToken,
@@ -58,7 +60,7 @@ impl Agent {
         let peers = Peers::open(&config.state_dir, config.peers.clone())?;
         let kind = store.properties().kind.to_owned();
         let (net, welcomed) = Net::bind(NetConfig { listen: config.listen, store: kind }, trust.clone(), peers.clone())?;
-        let listener = listen(config)?;
+        let (listener, inherited) = listen(config)?;
         let address = net.local_address().unwrap_or(config.listen);
         let shutdown = CancellationToken::new();
         let context = Arc::new(Context {
@@ -73,7 +75,7 @@ impl Agent {
             transfers: Transfers::default(),
             shutdown: shutdown.clone(),
         });
-        let mut agent = Self { address, socket: config.socket.clone(), net, peers, shutdown, tasks: JoinSet::new() };
+        let mut agent = Self { address, socket: config.socket.clone(), inherited, net, peers, shutdown, tasks: JoinSet::new() };
         agent.spawn(&context, config, listener, welcomed);
         info!(name = context.trust.name(), id = ?context.trust.id(), %address, socket = %config.socket.display(), "agent started");
         Ok(agent)
@@ -113,7 +115,7 @@ impl Agent {
         self.net.close().await;
         self.tasks.shutdown().await;
         // A socket that systemd opened stays: the next start inherits it.
-        if std::env::var_os("LISTEN_FDS").is_none() {
+        if !self.inherited {
             let _ = std::fs::remove_file(&self.socket);
         }
         info!("agent stopped");
@@ -185,10 +187,11 @@ async fn sweep(staging: Arc<Staging>) {
     }
 }
 
-fn listen(config: &Config) -> Result<UnixListener, StoreError> {
+/// The socket that systemd opened, or one of our own; and which of the two it is.
+fn listen(config: &Config) -> Result<(UnixListener, bool), StoreError> {
     let inherited = sys::service::inherited_listener().map_err(StoreError::io("take over", &config.socket))?;
     match inherited {
-        Some(listener) => Ok(listener),
-        None => sys::socket::listen(&config.socket),
+        Some(listener) => Ok((listener, true)),
+        None => Ok((sys::socket::listen(&config.socket)?, false)),
     }
 }

@@ -1,8 +1,11 @@
 //! The tests that need more than one crate, in one binary.
 #![allow(clippy::unwrap_used)]
 
+mod archive;
+mod layout;
 mod send;
 mod store_conformance;
+mod tools;
 
 #[test]
 fn every_file_here_is_listed() {

@@ -191,8 +191,10 @@ impl Entry {
         };
         let annotations = &value["annotations"];
         let name = |key: &str| annotations[key].as_str().and_then(|text| text.parse::<Reference>().ok());
-        let reference = name(IMAGE_NAME).or_else(|| name(REF_NAME));
         let tagged_unix_s = annotations[TAGGED].as_str().and_then(|text| text.parse().ok());
+        // We write both names alike. Where they differ, umoci has copied our entry and changed the one annotation that it knows.
+        let is_copy = tagged_unix_s.is_some() && annotations[IMAGE_NAME] != annotations[REF_NAME];
+        let reference = if is_copy { name(REF_NAME) } else { name(IMAGE_NAME).or_else(|| name(REF_NAME)) };
         let bare = tagged_unix_s.is_some() && annotations.as_object().is_some_and(|all| all.len() == 1);
         Some(Self { position, reference, root, tagged_unix_s, bare })
     }
@@ -234,6 +236,17 @@ mod tests {
         ]}));
         let read: Vec<_> = names.entries.iter().map(|entry| entry.reference.as_ref().map(Reference::familiar)).collect();
         assert_eq!(read, [Some("demo:nautilus".to_owned()), Some("demo:v1".to_owned()), None, None]);
+    }
+
+    #[test]
+    fn a_copy_of_our_entry_has_the_name_that_it_was_given() {
+        let demo: Reference = "demo".parse().unwrap();
+        let mut document = Names::parse(&Index::empty()).unwrap().with(Some(&demo), &Descriptor::of(media_type::MANIFEST, b"1"), 7);
+        let mut copy = document["manifests"][0].clone();
+        copy["annotations"][REF_NAME] = "copied".into();
+        document["manifests"].as_array_mut().unwrap().push(copy);
+        let read: Vec<_> = parse(&document).entries.iter().map(|entry| entry.reference.as_ref().map(Reference::familiar)).collect();
+        assert_eq!(read, [Some("demo:latest".to_owned()), Some("copied:latest".to_owned())]);
     }
 
     #[test]
