@@ -171,7 +171,7 @@ async fn take<S: Store>(context: &Arc<Context<S>>, fleet: &HostId, asked: Asked)
 
 async fn candidates<S: Store>(context: &Arc<Context<S>>, token: &Token, address: Option<String>) -> Vec<SocketAddr> {
     let mut candidates = vec![];
-    for text in address.iter().chain(&token.address) {
+    for text in address.iter().chain(token.address.iter().filter(|_| address.is_none())) {
         candidates.extend(fixed::lookup(text).await.unwrap_or_default());
     }
     if address.is_some() {

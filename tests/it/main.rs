@@ -6,6 +6,7 @@ mod layout;
 mod send;
 mod store_conformance;
 mod tools;
+mod trust;
 
 #[test]
 fn every_file_here_is_listed() {

@@ -3,4 +3,5 @@
 
 pub mod conformance;
 pub mod fleet;
+pub mod process;
 pub mod sample;

@@ -55,7 +55,7 @@ async fn handshake(net: &Arc<Net>, incoming: Incoming) -> Result<(), NetError> {
     let Some(id) = connected_id(&connection) else {
         return Err(NetError::Handshake("no client certificate".to_owned()));
     };
-    let accepted = connection.accept_bi().await.map_err(|error| NetError::Lost(error.to_string()))?;
+    let accepted = connection.accept_bi().await?;
     net.welcome(Stream::new(accepted), id, connection).await?;
     guard.keep();
     Ok(())

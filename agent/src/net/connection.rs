@@ -71,7 +71,7 @@ impl Peer {
 
     /// Opens a stream and asks.
     pub async fn request(&self, request: &Request) -> Result<Stream, NetError> {
-        let opened = self.0.connection.open_bi().await.map_err(|error| NetError::Lost(error.to_string()))?;
+        let opened = self.0.connection.open_bi().await?;
         let mut stream = Stream::new(opened);
         stream.send(request).await?;
         Ok(stream)
@@ -79,7 +79,7 @@ impl Peer {
 
     /// The next stream that the peer opens.
     pub async fn accept(&self) -> Result<Stream, NetError> {
-        self.0.connection.accept_bi().await.map(Stream::new).map_err(|error| NetError::Lost(error.to_string()))
+        Ok(Stream::new(self.0.connection.accept_bi().await?))
     }
 
     /// False once the connection is gone.

@@ -15,7 +15,7 @@ use crate::trust::Trust;
 /// Answers the one request of a connection that has no client certificate. Returns who was let in.
 pub(super) async fn answer(connection: &quinn::Connection, trust: &Arc<Trust>) -> Result<Option<HostId>, NetError> {
     let exporter = exporter(connection)?;
-    let accepted = connection.accept_bi().await.map_err(|error| NetError::Lost(error.to_string()))?;
+    let accepted = connection.accept_bi().await?;
     let mut stream = Stream::new(accepted);
     let request: JoinRequest = stream.receive_within(FRAME_BEFORE_WELCOME).await?;
     let (trust, asker) = (trust.clone(), HostId::of_public_key(&request.public_key));
@@ -40,7 +40,7 @@ pub(super) async fn ask(
         let connection = connecting.await.map_err(|error| NetError::Handshake(error.to_string()))?;
         let signer = connected_id(&connection).ok_or_else(|| NetError::Handshake("no certificate".to_owned()))?;
         let request = request(&exporter(&connection)?)?;
-        let opened = connection.open_bi().await.map_err(|error| NetError::Lost(error.to_string()))?;
+        let opened = connection.open_bi().await?;
         let mut stream = Stream::new(opened);
         stream.send(&request).await?;
         let answer = stream.receive_within(FRAME_MEMBERS + FRAME_BEFORE_WELCOME).await?;

@@ -80,6 +80,19 @@ impl NetError {
     }
 }
 
+impl From<quinn::ConnectionError> for NetError {
+    /// In TLS 1.3 a server refuses a client's certificate after the client believes to be connected: that is a failed handshake, too.
+    fn from(error: quinn::ConnectionError) -> Self {
+        use quinn::ConnectionError;
+        let crypto = |code: quinn::TransportErrorCode| (0x100..0x200).contains(&u64::from(code));
+        match &error {
+            ConnectionError::ConnectionClosed(close) if crypto(close.error_code) => Self::Handshake(error.to_string()),
+            ConnectionError::TransportError(fault) if crypto(fault.code) => Self::Handshake(error.to_string()),
+            _ => Self::Lost(error.to_string()),
+        }
+    }
+}
+
 fn attempts(attempts: &[(SocketAddr, String)]) -> String {
     let attempts: Vec<String> = attempts.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
     attempts.join("; ")

@@ -197,15 +197,22 @@ impl Net {
             let dial = self.dialler(Some(*id), address);
             dials.spawn(async move { (address, dial.await) });
         }
-        let mut attempts = vec![];
+        let (mut attempts, mut handshakes) = (vec![], 0);
         while let Some(Ok((address, dialled))) = dials.join_next().await {
             match self.admit(dialled, Some(*id)).await {
                 Ok(peer) => return Ok(peer),
-                Err(error) if error.is_passing() || matches!(error, NetError::Handshake(_)) => attempts.push((address, error.to_string())),
+                Err(error) if error.is_passing() => attempts.push((address, error.to_string())),
+                Err(NetError::Handshake(reason)) => {
+                    handshakes += 1;
+                    attempts.push((address, reason));
+                }
                 Err(error) => return Err(error),
             }
         }
-        Err(NetError::Unreachable(attempts))
+        // Where somebody answers everywhere, and nobody as the host that is looked for, waiting does not help.
+        let only_handshakes = handshakes == attempts.len();
+        let error = NetError::Unreachable(attempts);
+        Err(if only_handshakes { NetError::Handshake(error.to_string()) } else { error })
     }
 
     /// The handshake alone; it may run beside others.
@@ -231,7 +238,7 @@ impl Net {
         let id = connected_id(&connection).filter(|id| expected.is_none_or(|expected| expected == *id) && *id != self.trust.id());
         let id = id.ok_or_else(|| NetError::Handshake("another host answers there".to_owned()))?;
         let greeting = async {
-            let opened = connection.open_bi().await.map_err(|error| NetError::Lost(error.to_string()))?;
+            let opened = connection.open_bi().await?;
             self.welcome(Stream::new(opened), id, connection.clone()).await
         };
         match tokio::time::timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), greeting).await {

@@ -93,16 +93,16 @@ impl Stream {
 }
 
 fn lost_write(error: WriteError) -> NetError {
-    NetError::Lost(match error {
-        WriteError::ConnectionLost(error) => error.to_string(),
-        other => other.to_string(),
-    })
+    match error {
+        WriteError::ConnectionLost(error) => error.into(),
+        other => NetError::Lost(other.to_string()),
+    }
 }
 
 fn lost_read(error: ReadExactError) -> NetError {
     match error {
         ReadExactError::FinishedEarly(_) => NetError::Frame(FrameError::Malformed),
-        ReadExactError::ReadError(ReadError::ConnectionLost(error)) => NetError::Lost(error.to_string()),
+        ReadExactError::ReadError(ReadError::ConnectionLost(error)) => error.into(),
         ReadExactError::ReadError(error) => NetError::Lost(error.to_string()),
     }
 }

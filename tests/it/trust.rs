@@ -1,0 +1,149 @@
+//! Who gets in, who does not, and who is thrown out.
+
+use std::time::Duration;
+
+use proto::control::{Event, FailureKind, Fleet, Hosts, Request};
+use tests::fleet::{self, Host, failed, fleet, invite, join, send_request};
+use tests::sample::{Recipe, Sample};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_see_each_other_by_name() {
+    let hosts = fleet(&["stapp01", "stapp02", "stapp03"]).await;
+    let events = hosts[2].must(Request::Fleet(Fleet::List)).await;
+    let names: Vec<&str> = events.iter().filter_map(|event| if let Event::Member(row) = event { Some(row.name.as_str()) } else { None }).collect();
+    assert_eq!(names, ["stapp01", "stapp02", "stapp03"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_works_once() {
+    let hosts = fleet(&["a"]).await;
+    let token = invite(&hosts[0], 1).await;
+    let mut others = [Host::new("b"), Host::new("c")];
+    for host in &mut others {
+        host.start().await;
+    }
+    let request = || Request::Fleet(Fleet::Join { token: token.clone(), address: None });
+    others[0].must(request()).await;
+    assert_eq!(others[1].ask(request()).await.unwrap_err().kind, FailureKind::Token);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_another_fleet_pins_another_key() {
+    let one = fleet(&["a"]).await;
+    let two = fleet(&["x"]).await;
+    let token = invite(&one[0], 1).await;
+    let mut host = Host::new("b");
+    host.start().await;
+    let request = Request::Fleet(Fleet::Join { token, address: Some(two[0].address().to_string()) });
+    let failure = host.ask(request).await.unwrap_err();
+    assert!(failure.causes.concat().contains("handshake failed"), "{failure:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hosts_cannot_have_one_name() {
+    let hosts = fleet(&["a", "b"]).await;
+    let mut second = Host::new("b");
+    second.start().await;
+    let failure = join(&hosts[0], &second).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NameTaken("b".to_owned()));
+    let replace = Fleet::Invite { uses: 1, valid_s: 60, for_name: None, replace: Some("b".to_owned()) };
+    let events = hosts[0].must(Request::Fleet(replace)).await;
+    let Some(Event::Invited { token, .. }) = events.into_iter().next() else { panic!("no token") };
+    second.must(Request::Fleet(Fleet::Join { token, address: None })).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_fleets_do_not_see_into_each_other() {
+    let sample = Sample::small("demo:1", 1);
+    let mut one = [Host::new("a"), Host::new("b")];
+    one[0].have(&sample).await;
+    fleet::found(&mut one).await;
+    let mut two = [Host::new("a"), Host::new("b")];
+    fleet::found(&mut two).await;
+    let mut spy = Host::new("spy");
+    spy.peers = vec![one[0].address().to_string()];
+    spy.start().await;
+    join(&two[0], &spy).await.unwrap();
+    // It knows where a host of the other fleet is, and learns nothing there.
+    let events = spy.must(Request::Peers).await;
+    let connected = events.iter().filter(|event| matches!(event, Event::Peer(row) if row.state == proto::control::PeerState::Connected));
+    let names: Vec<_> = connected.map(|event| if let Event::Peer(row) = event { row.addresses.clone() } else { vec![] }).collect();
+    assert!(!names.concat().contains(&one[0].address().to_string()), "{names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removal_cuts_a_transfer_that_runs() {
+    let sample = Recipe::new(1, &[30_000_000]).build("demo:1");
+    let mut hosts = [Host::new("a"), Host::new("b")];
+    hosts[1].have(&sample).await;
+    fleet::found(&mut hosts).await;
+    let slow = Request::Send(proto::control::Send { limit_bytes_per_s: Some(2_000_000), ..fleet::send("demo:1", &["a"]) });
+    let sending = hosts[1].ask(slow);
+    let removing = async {
+        wait_for_bytes(&hosts[1]).await;
+        hosts[0].must(Request::Fleet(Fleet::Remove(vec!["b".to_owned()]))).await;
+    };
+    let (sent, ()) = tokio::join!(sending, removing);
+    let sent = sent.unwrap();
+    let failure = failed(&sent)[0].1;
+    assert_eq!(failure.kind, FailureKind::NotTrusted, "{failure:?}");
+    assert!(hosts[0].images().await.is_empty());
+    // And it does not come back.
+    let again = hosts[1].must(send_request("demo:1", &["a"])).await;
+    assert_eq!(failed(&again)[0].1.kind, FailureKind::NotTrusted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_receiver_decides() {
+    let sample = Sample::small("demo:1", 1);
+    let mut hosts = [Host::new("a"), Host::new("b")];
+    hosts[0].have(&sample).await;
+    std::fs::write(hosts[1].path().join("policy.toml"), "[[push]]\nname = \"only acme\"\nrepositories = [\"docker.io/acme/*\"]\n").unwrap();
+    fleet::found(&mut hosts).await;
+    let events = hosts[0].must(send_request("demo:1", &["b"])).await;
+    let failure = failed(&events)[0].1;
+    assert_eq!(failure.kind, FailureKind::Denied, "{failure:?}");
+    let rename = Some("acme/demo:1".parse().unwrap());
+    hosts[0].must(Request::Send(proto::control::Send { rename, ..fleet::send("demo:1", &["b"]) })).await;
+    assert_eq!(hosts[1].images().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_makes_another_host_a_signer() {
+    let hosts = fleet(&["a", "b"]).await;
+    let events = hosts[0].must(Request::Fleet(Fleet::Backup)).await;
+    let Some(Event::Backup(backup)) = events.into_iter().next() else { panic!("no backup") };
+    assert!(matches!(hosts[1].ask(Request::Fleet(Fleet::Backup)).await.unwrap_err().kind, FailureKind::NotSigner(Some(name)) if name == "a"));
+    hosts[1].must(Request::Fleet(Fleet::Restore(backup))).await;
+    let mut third = Host::new("c");
+    third.start().await;
+    join(&hosts[1], &third).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_the_fleet_and_the_addresses() {
+    let sample = Sample::small("demo:1", 3);
+    let mut hosts = [Host::new("a"), Host::new("b")];
+    hosts[0].have(&sample).await;
+    fleet::found(&mut hosts).await;
+    for host in &mut hosts {
+        host.stop().await;
+        host.peers = vec![];
+        host.start().await;
+    }
+    hosts[0].send("demo:1", "b").await;
+    assert_eq!(hosts[1].images().await.len(), 1);
+    let listed = hosts[0].must(Request::List(Hosts { names: vec!["b".to_owned()], all: false })).await;
+    assert_eq!(listed.len(), 1);
+}
+
+/// Waits until a transfer of this host has moved bytes.
+async fn wait_for_bytes(host: &Host) {
+    loop {
+        let rows = host.must(Request::Status).await;
+        if rows.iter().any(|event| matches!(event, Event::Transfer(row) if row.done_bytes > 0)) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
