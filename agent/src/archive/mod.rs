@@ -22,7 +22,7 @@ use proto::text::escape_short;
 use crate::store::StoreError;
 
 pub use read::{Loaded, load};
-pub use write::{Compression, Format, save};
+pub use write::save;
 
 /// Why an archive is not loaded or not written.
 #[derive(Debug, thiserror::Error)]

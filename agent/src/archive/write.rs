@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use proto::control::{ArchiveFormat, Compression};
 use proto::descriptor::media_type;
 use proto::hash::BlobHasher;
 use proto::{Descriptor, Digest, Image, Manifest, Platform, Reference};
@@ -13,26 +14,6 @@ use super::ArchiveError;
 use super::sink::Sink;
 use crate::store::{Held, Store};
 
-/// Which files an archive has besides the blobs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// `index.json` and `manifest.json`: every engine loads it, Docker 20.10 too. As `docker save` of Docker 25 and later.
-    Docker,
-    /// `index.json` alone: an OCI image layout.
-    Oci,
-}
-
-/// How the whole archive is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// gzip.
-    Gzip,
-    /// zstd.
-    Zstd,
-}
-
 const BLOCK_BYTES: usize = 512;
 
 /// Writes images into one archive, each blob once; the same images give the same bytes. Every blob is hashed as it passes. After an error
@@ -40,7 +21,7 @@ const BLOCK_BYTES: usize = 512;
 pub async fn save<S: Store>(
     store: &S,
     images: &[Held],
-    format: Format,
+    format: ArchiveFormat,
     compression: Compression,
     output: mpsc::Sender<Bytes>,
 ) -> Result<(), ArchiveError> {
@@ -49,7 +30,7 @@ pub async fn save<S: Store>(
     // The small files first: whoever reads the archive as it comes then knows what follows.
     member(&mut sink, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()).await?;
     member(&mut sink, "index.json", index(&images)).await?;
-    if format == Format::Docker {
+    if format == ArchiveFormat::Docker {
         member(&mut sink, "manifest.json", manifest_list(&images)).await?;
     }
     let blobs: BTreeMap<Digest, &Descriptor> = images.iter().flat_map(|image| image.blobs()).map(|blob| (blob.digest, blob)).collect();
