@@ -600,7 +600,7 @@ impl Bounded for Request {
         let hosts = |hosts: &Hosts| texts(&hosts.names);
         match self {
             Self::Send(send) => texts(&send.images) && hosts(&send.hosts),
-            Self::Pull(pull) => pull.from.as_deref().is_none_or(|from| text(from)),
+            Self::Pull(pull) => pull.from.as_deref().is_none_or(text),
             Self::List(list) => hosts(list),
             Self::Save(save) => texts(&save.images),
             Self::Tag { image, .. } => text(image),
@@ -644,6 +644,17 @@ impl std::fmt::Debug for Request {
     }
 }
 
+/// Secrets stay out of logs here, too.
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Invited { .. } => f.write_str("Invited"),
+            Self::Backup(_) => f.write_str("Backup"),
+            other => f.write_str(&serde_json::to_string(other).map_err(|_| std::fmt::Error)?),
+        }
+    }
+}
+
 impl Request {
     /// The command that makes this request.
     pub fn verb(&self) -> &'static str {
@@ -680,5 +691,5 @@ fn text(text: &str) -> bool {
 }
 
 fn texts(list: &[String]) -> bool {
-    list.len() <= NAMES && list.iter().all(|one| text(one))
+    list.len() <= NAMES && list.iter().map(String::as_str).all(text)
 }

@@ -8,11 +8,11 @@
 /// 64-byte SHA-256 block, so that the hash can be continued at every boundary.
 pub const RANGE_BYTES: u64 = 64 * 1024;
 
-/// Payload behind one block header on a blob stream: 16 ranges, so that headers cost 0.05 %.
-pub const BLOCK_BYTES: u64 = 16 * RANGE_BYTES;
+/// Payload behind one block header on a blob stream: 8 ranges. A receiver that dies loses at most one block of each open stream.
+pub const BLOCK_BYTES: u64 = 8 * RANGE_BYTES;
 
 /// The most bytes that one `Get` asks for. Bounds what a dead source takes with it.
-pub const EXTENT_BYTES: u64 = 16 * BLOCK_BYTES;
+pub const EXTENT_BYTES: u64 = 32 * BLOCK_BYTES;
 
 /// A frame from a peer that has not been welcomed: greetings and join messages are far smaller.
 pub const FRAME_BEFORE_WELCOME: usize = 64 * 1024;
@@ -85,8 +85,8 @@ pub const WINDOW_BEFORE_WELCOME: u32 = 128 * 1024;
 /// Connection receive window of a welcomed peer: 100 ms at 1 Gbit/s, 1 ms at 100 Gbit/s.
 pub const WINDOW: u32 = 16 * 1024 * 1024;
 
-/// Receive window of one stream.
-pub const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+/// Receive window of one stream. Four streams of a session times (window + block) stay below the 8 MiB that an interruption may cost.
+pub const STREAM_WINDOW: u32 = 1024 * 1024;
 
 /// Bytes to one peer that it has not acknowledged. With [`WINDOW`] the most memory a member can hold.
 pub const SEND_WINDOW: u64 = 12 * 1024 * 1024;
@@ -99,3 +99,9 @@ pub const STALL_TIMEOUT_MS: u64 = 30_000;
 
 /// Invitations that wait for a host. Each is tried against every join.
 pub const INVITES: usize = 64;
+
+/// Layers of one session that are fetched at the same time.
+pub const BLOBS_AT_ONCE: usize = 4;
+
+/// Extents of one session that are under way at the same time: enough to keep a link full while one of them ends and the next begins.
+pub const EXTENTS_AT_ONCE: usize = 4;

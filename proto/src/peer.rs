@@ -75,7 +75,7 @@ pub enum Request {
     Offer(Offer),
     /// Offer me this image. Answers: `Offer`, after which the roles are as if it had been offered.
     Pull(Pull),
-    /// Bytes of a blob. Answer: blocks (see [`BlockHeader`]) until the range is complete.
+    /// Bytes of a blob. Answer: [`Block`]s until the range is complete.
     Get(Get),
     /// What images have you? Answers: `Images`, several.
     List,
@@ -137,7 +137,16 @@ pub struct Get {
     pub length_bytes: u64,
 }
 
-/// Stands before every block on a blob stream; the block's bytes follow as they are.
+/// What follows on a blob stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Block {
+    /// The bytes of the block, as they are, behind this frame.
+    Bytes(BlockHeader),
+    /// No more will come.
+    Refused(Refusal),
+}
+
+/// Says what the bytes of a block are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockHeader {
     /// How the bytes that follow are encoded.
@@ -298,9 +307,14 @@ impl Bounded for Get {
     }
 }
 
-impl Bounded for BlockHeader {
+impl Bounded for Block {
     fn within_limits(&self) -> bool {
-        self.encoded_bytes <= BLOCK_BYTES && (1..=BLOCK_BYTES / RANGE_BYTES).contains(&(self.after.len() as u64))
+        match self {
+            Self::Bytes(header) => {
+                header.encoded_bytes <= BLOCK_BYTES && (1..=BLOCK_BYTES / RANGE_BYTES).contains(&(header.after.len() as u64))
+            }
+            Self::Refused(_) => true,
+        }
     }
 }
 

@@ -253,7 +253,7 @@ mod tests {
             ("Host/demo", "Host/demo:latest", "Host/demo:latest"),
             ("[::1]:5000/demo:1", "[::1]:5000/demo:1", "[::1]:5000/demo:1"),
             ("docker.io/library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
-            ("a--b__c.d_e/x", "docker.io/a--b__c.d_e/x:latest", "a--b__c.d_e/x:latest"),
+            ("x/a--b__c.d_e", "docker.io/x/a--b__c.d_e:latest", "x/a--b__c.d_e:latest"),
         ] {
             let reference: Reference = written.parse().unwrap();
             assert_eq!(reference.to_string(), canonical);

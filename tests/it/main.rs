@@ -3,6 +3,7 @@
 
 mod archive;
 mod layout;
+mod send;
 mod store_conformance;
 mod tools;
 

@@ -1,5 +1,6 @@
-//! What the tests of several crates share: sample images, and the promises that every store keeps.
+//! What the tests of several crates share: sample images, the promises that every store keeps, and fleets of agents.
 #![allow(clippy::unwrap_used)]
 
 pub mod conformance;
+pub mod fleet;
 pub mod sample;

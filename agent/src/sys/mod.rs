@@ -2,6 +2,9 @@
 
 pub mod durable;
 pub mod file;
+pub mod interface;
+pub mod service;
+pub mod socket;
 
 /// Runs blocking work off the async threads. A panic in it goes on in the caller.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -13,4 +16,9 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
             Err(_) => std::future::pending().await,
         },
     }
+}
+
+/// The output of `future`, or `None` when it takes longer than `timeout_ms`.
+pub async fn deadline<F: Future>(timeout_ms: u64, future: F) -> Option<F::Output> {
+    tokio::time::timeout(std::time::Duration::from_millis(timeout_ms), future).await.ok()
 }

@@ -1,0 +1,197 @@
+//! The agent: owns every task, starts them in order and stops them in order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, info_span, warn};
+
+use crate::config::Config;
+use crate::discovery::Peers;
+use crate::net::{Net, NetConfig, NetError, Peer};
+use crate::staging::Staging;
+use crate::store::{Store, StoreError};
+use crate::transfer::{self, Context, Offers, Transfers};
+use crate::trust::{Policy, Trust, TrustError};
+use crate::{control, membership, sys};
+
+/// How long running work may take to end when the agent stops.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// An hour: old staged bytes are removed this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// An agent that runs. Aborts everything when it is dropped; [`Agent::stop`] is the orderly way.
+#[derive(Debug)]
+pub struct Agent {
+    address: SocketAddr,
+    socket: PathBuf,
+    /// systemd opened the socket.
+    inherited: bool,
+    net: Arc<Net>,
+    peers: Arc<Peers>,
+    shutdown: CancellationToken,
+    tasks: JoinSet<&'static str>,
+}
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state directory, the store or the socket.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Keys, members or policy.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The network.
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+impl Agent {
+    /// Opens everything and starts serving. When this returns the agent can be asked and reached.
+    pub async fn start<S: Store>(config: &Config, store: S, staging: Arc<Staging>) -> Result<Self, StartError> {
+        let trust = Trust::open(&config.state_dir, &config.name)?;
+        let policy = Policy::load(&config.policy)?;
+        let peers = Peers::open(&config.state_dir, config.peers.clone())?;
+        let kind = store.properties().kind.to_owned();
+        let (net, welcomed) = Net::bind(NetConfig { listen: config.listen, store: kind }, trust.clone(), peers.clone())?;
+        let (listener, inherited) = listen(config)?;
+        let address = net.local_address().unwrap_or(config.listen);
+        let shutdown = CancellationToken::new();
+        let context = Arc::new(Context {
+            store: Arc::new(store),
+            staging,
+            trust,
+            net: net.clone(),
+            peers: peers.clone(),
+            mdns_interfaces: config.interfaces.clone(),
+            policy,
+            offers: Offers::default(),
+            transfers: Transfers::default(),
+            shutdown: shutdown.clone(),
+        });
+        let mut agent = Self { address, socket: config.socket.clone(), inherited, net, peers, shutdown, tasks: JoinSet::new() };
+        agent.spawn(&context, config, listener, welcomed);
+        info!(name = context.trust.name(), id = ?context.trust.id(), %address, socket = %config.socket.display(), "agent started");
+        Ok(agent)
+    }
+
+    /// Where other hosts reach it.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where `imgctl` reaches it.
+    pub fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
+    /// Resolves when a task ends that should not: the agent is of no use any more.
+    pub async fn failed(&mut self) -> &'static str {
+        match self.tasks.join_next().await {
+            Some(Ok(name)) => name,
+            Some(Err(error)) => {
+                error!(%error, "a task of the agent failed");
+                "a task"
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops in order. First no new work and an end to what runs, so that peers and clients hear why; then silence on the network, so that
+    /// nobody is sent to us; then the connections; last what did not end in time.
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        let ended = tokio::time::timeout(GRACE, async { while self.tasks.join_next().await.is_some() {} }).await;
+        if ended.is_err() {
+            warn!(grace_s = GRACE.as_secs(), "not everything ended in time");
+        }
+        self.peers.use_mdns(None);
+        self.net.close().await;
+        self.tasks.shutdown().await;
+        // A socket that systemd opened stays: the next start inherits it.
+        if !self.inherited {
+            let _ = std::fs::remove_file(&self.socket);
+        }
+        info!("agent stopped");
+    }
+
+    fn spawn<S: Store>(
+        &mut self,
+        context: &Arc<Context<S>>,
+        config: &Config,
+        listener: UnixListener,
+        welcomed: tokio::sync::mpsc::Receiver<Peer>,
+    ) {
+        self.task("network", self.net.clone().run());
+        self.task("peers", serve_peers(context.clone(), welcomed));
+        self.task("renewal", membership::renew(context.clone()));
+        self.task("sweeper", sweep(context.staging.clone()));
+        if config.mdns {
+            self.task("announcer", membership::announce(context.clone(), config.interfaces.clone()));
+        }
+        // Ends by itself when the agent stops, after its clients have heard of it.
+        let serving = control::serve(context.clone(), listener);
+        self.tasks.spawn(async move {
+            serving.await;
+            "control"
+        });
+    }
+
+    /// Runs until the agent stops.
+    fn task(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        let run = async move {
+            tokio::select! {
+                () = work => {}
+                () = shutdown.cancelled() => {}
+            }
+            name
+        };
+        self.tasks.spawn(run.instrument(info_span!("task", name)));
+    }
+}
+
+/// Serves every peer that is welcomed. When the agent stops, sessions are told by the context and peers are left with the connection.
+async fn serve_peers<S: Store>(context: Arc<Context<S>>, mut welcomed: tokio::sync::mpsc::Receiver<Peer>) {
+    let mut serving = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(peer) = welcomed.recv() => {
+                info!(host = peer.name(), address = %peer.address(), "connected");
+                serving.spawn(transfer::serve(context.clone(), peer));
+            }
+            Some(ended) = serving.join_next() => {
+                if let Err(error) = ended {
+                    error!(%error, "serving a peer failed");
+                }
+            }
+            else => return,
+        }
+    }
+}
+
+async fn sweep(staging: Arc<Staging>) {
+    let mut tick = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        tick.tick().await;
+        let staging = staging.clone();
+        if let Err(error) = sys::blocking(move || staging.sweep_old()).await {
+            warn!(%error, "old staged bytes are not removed");
+        }
+    }
+}
+
+/// The socket that systemd opened, or one of our own; and which of the two it is.
+fn listen(config: &Config) -> Result<(UnixListener, bool), StoreError> {
+    let inherited = sys::service::inherited_listener().map_err(StoreError::io("take over", &config.socket))?;
+    match inherited {
+        Some(listener) => Ok((listener, true)),
+        None => Ok((sys::socket::listen(&config.socket)?, false)),
+    }
+}

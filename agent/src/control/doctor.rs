@@ -1,0 +1,106 @@
+//! `imgctl doctor`: what is wrong with this host, or between here and another one, and what to do about it.
+
+use proto::control::{Check, Event, FailureKind, Hosts, Verdict};
+use proto::host::Member;
+
+use super::client::Client;
+use super::failure::failure;
+use super::{Done, hosts};
+use crate::discovery::is_container_interface;
+use crate::store::Store;
+use crate::transfer::Context;
+
+/// Below this the store is about to be full.
+const FREE_BYTES: u64 = 1 << 30;
+
+/// Checks this host, and the way to `host` when it is named.
+pub(super) async fn doctor<S: Store>(context: &Context<S>, client: &Client, host: Option<&str>) -> Done {
+    let mut checks = vec![store(context).await, socket(context), fleet(context), certificate(context), interfaces()];
+    if let Some(host) = host {
+        let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
+        let selected = hosts::select(&members, &Hosts { names: vec![host.to_owned()], all: false }, &context.trust.name())?;
+        for member in selected {
+            checks.push(way(context, &member).await);
+        }
+    }
+    for check in checks {
+        client.event(Event::Check(check)).await;
+    }
+    Ok(())
+}
+
+async fn store<S: Store>(context: &Context<S>) -> Check {
+    let kind = context.store.properties().kind;
+    match (context.store.list().await, context.store.room().await) {
+        (Ok(images), Ok(room)) if room.free_bytes < FREE_BYTES => {
+            let finding = format!("{kind}, {} images, only {} MB free", images.len(), room.free_bytes / 1_000_000);
+            check(Verdict::Warning, "store", finding, Some("remove images with imgctl rm, or give the store more space"))
+        }
+        (Ok(images), Ok(room)) => {
+            check(Verdict::Ok, "store", format!("{kind}, {} images, {} GB free", images.len(), room.free_bytes / 1_000_000_000), None)
+        }
+        (Err(error), _) | (_, Err(error)) => check(Verdict::Wrong, "store", format!("{kind}: {error}"), Some("see journalctl -u imgd")),
+    }
+}
+
+fn socket<S>(context: &Context<S>) -> Check {
+    match context.net.local_address() {
+        Some(address) => check(Verdict::Ok, "network", format!("listening on UDP {address}"), None),
+        None => check(Verdict::Wrong, "network", "not listening".to_owned(), Some("systemctl restart imgd")),
+    }
+}
+
+fn fleet<S>(context: &Context<S>) -> Check {
+    let (Some(fleet), Some(members)) = (context.trust.fleet(), context.trust.members()) else {
+        let remedy = "imgctl fleet init on the first host, imgctl fleet join on the others";
+        return check(Verdict::Warning, "fleet", "this host is in no fleet".to_owned(), Some(remedy));
+    };
+    let signers: Vec<&str> = members.members.iter().filter(|member| !member.roles.is_empty()).map(|member| member.name.as_str()).collect();
+    let finding = format!("{}, {} members, epoch {}, signer {}", fleet.short(), members.members.len(), members.epoch, signers.join(", "));
+    if members.by_id(&context.trust.id()).is_none() {
+        return check(Verdict::Wrong, "fleet", format!("{finding}; this host is not on its list"), Some("imgctl fleet invite on the signer, then imgctl fleet join here"));
+    }
+    check(Verdict::Ok, "fleet", finding, None)
+}
+
+fn certificate<S>(context: &Context<S>) -> Check {
+    let Some(due) = context.trust.renewal_due() else { return check(Verdict::Ok, "certificate", "none needed yet".to_owned(), None) };
+    match due.duration_since(std::time::SystemTime::now()) {
+        Ok(left) => check(Verdict::Ok, "certificate", format!("to be renewed in {} days", left.as_secs() / 86_400), None),
+        Err(late) => {
+            let finding = format!("should have been renewed {} hours ago", late.duration().as_secs() / 3600);
+            check(Verdict::Warning, "certificate", finding, Some("see that the fleet's signer runs and can be reached: imgctl fleet ls, imgctl doctor SIGNER"))
+        }
+    }
+}
+
+fn interfaces() -> Check {
+    let names = std::fs::read_dir("/sys/class/net").map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    let names: Vec<String> = names.map(Iterator::collect).unwrap_or_default();
+    let (skipped, used): (Vec<String>, Vec<String>) = names.into_iter().filter(|name| name != "lo").partition(|name| is_container_interface(name));
+    let mut finding = format!("multicast DNS (UDP 5353) on {}", if used.is_empty() { "no interface".to_owned() } else { used.join(", ") });
+    if !skipped.is_empty() {
+        finding += &format!("; not on container interfaces {}", skipped.join(", "));
+    }
+    let remedy = used.is_empty().then_some("name an interface with --interface, or the other hosts with --peer");
+    check(if used.is_empty() { Verdict::Warning } else { Verdict::Ok }, "interfaces", finding, remedy)
+}
+
+async fn way<S: Store>(context: &Context<S>, member: &Member) -> Check {
+    let subject = format!("way to {}", member.name);
+    match context.net.connect(&member.id).await {
+        Ok(peer) => {
+            let (hello, trip) = (peer.hello(), peer.round_trip_us());
+            let finding = format!("{} answers at {} in {trip} µs: {}, store {}", member.name, peer.address(), hello.software, hello.store);
+            check(Verdict::Ok, &subject, finding, None)
+        }
+        Err(error) => {
+            let remedy = format!("see that imgd runs on {} and that UDP 7117 (and 5353 for discovery) is open, or start imgd with --peer {}:7117", member.name, member.name);
+            Check { verdict: Verdict::Wrong, subject, finding: error.to_string(), remedy: Some(remedy) }
+        }
+    }
+}
+
+fn check(verdict: Verdict, subject: &str, finding: String, remedy: Option<&str>) -> Check {
+    Check { verdict, subject: subject.to_owned(), finding, remedy: remedy.map(str::to_owned) }
+}

@@ -1,0 +1,119 @@
+//! `imgctl fleet …`: who belongs to the fleet, and how a host gets in and out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::HostId;
+use proto::control::{Event, Failure, FailureKind, Fleet, MemberRow};
+use proto::host::Role;
+
+use super::client::Client;
+use super::failure::{self, failure};
+use super::Done;
+use crate::membership;
+use crate::store::Store;
+use crate::sys;
+use crate::transfer::Context;
+use crate::trust::{Invite, Token, TrustError};
+
+/// One of the fleet commands. Everything that writes does so off the async threads.
+pub(super) async fn fleet<S: Store>(context: &Arc<Context<S>>, client: &Client, request: Fleet) -> Done {
+    match request {
+        Fleet::Init => init(context, client).await,
+        Fleet::Invite { uses, valid_s, for_name, replace } => invite(context, client, uses, valid_s, for_name, replace).await,
+        Fleet::Join { token, address } => join(context, client, &token, address).await,
+        Fleet::List => list(context, client).await,
+        Fleet::Remove(names) => remove(context, &names).await,
+        Fleet::Group { group, hosts, add } => {
+            let what = format!("cannot change group {group}");
+            let trust = context.trust.clone();
+            sys::blocking(move || trust.group(&group, &hosts, add)).await.map_err(|error| failure::trust(what, &error))?;
+            membership::spread(context).await;
+            Ok(())
+        }
+        Fleet::Backup => {
+            let trust = context.trust.clone();
+            let backup = sys::blocking(move || trust.backup()).await.map_err(|error| failure::trust("cannot back up the fleet", &error))?;
+            client.event(Event::Backup(backup.to_vec())).await;
+            Ok(())
+        }
+        Fleet::Restore(backup) => {
+            let trust = context.trust.clone();
+            let restored = sys::blocking(move || trust.restore(&backup)).await;
+            restored.map_err(|error| failure::trust("cannot restore the fleet", &error))?;
+            joined(context, client).await;
+            membership::spread(context).await;
+            Ok(())
+        }
+    }
+}
+
+async fn init<S: Store>(context: &Arc<Context<S>>, client: &Client) -> Done {
+    let trust = context.trust.clone();
+    sys::blocking(move || trust.init()).await.map_err(|error| failure::trust("cannot make a fleet", &error))?;
+    joined(context, client).await;
+    Ok(())
+}
+
+async fn invite<S: Store>(
+    context: &Arc<Context<S>>,
+    client: &Client,
+    uses: u32,
+    valid_s: u64,
+    for_name: Option<String>,
+    replace: Option<String>,
+) -> Done {
+    let address = context.net.local_address().and_then(sys::interface::reachable).map(|address| address.to_string());
+    let invite = Invite { uses, valid: Duration::from_secs(valid_s), for_name, replace, address };
+    let trust = context.trust.clone();
+    let invitation = sys::blocking(move || trust.invite(&invite)).await.map_err(|error| failure::trust("cannot invite a host", &error))?;
+    let (token, expires_unix_s, uses) = (invitation.token, invitation.expires_unix_s, invitation.uses);
+    client.event(Event::Invited { token, expires_unix_s, uses }).await;
+    Ok(())
+}
+
+async fn join<S: Store>(context: &Arc<Context<S>>, client: &Client, token: &str, address: Option<String>) -> Done {
+    let what = || "cannot join the fleet".to_owned();
+    let token = Token::parse(token).map_err(|error| failure::trust(what(), &error))?;
+    if let Some(fleet) = context.trust.fleet() {
+        return Err(failure::trust(what(), &TrustError::InFleet(fleet)));
+    }
+    membership::join(context, &token, address).await.map_err(|error| failure::net(what(), "", &error))?;
+    joined(context, client).await;
+    Ok(())
+}
+
+async fn list<S: Store>(context: &Arc<Context<S>>, client: &Client) -> Done {
+    let members = context.trust.members().ok_or_else(no_fleet)?;
+    for member in &members.members {
+        let row = MemberRow {
+            name: member.name.clone(),
+            id: member.id,
+            signer: member.roles.contains(&Role::Signer),
+            here: member.id == context.trust.id(),
+            groups: member.groups.clone(),
+        };
+        client.event(Event::Member(row)).await;
+    }
+    Ok(())
+}
+
+async fn remove<S: Store>(context: &Arc<Context<S>>, names: &[String]) -> Done {
+    let (trust, names) = (context.trust.clone(), names.to_vec());
+    let what = format!("cannot remove {}", names.join(", "));
+    sys::blocking(move || trust.remove(&names)).await.map_err(|error| failure::trust(what, &error))?;
+    membership::spread(context).await;
+    Ok(())
+}
+
+async fn joined<S: Store>(context: &Arc<Context<S>>, client: &Client) {
+    let fleet: Option<HostId> = context.trust.fleet();
+    let members = context.trust.members().map_or(0, |list| list.members.len() as u64);
+    if let Some(fleet) = fleet {
+        client.event(Event::Joined { fleet, name: context.trust.name(), members }).await;
+    }
+}
+
+fn no_fleet() -> Failure {
+    failure(FailureKind::NoFleet, "this host is in no fleet")
+}

@@ -1,0 +1,53 @@
+//! `imgctl load`: an archive comes in as it is read.
+
+use std::sync::Arc;
+
+use proto::control::{Event, FailureKind};
+use tokio::sync::mpsc;
+
+use super::Done;
+use super::client::Client;
+use super::failure;
+use crate::archive;
+use crate::store::Store;
+use crate::transfer::Context;
+
+/// Loads what the client sends. A client that goes before the end has sent a truncated archive.
+pub(super) async fn load<S: Store>(context: &Arc<Context<S>>, client: &Client) -> Done {
+    let (sender, receiver) = mpsc::channel(4);
+    let feed = async {
+        loop {
+            match client.read_data().await {
+                Ok(bytes) if bytes.is_empty() => break,
+                Ok(bytes) => {
+                    if sender.send(Ok(bytes)).await.is_err() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    let _ = sender.send(Err(error)).await;
+                    break;
+                }
+            }
+        }
+        drop(sender);
+        // Reads on, so that a client which still sends after a failure comes to hear of it.
+        while client.read_data().await.is_ok_and(|bytes| !bytes.is_empty()) {}
+        std::future::pending::<()>().await;
+    };
+    let mut visible = vec![];
+    let loading = archive::load(&*context.store, &context.staging, receiver, |image| visible.push(image.clone()));
+    let result = tokio::select! {
+        result = loading => result,
+        () = feed => return Err(failure::shutting_down()),
+        () = context.shutdown.cancelled() => return Err(failure::shutting_down()),
+    };
+    // Also after a failure: what became visible before it is there.
+    for image in visible {
+        client.event(Event::Loaded { reference: image.reference, image_id: image.image_id }).await;
+    }
+    result.map(drop).map_err(|error| match &error {
+        archive::ArchiveError::Store(error) => failure::store("cannot load the archive", error),
+        _ => failure::because("cannot load the archive".to_owned(), FailureKind::InvalidArchive, &error),
+    })
+}

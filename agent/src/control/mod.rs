@@ -1,0 +1,109 @@
+//! The Unix socket for `imgctl`: one connection, one request, its events. One file for each verb.
+
+mod client;
+mod diff;
+mod doctor;
+mod failure;
+mod fleet;
+mod hosts;
+mod images;
+mod list;
+mod load;
+mod peers;
+mod pull;
+mod save;
+mod scrub;
+mod send;
+mod status;
+
+use std::sync::Arc;
+
+use proto::control::{Event, Failure, FailureKind, Request};
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+use tracing::{Instrument, debug, info, info_span};
+
+use self::client::Client;
+use crate::store::Store;
+use crate::transfer::Context;
+
+/// A verb's result: what it had to say it has said as events.
+type Done = Result<(), Failure>;
+
+/// Serves clients until the agent stops. Then running requests are told, and get a moment to tell their clients.
+pub async fn serve<S: Store>(context: Arc<Context<S>>, listener: UnixListener) {
+    let mut clients = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => {
+                    let user = crate::sys::socket::peer_user(&socket);
+                    let span = info_span!("control", uid = user.uid, pid = user.pid);
+                    clients.spawn(answer(context.clone(), socket).instrument(span));
+                }
+                Err(error) => {
+                    // Out of file descriptors: clients that end give some back.
+                    debug!(%error, "client not accepted");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = clients.join_next() => {}
+            () = context.shutdown.cancelled() => break,
+        }
+    }
+    while clients.join_next().await.is_some() {}
+}
+
+async fn answer<S: Store>(context: Arc<Context<S>>, socket: tokio::net::UnixStream) {
+    let (mut client, request) = match client::greet(socket).await {
+        Ok(Some(greeted)) => greeted,
+        Ok(None) => return,
+        Err(error) => {
+            debug!(%error, "client not understood");
+            return;
+        }
+    };
+    info!(?request, "request");
+    let result = dispatch(&context, &mut client, request).await;
+    if let Err(failure) = &result {
+        debug!(causes = ?failure.causes, "failed");
+    }
+    client.event(result.map_or_else(Event::Failed, |()| Event::End)).await;
+    client.close().await;
+}
+
+async fn dispatch<S: Store>(context: &Arc<Context<S>>, client: &mut Client, request: Request) -> Done {
+    // These have to hear of it themselves when the client goes: one reads from it, the other may go on without it.
+    match request {
+        Request::Load => return load::load(context, client).await,
+        Request::Send(request) => return send::send(context, client, request).await,
+        request => {
+            let gone = client.gone();
+            tokio::select! {
+                done = quick(context, client, request) => done,
+                () = gone => Err(Failure { kind: FailureKind::Cancelled, causes: vec!["the client went away".to_owned()] }),
+                () = context.shutdown.cancelled() => Err(failure::shutting_down()),
+            }
+        }
+    }
+}
+
+async fn quick<S: Store>(context: &Arc<Context<S>>, client: &Client, request: Request) -> Done {
+    match request {
+        Request::Send(_) | Request::Load => Ok(()),
+        Request::Pull(request) => pull::pull(context, client, request).await,
+        Request::List(hosts) => list::list(context, client, &hosts).await,
+        Request::Peers => peers::peers(context, client).await,
+        Request::Status => status::status(context, client).await,
+        Request::Cancel(id) => status::cancel(context, id),
+        Request::Save(request) => save::save(context, client, request).await,
+        Request::Tag { image, name } => images::tag(context, &image, name).await,
+        Request::Remove(images) => images::remove(context, client, &images).await,
+        Request::Inspect(images) => images::inspect(context, client, &images).await,
+        Request::Diff { image, hosts } => diff::diff(context, client, &image, &hosts).await,
+        Request::WhoHas(image) => diff::who_has(context, client, &image).await,
+        Request::Scrub => scrub::scrub(context, client).await,
+        Request::Fleet(request) => fleet::fleet(context, client, request).await,
+        Request::Doctor(host) => doctor::doctor(context, client, host.as_deref()).await,
+    }
+}

@@ -1,0 +1,83 @@
+//! `imgctl pull`: an image from a host that has it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use proto::control::{Event, FailureKind, Hosts, Pull, Summary};
+use tokio::task::JoinSet;
+
+use super::client::Client;
+use super::failure::{self, failure};
+use super::{Done, diff, hosts};
+use crate::net::Peer;
+use crate::store::Store;
+use crate::transfer::{self, Context};
+
+/// Pulls from the named host, or from the nearest of those that have the image.
+pub(super) async fn pull<S: Store>(context: &Arc<Context<S>>, client: &Client, request: Pull) -> Done {
+    let started = Instant::now();
+    let image = request.image.familiar();
+    let peer = match &request.from {
+        Some(host) => named(context, host, &image).await?,
+        None => nearest(context, &request).await?,
+    };
+    let transfer = context.transfers.start(true, &image, peer.name(), &context.shutdown);
+    client.event(Event::Accepted { id: transfer.id() }).await;
+    let what = || format!("cannot pull {image} from {}", peer.name());
+    let done = transfer::pull(context, &peer, &request, &transfer, &client.events()).await;
+    let done = done.map_err(|error| failure::transfer(what(), peer.name(), &error))?;
+    let egress_bytes = done.sent_bytes;
+    client.event(Event::Done(done)).await;
+    let elapsed_ms = started.elapsed().as_millis() as u64;
+    client.event(Event::Summary(Summary { total: 1, done: 1, failed: 0, egress_bytes, elapsed_ms })).await;
+    Ok(())
+}
+
+async fn named<S: Store>(context: &Arc<Context<S>>, host: &str, image: &str) -> Result<Peer, proto::control::Failure> {
+    let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
+    let hosts = Hosts { names: vec![host.to_owned()], all: false };
+    let selected = hosts::select(&members, &hosts, &context.trust.name())?;
+    let [member] = &selected[..] else {
+        return Err(failure(FailureKind::Usage, format!("{host} names {} hosts: --from takes one", selected.len())));
+    };
+    if member.id == context.trust.id() {
+        return Err(failure(FailureKind::Usage, format!("{} is this host", member.name)));
+    }
+    let what = || format!("cannot pull {image} from {}", member.name);
+    context.net.connect(&member.id).await.map_err(|error| failure::net(what(), &member.name, &error))
+}
+
+/// Everybody is asked at once; of those that have the image the one with the shortest round trip is taken. Where the name means
+/// different images, nobody guesses.
+async fn nearest<S: Store>(context: &Arc<Context<S>>, request: &Pull) -> Result<Peer, proto::control::Failure> {
+    let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
+    let mut asked = JoinSet::new();
+    for member in members.members.iter().filter(|member| member.id != context.trust.id()).cloned() {
+        let (context, reference) = (context.clone(), request.image.clone());
+        asked.spawn(async move { (diff::describe(&context, &member, reference).await, member) });
+    }
+    let (mut have, mut silent) = (vec![], vec![]);
+    while let Some(answer) = asked.join_next().await {
+        match answer {
+            Ok((Ok((peer, Some(image))), _)) => have.push((peer, image)),
+            Ok((Ok((_, None)), _)) | Err(_) => {}
+            Ok((Err(_), member)) => silent.push(member.name),
+        }
+    }
+    have.sort_by_key(|(peer, _)| peer.round_trip_us());
+    let image = request.image.familiar();
+    if have.iter().any(|(_, other)| other.root.digest != have[0].1.root.digest) {
+        let found: Vec<String> = have.iter().map(|(peer, image)| format!("{} has {}", peer.name(), image.root.digest.short())).collect();
+        let what = format!("{image} is not the same image everywhere: {}", found.join(", "));
+        return Err(failure(FailureKind::Usage, what));
+    }
+    silent.sort();
+    match have.into_iter().next() {
+        Some((peer, _)) => Ok(peer),
+        None if silent.is_empty() => Err(failure(FailureKind::ImageNotFound, format!("no host of the fleet has {image}"))),
+        None => {
+            let what = format!("no host that answers has {image}; no answer from {}", silent.join(", "));
+            Err(failure(FailureKind::ImageNotFound, what))
+        }
+    }
+}

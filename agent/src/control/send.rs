@@ -1,0 +1,146 @@
+//! `imgctl send`: every image to every host.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use proto::control::{Event, Failure, FailureKind, Send, Summary, TransferState};
+use proto::host::Member;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use super::client::Client;
+use super::failure::{self, failure};
+use super::{Done, hosts, images};
+use crate::store::{Query, Store};
+use crate::transfer::{self, Context, Limit, SendJob};
+
+/// Hosts that are served side by side unless it is said otherwise: a sender's link is shared by them anyway.
+const HOSTS_AT_ONCE: u32 = 8;
+
+/// Sends. With `detach` the client may go as soon as it knows the numbers; else its going cancels what is not done.
+pub(super) async fn send<S: Store>(context: &Arc<Context<S>>, client: &Client, request: Send) -> Done {
+    let plan = plan(context, &request).await?;
+    let (events, mut receiver) = mpsc::channel(256);
+    let running = context.shutdown.child_token();
+    let job = tokio::spawn(run(context.clone(), request.clone(), plan, events, running.clone()));
+    let forward = async {
+        while let Some(event) = receiver.recv().await {
+            let accepted = matches!(event, Event::Accepted { .. });
+            client.event(event).await;
+            if request.detach && accepted && receiver.is_empty() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = forward => {}
+        () = client.gone() => {
+            if !request.detach {
+                running.cancel();
+            }
+        }
+    }
+    if request.detach {
+        return Ok(());
+    }
+    match job.await {
+        Ok(()) => Ok(()),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(failure::shutting_down()),
+        },
+    }
+}
+
+/// What is sent where: everything that can be wrong before the first connection.
+struct Plan {
+    queries: Vec<Query>,
+    hosts: Vec<Member>,
+}
+
+async fn plan<S: Store>(context: &Context<S>, request: &Send) -> Result<Plan, Failure> {
+    let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
+    let here = context.trust.name();
+    let hosts = hosts::select(&members, &request.hosts, &here)?;
+    if let Some(host) = hosts.iter().find(|host| host.name == here) {
+        return Err(failure(FailureKind::Usage, format!("{} is this host: the image is here already", host.name)));
+    }
+    if hosts.is_empty() {
+        return Err(failure(FailureKind::HostNotFound(String::new()), "there is no other host in the fleet"));
+    }
+    let mut queries = vec![];
+    for image in &request.images {
+        queries.extend(images::queries(context, image, request.all_tags).await?);
+    }
+    if queries.len() > 1 && request.rename.is_some() {
+        return Err(failure(FailureKind::Usage, "--as names one image, but several are sent"));
+    }
+    Ok(Plan { queries, hosts })
+}
+
+async fn run<S: Store>(
+    context: Arc<Context<S>>,
+    request: Send,
+    plan: Plan,
+    events: mpsc::Sender<Event>,
+    running: tokio_util::sync::CancellationToken,
+) {
+    let started = Instant::now();
+    let limit = request.limit_bytes_per_s.map(|bytes_per_s| Arc::new(Limit::new(bytes_per_s)));
+    let places = Arc::new(Semaphore::new(request.max_parallel.unwrap_or(HOSTS_AT_ONCE).max(1) as usize));
+    let mut hosts = JoinSet::new();
+    for host in plan.hosts {
+        let mut jobs = vec![];
+        for query in &plan.queries {
+            let transfer = context.transfers.start(false, &query.to_string(), &host.name, &running);
+            let _ = events.send(Event::Accepted { id: transfer.id() }).await;
+            let (rename, platforms) = (request.rename.clone(), request.platforms.clone());
+            let (name, id, dry_run, limit) = (host.name.clone(), host.id, request.dry_run, limit.clone());
+            jobs.push((SendJob { query: query.clone(), rename, platforms, host: name, id, dry_run, limit }, transfer));
+        }
+        let (context, events, places) = (context.clone(), events.clone(), places.clone());
+        hosts.spawn(async move {
+            let _place = places.acquire_owned().await;
+            let mut results = vec![];
+            for (job, transfer) in jobs {
+                results.push(one(&context, &job, &transfer, &events).await);
+            }
+            results
+        });
+    }
+    let mut summary = Summary { total: 0, done: 0, failed: 0, egress_bytes: 0, elapsed_ms: 0 };
+    while let Some(results) = hosts.join_next().await {
+        for sent_bytes in results.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+            summary.total += 1;
+            match sent_bytes {
+                Some(sent_bytes) => (summary.done, summary.egress_bytes) = (summary.done + 1, summary.egress_bytes + sent_bytes),
+                None => summary.failed += 1,
+            }
+        }
+    }
+    summary.elapsed_ms = started.elapsed().as_millis() as u64;
+    let _ = events.send(Event::Summary(summary)).await;
+}
+
+/// One image to one host; `None` when it failed.
+async fn one<S: Store>(
+    context: &Arc<Context<S>>,
+    job: &SendJob,
+    transfer: &transfer::Transfer,
+    events: &mpsc::Sender<Event>,
+) -> Option<u64> {
+    match transfer::send(context, job, transfer, events).await {
+        Ok(done) => {
+            let sent_bytes = done.sent_bytes;
+            let _ = events.send(Event::Done(done)).await;
+            Some(sent_bytes)
+        }
+        Err(error) => {
+            let what = format!("cannot send {} to {}", job.query, job.host);
+            let failure = failure::transfer(what, &job.host, &error);
+            transfer.end(if failure.kind == FailureKind::Cancelled { TransferState::Cancelled } else { TransferState::Failed(error.to_string()) });
+            let _ = events.send(Event::HostFailed { host: job.host.clone(), image: job.query.to_string(), failure }).await;
+            None
+        }
+    }
+}

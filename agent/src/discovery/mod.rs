@@ -1,0 +1,170 @@
+//! Where the members of the fleet are: addresses by identity, from three sources, none of them believed.
+//!
+//! An address is a hint. Whoever answers there has to prove in the handshake that it is the host that was looked for. Names are
+//! not known here: they belong to the member list.
+
+pub mod fixed;
+mod known;
+mod mdns;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use proto::HostId;
+
+use crate::store::StoreError;
+
+pub use mdns::{Mdns, MdnsConfig, is_container_interface};
+
+/// Addresses of one host that are kept: more than a server has.
+const ADDRESSES: usize = 16;
+
+/// Hosts that are kept: more than a fleet has, so that false announcements cannot fill the memory.
+const HOSTS: usize = proto::limits::MEMBERS;
+
+/// What is known of where hosts are.
+#[derive(Debug)]
+pub struct Peers {
+    fixed: Vec<String>,
+    /// `None`: nothing is kept.
+    known: Option<known::Known>,
+    seen: Mutex<HashMap<HostId, Sighting>>,
+    mdns: tokio::sync::watch::Sender<Option<Arc<Mdns>>>,
+}
+
+/// Where and when a host was seen.
+#[derive(Debug, Clone, Default)]
+pub struct Sighting {
+    /// Best first: those that were reached, then those that were announced.
+    pub addresses: Vec<SocketAddr>,
+    /// The first address was reached, and is saved.
+    reached: bool,
+    /// Seconds since 1970.
+    pub last_seen_unix_s: u64,
+}
+
+impl Peers {
+    /// With the configured addresses (`host:port` or `address:port`), and those at which members were reached before.
+    pub fn open(state_directory: &Path, fixed: Vec<String>) -> Result<Arc<Self>, StoreError> {
+        let known = known::Known::open(state_directory)?;
+        let seen = known.load();
+        Ok(Arc::new(Self { fixed, known: Some(known), seen: Mutex::new(seen), mdns: tokio::sync::watch::Sender::new(None) }))
+    }
+
+    /// For one question: nothing is configured, and nothing is kept.
+    pub fn transient() -> Arc<Self> {
+        Arc::new(Self { fixed: vec![], known: None, seen: Mutex::default(), mdns: tokio::sync::watch::Sender::new(None) })
+    }
+
+    /// From now on the network can be asked; `None`: no longer.
+    pub fn use_mdns(&self, mdns: Option<Arc<Mdns>>) {
+        self.mdns.send_replace(mdns);
+    }
+
+    /// Somebody announced that a host is at these addresses.
+    pub fn announced(&self, id: HostId, addresses: impl IntoIterator<Item = SocketAddr>) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= HOSTS && !seen.contains_key(&id) {
+            return;
+        }
+        let sighting = seen.entry(id).or_default();
+        sighting.last_seen_unix_s = now_unix_s();
+        for address in addresses {
+            if !sighting.addresses.contains(&address) && sighting.addresses.len() < ADDRESSES {
+                sighting.addresses.push(address);
+            }
+        }
+    }
+
+    /// A host was reached at an address, and proved who it is: tried first from now on, also after a restart.
+    pub fn reached(&self, id: &HostId, address: SocketAddr) {
+        let snapshot = {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let sighting = seen.entry(*id).or_default();
+            sighting.last_seen_unix_s = now_unix_s();
+            if sighting.reached && sighting.addresses.first() == Some(&address) {
+                return;
+            }
+            sighting.reached = true;
+            sighting.addresses.retain(|other| *other != address);
+            sighting.addresses.insert(0, address);
+            sighting.addresses.truncate(ADDRESSES);
+            seen.clone()
+        };
+        if let Some(known) = &self.known {
+            known.save(&snapshot);
+        }
+    }
+
+    /// Addresses at which a host may be, best first.
+    pub fn addresses(&self, id: &HostId) -> Vec<SocketAddr> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(id).map(|sighting| sighting.addresses.clone()).unwrap_or_default()
+    }
+
+    /// All hosts that were ever seen.
+    pub fn all(&self) -> HashMap<HostId, Sighting> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The configured addresses, with their names resolved now.
+    pub async fn fixed(&self) -> Vec<SocketAddr> {
+        fixed::resolve(&self.fixed).await
+    }
+
+    /// Asks the network for a host, and waits until it has announced itself, for a second or two.
+    pub async fn look_for(&self, id: &HostId) {
+        let mdns = self.mdns.borrow().clone();
+        if let Some(mdns) = mdns {
+            mdns.burst(Some(*id)).await;
+        }
+    }
+
+    /// Asks the network for everybody, for a second or two.
+    pub async fn look_around(&self) {
+        let mdns = self.mdns.borrow().clone();
+        if let Some(mdns) = mdns {
+            mdns.burst(None).await;
+        }
+    }
+}
+
+/// Seconds since 1970.
+pub fn now_unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_reached_comes_first_and_survives_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let id = HostId::of_public_key(b"a");
+        let address = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
+        let peers = Peers::open(directory.path(), vec![]).unwrap();
+        peers.announced(id, [address(2), address(1)]);
+        peers.reached(&id, address(2));
+        assert_eq!(peers.addresses(&id), [address(2), address(1)]);
+        let again = Peers::open(directory.path(), vec![]).unwrap();
+        assert_eq!(again.addresses(&id)[0], address(2));
+    }
+
+    #[test]
+    fn announcements_are_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let peers = Peers::open(directory.path(), vec![]).unwrap();
+        let id = HostId::of_public_key(b"a");
+        peers.announced(id, (0..1000).map(|port| SocketAddr::from(([10, 0, 0, 1], port))));
+        assert_eq!(peers.addresses(&id).len(), ADDRESSES);
+        for i in 0..2 * HOSTS {
+            peers.announced(HostId::of_public_key(&i.to_le_bytes()), []);
+        }
+        assert_eq!(peers.all().len(), HOSTS);
+    }
+}

@@ -1,0 +1,197 @@
+//! Keeping this host in its fleet: joining, renewing the certificate in time, and spreading the member list.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use proto::HostId;
+use proto::host::Role;
+use proto::join::JoinAnswer;
+use proto::peer::Request;
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use crate::discovery::{Mdns, MdnsConfig, Peers, fixed};
+use crate::net::NetError;
+use crate::store::Store;
+use crate::sys;
+use crate::transfer::Context;
+use crate::trust::{Token, TrustError};
+
+/// A renewal that failed is tried again after this time: a tenth of a percent of a certificate's life.
+const RENEWAL_RETRY: Duration = Duration::from_secs(2 * 3600);
+
+/// How long a spread of the member list may take. Who misses it gets the list with the next connection.
+const SPREAD_TIMEOUT_MS: u64 = 5_000;
+
+/// Joins the fleet of a token: at the given address, at the one in the token, at the configured ones, or wherever the fleet announces itself.
+pub async fn join<S: Store>(context: &Arc<Context<S>>, token: &Token, address: Option<String>) -> Result<(), NetError> {
+    let name = context.trust.name();
+    let mut last = None;
+    for address in candidates(context, token, address).await {
+        let asked = context.net.ask_signer(&token.fleet, address, |exporter| Ok(context.trust.join_request(token, &name, exporter))).await;
+        match take(context, &token.fleet, asked).await {
+            Ok(signer) => {
+                info!(fleet = ?token.fleet, signer = %address, "joined");
+                // From now on both know where the other one is. That this fails now does not undo the join.
+                if let Err(error) = context.net.connect(&signer).await {
+                    debug!(%error, "joined, but not connected yet");
+                }
+                return Ok(());
+            }
+            Err(error @ NetError::JoinRefused(_)) if !is_not_signer(&error) => return Err(error),
+            Err(error) => {
+                debug!(%address, %error, "cannot join there");
+                let reason = error.to_string();
+                match &mut last {
+                    Some(NetError::Unreachable(attempts)) => attempts.push((address, reason)),
+                    _ => last = Some(NetError::Unreachable(vec![(address, reason)])),
+                }
+            }
+        }
+    }
+    Err(last.unwrap_or(NetError::NoAddress))
+}
+
+/// Renews the certificate of this host when it is due. Runs as long as the agent.
+pub async fn renew<S: Store>(context: Arc<Context<S>>) {
+    let mut changes = context.trust.changes();
+    loop {
+        let due = context.trust.renewal_due();
+        let wait = due.map_or(Duration::MAX, |due| due.duration_since(SystemTime::now()).unwrap_or_default());
+        tokio::select! {
+            () = tokio::time::sleep(wait.min(Duration::from_secs(24 * 3600))) => {}
+            _ = changes.changed() => continue,
+        }
+        if context.trust.renewal_due().is_none_or(|due| due > SystemTime::now()) {
+            continue;
+        }
+        match renew_now(&context).await {
+            Ok(()) => info!("certificate renewed"),
+            Err(error) => {
+                warn!(%error, "certificate not renewed, trying again later");
+                tokio::time::sleep(RENEWAL_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Brings the member list to every member that can be reached now, and waits for that, but not for long.
+pub async fn spread<S: Store>(context: &Arc<Context<S>>) {
+    let (Some(signed), Some(members)) = (context.trust.signed_members(), context.trust.members()) else { return };
+    let mut told = JoinSet::new();
+    for member in members.members.iter().filter(|member| member.id != context.trust.id()).cloned() {
+        let (context, signed) = (context.clone(), signed.clone());
+        told.spawn(async move {
+            let tell = async {
+                // The greeting of a new connection brings the list by itself; a warm connection needs to be told.
+                let peer = context.net.connect(&member.id).await?;
+                let mut stream = peer.request(&Request::Members(signed)).await?;
+                stream.receive::<proto::peer::Answer>().await
+            };
+            match sys::deadline(SPREAD_TIMEOUT_MS, tell).await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => debug!(host = member.name, %error, "member list not brought"),
+                None => debug!(host = member.name, "member list not brought in time"),
+            }
+        });
+    }
+    while told.join_next().await.is_some() {}
+}
+
+/// Announces this host, as long as it is in a fleet, and asks for the others now and then. Runs as long as the agent.
+pub async fn announce<S: Store>(context: Arc<Context<S>>, interfaces: Vec<String>) {
+    let mut changes = context.trust.changes();
+    let mut announced: Option<HostId> = None;
+    loop {
+        let fleet = context.trust.fleet();
+        if fleet != announced {
+            announced = fleet;
+            context.peers.use_mdns(start(&context, &interfaces));
+        }
+        context.peers.look_around().await;
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(Duration::from_secs(120)) => {}
+        }
+    }
+}
+
+fn start<S: Store>(context: &Arc<Context<S>>, interfaces: &[String]) -> Option<Arc<Mdns>> {
+    let config = MdnsConfig {
+        id: context.trust.id(),
+        fleet: context.trust.fleet()?,
+        port: context.net.local_address()?.port(),
+        interfaces: interfaces.to_vec(),
+    };
+    let trust = context.trust.clone();
+    match Mdns::start(&config, &context.peers, move || trust.members().map_or(0, |list| list.members.len())) {
+        Ok(mdns) => Some(Arc::new(mdns)),
+        Err(error) => {
+            warn!(%error, "no multicast DNS: other hosts are found by configured and by last-known addresses only");
+            None
+        }
+    }
+}
+
+async fn renew_now<S: Store>(context: &Arc<Context<S>>) -> Result<(), NetError> {
+    let fleet = context.trust.fleet().ok_or(NetError::Trust(TrustError::NoFleet))?;
+    if context.trust.is_signer() {
+        let trust = context.trust.clone();
+        return sys::blocking(move || trust.renew_here()).await.map_err(NetError::Trust);
+    }
+    let members = context.trust.members().ok_or(NetError::Trust(TrustError::NoFleet))?;
+    let mut last = NetError::NoAddress;
+    for signer in members.members.iter().filter(|member| member.roles.contains(&Role::Signer)) {
+        context.peers.look_for(&signer.id).await;
+        for address in context.peers.addresses(&signer.id) {
+            let asked = context.net.ask_signer(&fleet, address, |exporter| Ok(context.trust.renew_request(exporter))).await;
+            match take(context, &fleet, asked).await {
+                Ok(_) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Who answered, and what.
+type Asked = Result<(HostId, JoinAnswer), NetError>;
+
+async fn take<S: Store>(context: &Arc<Context<S>>, fleet: &HostId, asked: Asked) -> Result<HostId, NetError> {
+    match asked? {
+        (_, JoinAnswer::Refused(refusal)) => Err(NetError::JoinRefused(refusal)),
+        (signer, answer) => {
+            let (trust, fleet) = (context.trust.clone(), *fleet);
+            sys::blocking(move || trust.joined(&fleet, answer)).await?;
+            Ok(signer)
+        }
+    }
+}
+
+async fn candidates<S: Store>(context: &Arc<Context<S>>, token: &Token, address: Option<String>) -> Vec<SocketAddr> {
+    let mut candidates = vec![];
+    for text in address.iter().chain(&token.address) {
+        candidates.extend(fixed::lookup(text).await.unwrap_or_default());
+    }
+    if address.is_some() {
+        return candidates;
+    }
+    candidates.extend(context.peers.fixed().await);
+    candidates.extend(announced(context, token).await);
+    let mut unique = vec![];
+    candidates.into_iter().for_each(|candidate| if !unique.contains(&candidate) { unique.push(candidate) });
+    unique
+}
+
+/// Addresses of whoever announces the fleet that the token names: we are not in it yet, so this asks once, without announcing ourselves.
+async fn announced<S: Store>(context: &Arc<Context<S>>, token: &Token) -> Vec<SocketAddr> {
+    let found = Peers::transient();
+    let Ok(mdns) = Mdns::ask_only(&token.fleet, &context.trust.id(), &context.mdns_interfaces, &found) else { return vec![] };
+    mdns.burst(None).await;
+    found.all().into_values().flat_map(|sighting| sighting.addresses).collect()
+}
+
+fn is_not_signer(error: &NetError) -> bool {
+    matches!(error, NetError::JoinRefused(proto::join::JoinRefusal::NotSigner))
+}

@@ -1,0 +1,94 @@
+//! A peer that was welcomed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use proto::HostId;
+use proto::limits::{STREAMS, WINDOW};
+use proto::peer::{Hello, Request};
+use quinn::VarInt;
+use rustls::pki_types::CertificateDer;
+
+use super::{NetError, Stream};
+use crate::trust;
+
+/// A connection to another member, after the Welcome on both sides. Cheap to clone; all clones are the same connection.
+#[derive(Debug, Clone)]
+pub struct Peer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    id: HostId,
+    name: String,
+    hello: Hello,
+    connection: quinn::Connection,
+}
+
+/// Who the handshake has proven to be at the other end; `None` without a certificate.
+pub(super) fn connected_id(connection: &quinn::Connection) -> Option<HostId> {
+    let certificates = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    trust::peer_id(&certificates)
+}
+
+impl Peer {
+    /// Raises the limits of a connection that has been welcomed.
+    pub(super) fn new(id: HostId, name: String, hello: Hello, connection: quinn::Connection) -> Self {
+        connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS));
+        connection.set_receive_window(VarInt::from_u32(WINDOW));
+        Self(Arc::new(Inner { id, name, hello, connection }))
+    }
+
+    /// Its identity, proven by the handshake.
+    pub fn id(&self) -> HostId {
+        self.0.id
+    }
+
+    /// Its name on the member list.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// What it said of itself.
+    pub fn hello(&self) -> &Hello {
+        &self.0.hello
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.0.connection.remote_address()
+    }
+
+    /// Bytes that crossed the network on this connection so far, in both directions, with all their headers above UDP.
+    pub fn wire_bytes(&self) -> u64 {
+        let stats = self.0.connection.stats();
+        stats.udp_tx.bytes + stats.udp_rx.bytes
+    }
+
+    /// Smoothed round trip, in microseconds.
+    pub fn round_trip_us(&self) -> u64 {
+        self.0.connection.rtt().as_micros() as u64
+    }
+
+    /// Opens a stream and asks.
+    pub async fn request(&self, request: &Request) -> Result<Stream, NetError> {
+        let opened = self.0.connection.open_bi().await.map_err(|error| NetError::Lost(error.to_string()))?;
+        let mut stream = Stream::new(opened);
+        stream.send(request).await?;
+        Ok(stream)
+    }
+
+    /// The next stream that the peer opens.
+    pub async fn accept(&self) -> Result<Stream, NetError> {
+        self.0.connection.accept_bi().await.map(Stream::new).map_err(|error| NetError::Lost(error.to_string()))
+    }
+
+    /// False once the connection is gone.
+    pub fn is_alive(&self) -> bool {
+        self.0.connection.close_reason().is_none()
+    }
+
+    /// Ends the connection, with all its streams, now.
+    pub fn close(&self, reason: &str) {
+        self.0.connection.close(VarInt::from_u32(0), reason.as_bytes());
+    }
+}

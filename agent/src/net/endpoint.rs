@@ -1,0 +1,75 @@
+//! The UDP socket, and every setting of quinn with its reason.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::limits::{HANDSHAKE_TIMEOUT_MS, SEND_WINDOW, STREAM_WINDOW, WINDOW_BEFORE_WELCOME};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt};
+
+use super::NetError;
+
+/// A peer that does not answer for this long is gone. Three keep-alives may be lost on the way.
+const IDLE_TIMEOUT: Duration = Duration::from_millis(12_000);
+const KEEP_ALIVE: Duration = Duration::from_millis(3_000);
+
+/// Asked of the kernel for the socket; it may give less (net.core.rmem_max). Bursts of 2.5 Gbit/s fit while a core is busy elsewhere.
+const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Payload of a UDP packet on an Ethernet with jumbo frames. Discovery finds what the path carries; loopback carries this too.
+const MTU_UPPER_BOUND: u16 = 8_952;
+
+/// Opens the socket. It serves once [`server`] settings are given to it.
+pub(super) fn bind(address: SocketAddr) -> Result<quinn::Endpoint, NetError> {
+    let open = || {
+        let socket = std::net::UdpSocket::bind(address)?;
+        // Smaller buffers cost speed, not correctness.
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+        quinn::Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(quinn::TokioRuntime))
+    };
+    open().map_err(|source| NetError::Bind { address, source })
+}
+
+/// Settings for connections that others open.
+pub(super) fn server(tls: Arc<rustls::ServerConfig>) -> Result<ServerConfig, NetError> {
+    let crypto = QuicServerConfig::try_from(tls).map_err(|error| NetError::Handshake(error.to_string()))?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(Arc::new(transport()));
+    // First packets that wait for us to look at them. Whoever has not proven his address is answered with a retry and forgotten.
+    config.max_incoming(256);
+    config.incoming_buffer_size(8 * 1024);
+    config.incoming_buffer_size_total(512 * 1024);
+    config.retry_token_lifetime(Duration::from_millis(HANDSHAKE_TIMEOUT_MS));
+    // Servers do not roam; an address that changes is a new connection.
+    config.migration(false);
+    Ok(config)
+}
+
+/// Settings for connections that we open.
+pub(super) fn client(tls: Arc<rustls::ClientConfig>) -> Result<ClientConfig, NetError> {
+    let crypto = QuicClientConfig::try_from(tls).map_err(|error| NetError::Handshake(error.to_string()))?;
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport()));
+    Ok(config)
+}
+
+fn transport() -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config.max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok());
+    config.keep_alive_interval(Some(KEEP_ALIVE));
+    // Before the Welcome: one stream and a small window. Raised at run time after it.
+    config.max_concurrent_bidi_streams(VarInt::from_u32(1));
+    config.max_concurrent_uni_streams(VarInt::from_u32(0));
+    config.receive_window(VarInt::from_u32(WINDOW_BEFORE_WELCOME));
+    config.stream_receive_window(VarInt::from_u32(STREAM_WINDOW));
+    config.send_window(SEND_WINDOW);
+    config.datagram_receive_buffer_size(None);
+    // A LAN: the default of 333 ms makes the first loss wait for a third of a second.
+    config.initial_rtt(Duration::from_millis(20));
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(MTU_UPPER_BOUND);
+    config.mtu_discovery_config(Some(discovery));
+    config
+}

@@ -1,0 +1,60 @@
+//! The other protocol: a host that is not a member yet, or whose certificate has to be renewed, asks the signer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::HostId;
+use proto::join::{EXPORTER_LABEL, JoinAnswer, JoinRequest};
+use proto::limits::{FRAME_BEFORE_WELCOME, FRAME_MEMBERS, HANDSHAKE_TIMEOUT_MS};
+
+use super::connection::connected_id;
+use super::{NetError, Stream, endpoint};
+use crate::trust::Trust;
+
+/// Answers the one request of a connection that has no client certificate. Returns who was let in.
+pub(super) async fn answer(connection: &quinn::Connection, trust: &Arc<Trust>) -> Result<Option<HostId>, NetError> {
+    let exporter = exporter(connection)?;
+    let accepted = connection.accept_bi().await.map_err(|error| NetError::Lost(error.to_string()))?;
+    let mut stream = Stream::new(accepted);
+    let request: JoinRequest = stream.receive_within(FRAME_BEFORE_WELCOME).await?;
+    let (trust, asker) = (trust.clone(), HostId::of_public_key(&request.public_key));
+    let answer = crate::sys::blocking(move || trust.answer_join(&request, &exporter)).await?;
+    stream.send(&answer).await?;
+    stream.flush().await;
+    Ok(matches!(answer, JoinAnswer::Accepted { .. }).then_some(asker))
+}
+
+/// Asks the host at `address`, which has to prove the CA key of `fleet`; tells who it is. The request is made for this connection only.
+pub(super) async fn ask(
+    quinn: &quinn::Endpoint,
+    trust: &Trust,
+    fleet: &HostId,
+    address: SocketAddr,
+    request: impl FnOnce(&[u8; 32]) -> Result<JoinRequest, NetError>,
+) -> Result<(HostId, JoinAnswer), NetError> {
+    let config = endpoint::client(trust.tls_join(fleet)?)?;
+    let ask = async {
+        // The name is not verified: the CA key is. It only has to be a name.
+        let connecting = quinn.connect_with(config, address, "join.imgd.internal").map_err(|error| NetError::Lost(error.to_string()))?;
+        let connection = connecting.await.map_err(|error| NetError::Handshake(error.to_string()))?;
+        let signer = connected_id(&connection).ok_or_else(|| NetError::Handshake("no certificate".to_owned()))?;
+        let request = request(&exporter(&connection)?)?;
+        let opened = connection.open_bi().await.map_err(|error| NetError::Lost(error.to_string()))?;
+        let mut stream = Stream::new(opened);
+        stream.send(&request).await?;
+        let answer = stream.receive_within(FRAME_MEMBERS + FRAME_BEFORE_WELCOME).await?;
+        connection.close(0u32.into(), b"done");
+        Ok((signer, answer))
+    };
+    match tokio::time::timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), ask).await {
+        Ok(answer) => answer,
+        Err(_) => Err(NetError::Silent(HANDSHAKE_TIMEOUT_MS / 1000)),
+    }
+}
+
+fn exporter(connection: &quinn::Connection) -> Result<[u8; 32], NetError> {
+    let mut exporter = [0; 32];
+    let exported = connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"");
+    exported.map(|()| exporter).map_err(|_| NetError::Handshake("no keying material".to_owned()))
+}

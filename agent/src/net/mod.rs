@@ -1,0 +1,86 @@
+//! Connections to other hosts: who is allowed to speak to us, and how we speak to them.
+//!
+//! Nothing is parsed for a stranger: an address proves itself by a retry, an identity by the handshake, membership by the
+//! greeting. Only then streams are served. All settings of quinn are in [`endpoint`].
+
+mod accept;
+mod connection;
+mod endpoint;
+mod greeting;
+mod join;
+mod pool;
+mod stream;
+
+use std::net::SocketAddr;
+
+use proto::HostId;
+use proto::frame::FrameError;
+use proto::join::JoinRefusal;
+use proto::peer::{GreetingRefusal, Refusal};
+
+pub use connection::Peer;
+pub use pool::{Net, NetConfig};
+pub use stream::Stream;
+
+use crate::trust::TrustError;
+
+/// Why a host was not reached, or not understood.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The socket cannot be opened.
+    #[error("cannot listen on UDP {address}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No address is known for a host.
+    #[error("no address is known for it")]
+    NoAddress,
+    /// None of its addresses answers as it.
+    #[error("{}", attempts(.0))]
+    Unreachable(Vec<(SocketAddr, String)>),
+    /// It answers, but does not take us for a member.
+    #[error("it refused this host: {0}")]
+    Refused(GreetingRefusal),
+    /// It does not take this host into the fleet, or does not renew its certificate.
+    #[error("refused: {0}")]
+    JoinRefused(JoinRefusal),
+    /// We do not take it for a member.
+    #[error("host {0} is not a member of this fleet")]
+    NotMember(HostId),
+    /// TLS says that one of the two is not who it should be.
+    #[error("the handshake failed: {0}")]
+    Handshake(String),
+    /// The connection is gone.
+    #[error("the connection was lost: {0}")]
+    Lost(String),
+    /// Nothing came for too long.
+    #[error("no answer within {0} s")]
+    Silent(u64),
+    /// It sent what is not of the protocol.
+    #[error("it sent {0}")]
+    Frame(#[from] FrameError),
+    /// It sent something out of turn.
+    #[error("{0}")]
+    OutOfTurn(#[from] proto::session::OutOfTurn),
+    /// It does not want to.
+    #[error("{0}")]
+    Answer(Refusal),
+    /// This host has no fleet, or its trust is damaged.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+}
+
+impl NetError {
+    /// True when trying again may help: the host or the way to it is gone, not its good will.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Lost(_) | Self::Silent(_) | Self::Unreachable(_) | Self::NoAddress)
+    }
+}
+
+fn attempts(attempts: &[(SocketAddr, String)]) -> String {
+    let attempts: Vec<String> = attempts.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
+    attempts.join("; ")
+}

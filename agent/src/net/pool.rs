@@ -1,0 +1,266 @@
+//! The endpoint with all its connections: one warm connection for each peer that is needed, made when it is needed.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use proto::HostId;
+use proto::join::{JoinAnswer, JoinRequest};
+use proto::limits::{CONNECTIONS_PER_HOST, HANDSHAKE_TIMEOUT_MS};
+use proto::peer::{CAPABILITIES, Hello, MAJOR};
+use quinn::Connection;
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::task::JoinSet;
+use tracing::debug;
+
+use super::connection::connected_id;
+use super::{NetError, Peer, Stream, accept, endpoint, greeting, join};
+use crate::discovery::Peers;
+use crate::trust::{self, Trust};
+
+/// What the network side of an agent needs to know.
+#[derive(Debug)]
+pub struct NetConfig {
+    /// Where to listen; port 0 is any.
+    pub listen: SocketAddr,
+    /// Kind of the store, for the Hello.
+    pub store: String,
+}
+
+/// The network side of an agent.
+#[derive(Debug)]
+pub struct Net {
+    quinn: quinn::Endpoint,
+    store: String,
+    trust: Arc<Trust>,
+    peers: Arc<Peers>,
+    pool: Mutex<HashMap<HostId, Vec<Peer>>>,
+    dialling: Mutex<HashMap<HostId, Arc<AsyncMutex<()>>>>,
+    welcomed: mpsc::Sender<Peer>,
+}
+
+impl Net {
+    /// Opens the socket. Every peer that is welcomed, whoever dialled, comes out of the channel once, to be served.
+    pub fn bind(config: NetConfig, trust: Arc<Trust>, peers: Arc<Peers>) -> Result<(Arc<Self>, mpsc::Receiver<Peer>), NetError> {
+        let quinn = endpoint::bind(config.listen)?;
+        let (welcomed, receiver) = mpsc::channel(16);
+        let (pool, dialling) = (Mutex::default(), Mutex::default());
+        Ok((Arc::new(Self { quinn, store: config.store, trust, peers, pool, dialling, welcomed }), receiver))
+    }
+
+    /// Accepts connections, and follows what changes in trust: new certificates are used, removed hosts are cut. Runs until [`Net::close`].
+    pub async fn run(self: Arc<Self>) {
+        let mut changes = self.trust.changes();
+        let accepting = accept::run(self.clone());
+        let following = async {
+            loop {
+                self.follow_trust();
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            () = accepting => {}
+            () = following => {}
+        }
+    }
+
+    /// A connection to a member: a warm one, else a new one by the best address that answers.
+    pub async fn connect(&self, id: &HostId) -> Result<Peer, NetError> {
+        if let Some(peer) = self.warm(id) {
+            return Ok(peer);
+        }
+        let turn = self.dialling.lock().unwrap_or_else(PoisonError::into_inner).entry(*id).or_default().clone();
+        let _turn = turn.lock().await;
+        if let Some(peer) = self.warm(id) {
+            return Ok(peer);
+        }
+        match self.dial_any(id, self.peers.addresses(id)).await {
+            Err(error) if error.is_passing() => {
+                // It may have moved: ask the network, and the addresses that somebody configured.
+                self.peers.look_for(id).await;
+                self.probe_fixed().await;
+                match self.warm(id) {
+                    Some(peer) => Ok(peer),
+                    None => self.dial_any(id, self.peers.addresses(id)).await.map_err(|again| if again.is_passing() { error } else { again }),
+                }
+            }
+            result => result,
+        }
+    }
+
+    /// Finds out who answers at the configured addresses that no connection leads to.
+    pub async fn probe_fixed(&self) {
+        let mut probes = JoinSet::new();
+        let connected: Vec<SocketAddr> = self.alive().iter().map(Peer::address).collect();
+        for address in self.peers.fixed().await.into_iter().filter(|address| !connected.contains(address)) {
+            let dial = self.dialler(None, address);
+            probes.spawn(async move { (address, dial.await) });
+        }
+        while let Some(Ok((address, dialled))) = probes.join_next().await {
+            match self.admit(dialled, None).await {
+                Ok(peer) => debug!(%address, host = peer.name(), "configured address answers"),
+                Err(error) => debug!(%address, %error, "configured address does not answer"),
+            }
+        }
+    }
+
+    /// Asks for a place in a fleet, or for a new certificate, at one address. Tells who answered.
+    pub async fn ask_signer(
+        &self,
+        fleet: &HostId,
+        address: SocketAddr,
+        request: impl FnOnce(&[u8; 32]) -> Result<JoinRequest, NetError>,
+    ) -> Result<(HostId, JoinAnswer), NetError> {
+        let (signer, answer) = join::ask(&self.quinn, &self.trust, fleet, address, request).await?;
+        self.peers.announced(signer, [address]);
+        Ok((signer, answer))
+    }
+
+    /// Peers with a connection now.
+    pub fn alive(&self) -> Vec<Peer> {
+        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.values().filter_map(|peers| peers.iter().find(|peer| peer.is_alive()).cloned()).collect()
+    }
+
+    /// Where others reach us.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.quinn.local_addr().ok()
+    }
+
+    /// Closes every connection, telling the peers why, and waits until they know, but not for long.
+    pub async fn close(&self) {
+        self.quinn.close(0u32.into(), b"agent is shutting down");
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.quinn.wait_idle()).await;
+    }
+
+    pub(super) fn quinn(&self) -> &quinn::Endpoint {
+        &self.quinn
+    }
+
+    pub(super) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    pub(super) fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
+    /// Greets, and keeps the connection when both sides say Welcome.
+    pub(super) async fn welcome(&self, mut stream: Stream, id: HostId, connection: Connection) -> Result<Peer, NetError> {
+        let full = self.count(&id) >= CONNECTIONS_PER_HOST;
+        let greeted = match greeting::greet(&mut stream, id, &self.hello(), &self.trust, full).await {
+            Ok(greeted) => greeted,
+            Err(error) => {
+                // A refusal is of use only to a peer that gets it before the connection ends.
+                let _ = tokio::time::timeout(Duration::from_millis(500), stream.flush()).await;
+                connection.close(0u32.into(), b"not welcome");
+                return Err(error);
+            }
+        };
+        stream.finish();
+        let peer = Peer::new(id, greeted.member.name, greeted.hello, connection);
+        self.peers.reached(&id, peer.address());
+        {
+            let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+            let peers = pool.entry(id).or_default();
+            peers.retain(Peer::is_alive);
+            peers.push(peer.clone());
+        }
+        // Whoever serves has stopped when this fails: then the agent is about to end.
+        let _ = self.welcomed.send(peer.clone()).await;
+        Ok(peer)
+    }
+
+    fn warm(&self, id: &HostId) -> Option<Peer> {
+        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.get(id)?.iter().find(|peer| peer.is_alive()).cloned()
+    }
+
+    fn count(&self, id: &HostId) -> usize {
+        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.get(id).map_or(0, |peers| peers.iter().filter(|peer| peer.is_alive()).count())
+    }
+
+    /// Dials the addresses side by side; the first that answers as `id` wins.
+    async fn dial_any(&self, id: &HostId, addresses: Vec<SocketAddr>) -> Result<Peer, NetError> {
+        if self.trust.fleet().is_none() {
+            return Err(NetError::Trust(trust::TrustError::NoFleet));
+        }
+        if addresses.is_empty() {
+            return Err(NetError::NoAddress);
+        }
+        let mut dials = JoinSet::new();
+        for address in addresses {
+            let dial = self.dialler(Some(*id), address);
+            dials.spawn(async move { (address, dial.await) });
+        }
+        let mut attempts = vec![];
+        while let Some(Ok((address, dialled))) = dials.join_next().await {
+            match self.admit(dialled, Some(*id)).await {
+                Ok(peer) => return Ok(peer),
+                Err(error) if error.is_passing() || matches!(error, NetError::Handshake(_)) => attempts.push((address, error.to_string())),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(NetError::Unreachable(attempts))
+    }
+
+    /// The handshake alone; it may run beside others.
+    fn dialler(&self, id: Option<HostId>, address: SocketAddr) -> impl Future<Output = Result<Connection, NetError>> + Send + 'static {
+        let quinn = self.quinn.clone();
+        let prepared = self.trust.tls_client(id).map_err(NetError::Trust).and_then(endpoint::client);
+        let fleet = self.trust.fleet();
+        async move {
+            let (config, fleet) = (prepared?, fleet.ok_or(NetError::Trust(trust::TrustError::NoFleet))?);
+            // For an address whose host is not known yet the name is not what is verified: the key is.
+            let name = trust::server_name(&id.unwrap_or(fleet), &fleet);
+            let connecting = quinn.connect_with(config, address, &name).map_err(|error| NetError::Lost(error.to_string()))?;
+            match tokio::time::timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), connecting).await {
+                Ok(Ok(connection)) => Ok(connection),
+                Ok(Err(quinn::ConnectionError::TimedOut)) | Err(_) => Err(NetError::Silent(HANDSHAKE_TIMEOUT_MS / 1000)),
+                Ok(Err(error)) => Err(NetError::Handshake(error.to_string())),
+            }
+        }
+    }
+
+    async fn admit(&self, dialled: Result<Connection, NetError>, expected: Option<HostId>) -> Result<Peer, NetError> {
+        let connection = dialled?;
+        let id = connected_id(&connection).filter(|id| expected.is_none_or(|expected| expected == *id) && *id != self.trust.id());
+        let id = id.ok_or_else(|| NetError::Handshake("another host answers there".to_owned()))?;
+        let greeting = async {
+            let opened = connection.open_bi().await.map_err(|error| NetError::Lost(error.to_string()))?;
+            self.welcome(Stream::new(opened), id, connection.clone()).await
+        };
+        match tokio::time::timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), greeting).await {
+            Ok(greeted) => greeted,
+            Err(_) => Err(NetError::Silent(HANDSHAKE_TIMEOUT_MS / 1000)),
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            major: MAJOR,
+            capabilities: CAPABILITIES,
+            software: concat!("imgd ", env!("CARGO_PKG_VERSION")).to_owned(),
+            name: self.trust.name(),
+            platform: proto::Platform::host(),
+            store: self.store.clone(),
+            members_epoch: self.trust.epoch(),
+        }
+    }
+
+    fn follow_trust(&self) {
+        let config = self.trust.tls_server().ok().and_then(|tls| endpoint::server(tls).ok());
+        self.quinn.set_server_config(config);
+        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = self.trust.members();
+        for (id, peers) in pool.iter() {
+            if members.as_ref().is_none_or(|list| list.by_id(id).is_none()) {
+                peers.iter().for_each(|peer| peer.close("no longer a member"));
+            }
+        }
+    }
+}

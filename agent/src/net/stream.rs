@@ -1,0 +1,108 @@
+//! One conversation on a connection: frames in both directions, and bytes that are no frames.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::frame::{self, Bounded, FrameError, PREFIX_BYTES};
+use proto::limits::{FRAME, STALL_TIMEOUT_MS};
+use quinn::{ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::NetError;
+
+/// A bidirectional stream of a connection. Dropping it resets what was not finished.
+#[derive(Debug)]
+pub struct Stream {
+    send: SendStream,
+    receive: RecvStream,
+}
+
+impl Stream {
+    pub(super) fn new((send, receive): (SendStream, RecvStream)) -> Self {
+        Self { send, receive }
+    }
+
+    /// Sends one message.
+    pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), NetError> {
+        let frame = frame::encode(message, FRAME)?;
+        self.write(frame.into()).await
+    }
+
+    /// Sends bytes as they are.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), NetError> {
+        self.send.write_chunk(bytes).await.map_err(lost_write)
+    }
+
+    /// Nothing more will be sent.
+    pub fn finish(&mut self) {
+        let _ = self.send.finish();
+    }
+
+    /// Nothing more will be sent, and waits until the peer has all of it: before the connection may be closed.
+    pub async fn flush(mut self) {
+        self.finish();
+        let _ = self.send.stopped().await;
+    }
+
+    /// The next message, of at most `limit_bytes`; waits for as long as the connection lives.
+    pub async fn receive_within<T: DeserializeOwned + Bounded>(&mut self, limit_bytes: usize) -> Result<T, NetError> {
+        self.receive_or_end(limit_bytes).await?.ok_or_else(|| NetError::Lost("the stream ended early".to_owned()))
+    }
+
+    /// The next message; waits for as long as the connection lives.
+    pub async fn receive<T: DeserializeOwned + Bounded>(&mut self) -> Result<T, NetError> {
+        self.receive_within(FRAME).await
+    }
+
+    /// The next message, or `None` when the peer has finished.
+    pub async fn receive_or_end<T: DeserializeOwned + Bounded>(&mut self, limit_bytes: usize) -> Result<Option<T>, NetError> {
+        let mut prefix = [0; PREFIX_BYTES];
+        match self.receive.read_exact(&mut prefix).await {
+            Ok(()) => {}
+            Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
+            Err(error) => return Err(lost_read(error)),
+        }
+        let mut body = vec![0; frame::body_length(prefix, limit_bytes)?];
+        self.receive.read_exact(&mut body).await.map_err(lost_read)?;
+        Ok(Some(frame::decode(&body)?))
+    }
+
+    /// Exactly `length_bytes` bytes that are no frame. A source that stalls is given up.
+    pub async fn read(&mut self, length_bytes: usize) -> Result<Vec<u8>, NetError> {
+        let mut bytes = vec![0; length_bytes];
+        let read = self.receive.read_exact(&mut bytes);
+        match tokio::time::timeout(Duration::from_millis(STALL_TIMEOUT_MS), read).await {
+            Ok(read) => read.map_err(lost_read).map(|()| bytes),
+            Err(_) => Err(NetError::Silent(STALL_TIMEOUT_MS / 1000)),
+        }
+    }
+
+    /// Resolves when the peer gives up: it resets its side, finishes it, or is gone.
+    pub async fn given_up(&mut self) {
+        let mut byte = [0; 1];
+        // What it still sends is out of turn, which is a way of giving up too.
+        let _ = self.receive.read(&mut byte).await;
+    }
+
+    /// Gives up both directions.
+    pub fn reset(mut self) {
+        let _ = self.send.reset(VarInt::from_u32(0));
+        let _ = self.receive.stop(VarInt::from_u32(0));
+    }
+}
+
+fn lost_write(error: WriteError) -> NetError {
+    NetError::Lost(match error {
+        WriteError::ConnectionLost(error) => error.to_string(),
+        other => other.to_string(),
+    })
+}
+
+fn lost_read(error: ReadExactError) -> NetError {
+    match error {
+        ReadExactError::FinishedEarly(_) => NetError::Frame(FrameError::Malformed),
+        ReadExactError::ReadError(ReadError::ConnectionLost(error)) => NetError::Lost(error.to_string()),
+        ReadExactError::ReadError(error) => NetError::Lost(error.to_string()),
+    }
+}

@@ -1,0 +1,92 @@
+//! From a configuration to an agent that runs until it is told to stop.
+
+use std::sync::Arc;
+
+use tracing::{error, info};
+
+use crate::agent::{Agent, StartError};
+use crate::config::{Config, StoreKind};
+use crate::log;
+use crate::staging::Staging;
+use crate::store::layout::LayoutStore;
+use crate::store::{Store, StoreError};
+use crate::sys;
+
+/// Why an agent ended otherwise than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A part of it stopped working.
+    #[error("{0} ended: this agent is of no use any more")]
+    Task(&'static str),
+    /// The log cannot be set up.
+    #[error("{0:?} is not a log level")]
+    Log(String),
+    /// The async runtime cannot be started.
+    #[error("cannot start the runtime")]
+    Runtime(#[from] std::io::Error),
+}
+
+/// Runs the agent of this process until SIGTERM or SIGINT.
+pub fn run(config: &Config) -> Result<(), RunError> {
+    log::init(&config.log_level).map_err(|_| RunError::Log(config.log_level.clone()))?;
+    // Hashing and file I/O have threads of their own; these two move packets and decide.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).enable_all().build()?;
+    // The one place that knows the kinds of stores.
+    let result = match &config.store {
+        StoreKind::Layout(directory) => runtime.block_on(async {
+            let store = LayoutStore::open(directory).map_err(StartError::Store)?;
+            // On the file system of the store, so that a complete blob moves into it by a rename.
+            let staging = Staging::open(&directory.join(".imgd/staging")).map_err(StartError::Store)?;
+            serve(config, store, staging).await
+        }),
+    };
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve<S: Store>(config: &Config, store: S, staging: Arc<Staging>) -> Result<(), RunError> {
+    let mut stop = signals().map_err(|source| StartError::Store(StoreError::Io { action: "watch signals for", path: "imgd".into(), source }))?;
+    let mut agent = Agent::start(config, store, staging).await?;
+    sys::service::ready(&format!("listening on UDP {}", agent.address()));
+    let watchdog = tokio::spawn(sys::service::feed_watchdog());
+    let failed = tokio::select! {
+        signal = stop.recv() => {
+            info!(signal, "asked to stop");
+            None
+        }
+        task = agent.failed() => Some(task),
+    };
+    sys::service::stopping();
+    agent.stop().await;
+    watchdog.abort();
+    match failed {
+        None => Ok(()),
+        Some(task) => {
+            error!(task, "ended");
+            Err(RunError::Task(task))
+        }
+    }
+}
+
+/// The ways in which an agent is told to stop.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+fn signals() -> std::io::Result<Signals> {
+    use tokio::signal::unix::{SignalKind, signal};
+    Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+}
+
+impl Signals {
+    async fn recv(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Unix sockets: who is on the other end, and how ours comes to be.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tokio::net::{UnixListener, UnixStream};
+
+use super::durable;
+use crate::store::StoreError;
+
+/// Who is on the other end of a socket, as the kernel knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerUser {
+    /// User.
+    pub uid: u32,
+    /// Process, in our own namespace; 0 where it has none.
+    pub pid: i32,
+}
+
+/// Who is on the other end.
+pub fn peer_user(socket: &UnixStream) -> PeerUser {
+    match socket.peer_cred() {
+        Ok(credentials) => PeerUser { uid: credentials.uid(), pid: credentials.pid().unwrap_or(0) },
+        Err(_) => PeerUser { uid: u32::MAX, pid: 0 },
+    }
+}
+
+/// Listens at `path`, for the user and the group of the agent only. A socket that nobody listens on any more is replaced.
+pub fn listen(path: &Path) -> Result<UnixListener, StoreError> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        durable::create_dir(parent, 0o755)?;
+    }
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(StoreError::InUse(path.to_owned()));
+        }
+        std::fs::remove_file(path).map_err(StoreError::io("remove", path))?;
+    }
+    let listener = UnixListener::bind(path).map_err(StoreError::io("listen on", path))?;
+    // 0660: the group of the agent (imgd, where systemd made it) may use it, and that is as much as being root.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(StoreError::io("set the mode of", path))?;
+    Ok(listener)
+}

@@ -1,0 +1,105 @@
+//! Transfers: the machines of `proto::session`, driven. Each session has one task that owns it; it polls, does, and handles.
+
+mod get;
+mod limit;
+mod offers;
+mod offering;
+mod provide;
+mod pull;
+mod receive;
+mod registry;
+mod send;
+mod serve;
+
+use std::sync::Arc;
+
+use proto::peer::Refusal;
+use tokio_util::sync::CancellationToken;
+
+use crate::discovery::Peers;
+use crate::net::{Net, NetError};
+use crate::staging::Staging;
+use crate::store::StoreError;
+use crate::trust::{Policy, Trust};
+
+pub use limit::Limit;
+pub use offers::Offers;
+pub use pull::pull;
+pub use registry::{Transfer, Transfers};
+pub use send::{SendJob, send};
+pub use serve::serve;
+
+/// What the tasks of an agent share.
+#[derive(Debug)]
+pub struct Context<S> {
+    /// The images of this host.
+    pub store: Arc<S>,
+    /// What has arrived and is not in the store yet.
+    pub staging: Arc<Staging>,
+    /// Who we are, and whom we let in.
+    pub trust: Arc<Trust>,
+    /// Connections.
+    pub net: Arc<Net>,
+    /// Where others are.
+    pub peers: Arc<Peers>,
+    /// Interfaces for multicast DNS; all but container interfaces, when empty.
+    pub mdns_interfaces: Vec<String>,
+    /// Who may do what here.
+    pub policy: Policy,
+    /// What peers may read here now.
+    pub offers: Offers,
+    /// Running and recent transfers.
+    pub transfers: Transfers,
+    /// Cancelled when the agent is about to stop.
+    pub shutdown: CancellationToken,
+}
+
+/// Why an image was not brought from one host to another.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// The host was not reached, or was lost.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// Our own store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The receiver says no.
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    /// We say no, as the receiver.
+    #[error("{0}")]
+    Here(Refusal),
+    /// It says that it has the image, but with another config.
+    #[error("the image there has config {theirs}, here it has {ours}")]
+    OtherConfig {
+        /// Config digest here.
+        ours: proto::Digest,
+        /// Config digest there.
+        theirs: proto::Digest,
+    },
+    /// Somebody cancelled it.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl From<proto::session::OutOfTurn> for TransferError {
+    fn from(error: proto::session::OutOfTurn) -> Self {
+        Self::Net(error.into())
+    }
+}
+
+/// What the other side is told of an error of our store: what it can act on, and no paths.
+fn refusal(error: &StoreError) -> Refusal {
+    match error {
+        StoreError::Corrupt(digest) => Refusal::Corrupt(*digest),
+        StoreError::Image(error) => match error {
+            proto::image::ImageError::PlatformAbsent { wanted, available } => {
+                Refusal::PlatformAbsent { wanted: wanted.clone(), available: available.clone() }
+            }
+            other => Refusal::InvalidImage(other.to_string()),
+        },
+        StoreError::NoSpace(_) => Refusal::Store("no space left on its device".to_owned()),
+        StoreError::Io { action, source, .. } => Refusal::Store(format!("cannot {action} a file: {source}")),
+        other => Refusal::Store(other.to_string()),
+    }
+}

@@ -1,0 +1,77 @@
+//! What follows an offer, whoever asked for it: the answers of the receiver, in turn.
+
+use std::collections::HashMap;
+
+use proto::control::{Planned, PlannedLayer};
+use proto::image::Selection;
+use proto::peer::{Answer, Missing, Want};
+use proto::session::{self, send::Step};
+use proto::{Digest, Image};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::{Context, TransferError};
+use crate::net::Stream;
+use crate::store::Store;
+
+/// An offer that was made on a stream.
+pub(super) struct Offering<'a> {
+    stream: &'a mut Stream,
+    machine: session::Send,
+    cancel: CancellationToken,
+}
+
+impl<'a> Offering<'a> {
+    pub(super) fn new(stream: &'a mut Stream, image: &Image, dry_run: bool, cancel: CancellationToken) -> Self {
+        Self { stream, machine: session::Send::new(image, dry_run), cancel }
+    }
+
+    /// The next step. When it is cancelled the receiver is told by the reset of the stream.
+    pub(super) async fn next(&mut self) -> Result<Step, TransferError> {
+        let answer: Answer = tokio::select! {
+            answer = self.stream.receive() => answer?,
+            () = self.cancel.cancelled() => return Err(TransferError::Cancelled),
+        };
+        Ok(self.machine.handle(answer)?)
+    }
+}
+
+/// A receiver says that a blob of ours is damaged: look, and put it aside when it is true.
+pub(super) async fn inspect_suspect<S: Store>(context: &Context<S>, digest: Digest) {
+    let (report, mut findings) = mpsc::channel(1);
+    let scrub = context.store.scrub(Some(digest), report);
+    let (scrubbed, finding) = tokio::join!(scrub, findings.recv());
+    match (scrubbed, finding) {
+        (Err(error), _) => error!(blob = %digest, %error, "a receiver reports a damaged blob, which cannot be looked at"),
+        (_, Some(finding)) if finding.intact => warn!(blob = %digest, "a receiver reports a damaged blob, but it is intact here"),
+        _ => error!(blob = %digest, "blob is damaged and was put aside: load or pull its image again"),
+    }
+}
+
+/// The manifests that are meant, when the receiver runs `receiver`.
+pub(super) fn selection(platforms: &proto::control::Platforms, receiver: &proto::Platform) -> Selection {
+    match platforms {
+        proto::control::Platforms::Receiver => Selection::One(receiver.clone()),
+        proto::control::Platforms::One(platform) => Selection::One(platform.clone()),
+        proto::control::Platforms::All => Selection::All,
+    }
+}
+
+/// What a receiver's wish means for an image, for people.
+pub(super) fn plan(host: &str, name: &str, image: &Image, want: &Want) -> Planned {
+    let missing: HashMap<Digest, &Missing> = want.missing.iter().map(|missing| (missing.digest, missing)).collect();
+    let present = |digest: &Digest, size_bytes: u64| missing.get(digest).map_or(size_bytes, |missing| missing.staged_bytes);
+    let layers = image.layers().into_iter().map(|layer| {
+        let (digest, size_bytes) = (layer.descriptor.digest, layer.descriptor.size_bytes);
+        PlannedLayer { digest, size_bytes, present_bytes: present(&digest, size_bytes) }
+    });
+    let present_bytes: u64 = image.blobs().into_iter().map(|blob| present(&blob.digest, blob.size_bytes)).sum();
+    Planned {
+        host: host.to_owned(),
+        image: name.to_owned(),
+        layers: layers.collect(),
+        send_bytes: image.size_bytes() - present_bytes,
+        present_bytes,
+    }
+}

@@ -1,0 +1,76 @@
+//! What peers may read here now: a blob is served only to a host to which it was offered, while the offer stands.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use proto::hash::RangeHash;
+use proto::{Descriptor, Digest, HostId};
+use tokio::sync::OnceCell;
+
+use super::Limit;
+use crate::store::{Held, Store, StoreError};
+
+/// All offers that stand.
+#[derive(Debug, Default)]
+pub struct Offers(Mutex<Vec<Weak<Offer>>>);
+
+/// An image offered to a host. Stands until it is dropped; keeps the image in the store meanwhile.
+#[derive(Debug)]
+pub struct Offer {
+    to: HostId,
+    blobs: HashMap<Digest, OfferedBlob>,
+    limit: Option<Arc<Limit>>,
+    sent_bytes: AtomicU64,
+    _held: Held,
+}
+
+#[derive(Debug)]
+struct OfferedBlob {
+    descriptor: Descriptor,
+    hashes: OnceCell<Arc<[RangeHash]>>,
+}
+
+impl Offers {
+    /// Offers an image to a host.
+    pub fn stand(&self, to: HostId, held: Held, limit: Option<Arc<Limit>>) -> Arc<Offer> {
+        let blob = |descriptor: &Descriptor| (descriptor.digest, OfferedBlob { descriptor: descriptor.clone(), hashes: OnceCell::new() });
+        let blobs = held.image.blobs().into_iter().map(blob).collect();
+        let offer = Arc::new(Offer { to, blobs, limit, sent_bytes: AtomicU64::new(0), _held: held });
+        let mut offers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        offers.retain(|offer| offer.strong_count() > 0);
+        offers.push(Arc::downgrade(&offer));
+        offer
+    }
+
+    /// The offer by which this host may read this blob.
+    pub(super) fn find(&self, host: &HostId, digest: &Digest) -> Option<Arc<Offer>> {
+        let offers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        offers.iter().filter_map(Weak::upgrade).find(|offer| offer.to == *host && offer.blobs.contains_key(digest))
+    }
+}
+
+impl Offer {
+    /// Blob bytes that were sent for this offer.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn blob(&self, digest: &Digest) -> Option<&Descriptor> {
+        self.blobs.get(digest).map(|blob| &blob.descriptor)
+    }
+
+    /// The range hashes of a blob, asked of the store once for each offer.
+    pub(super) async fn hashes<S: Store>(&self, digest: &Digest, store: &S) -> Result<Arc<[RangeHash]>, StoreError> {
+        let blob = self.blobs.get(digest).ok_or(StoreError::BlobMissing(*digest))?;
+        blob.hashes.get_or_try_init(|| store.hashes(&blob.descriptor)).await.cloned()
+    }
+
+    /// Waits until so many bytes may go, and counts them.
+    pub(super) async fn pass(&self, bytes: u64) {
+        if let Some(limit) = &self.limit {
+            limit.take(bytes).await;
+        }
+        self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,135 @@
+//! The answer to a `Get`: blocks of a blob, each with the hashes that prove it.
+
+use bytes::Bytes;
+use proto::hash::RangeHash;
+use proto::limits::{BLOCK_BYTES, RANGE_BYTES};
+use proto::peer::{Block, BlockHeader, Encoding, Get, Refusal};
+use tracing::debug;
+
+use super::{Context, refusal};
+use crate::net::{NetError, Peer, Stream};
+use crate::store::{Reader, Store, StoreError};
+
+/// Serves one range to a host to which the blob was offered.
+pub(super) async fn provide<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream, get: Get) -> Result<(), NetError> {
+    let Some(offer) = context.offers.find(&peer.id(), &get.digest) else {
+        return refuse(stream, Refusal::BlobNotOffered(get.digest)).await;
+    };
+    let Some(blob) = offer.blob(&get.digest).filter(|blob| fits(&get, blob.size_bytes)).cloned() else {
+        return refuse(stream, Refusal::OutOfTurn).await;
+    };
+    let prepared = async {
+        let hashes = offer.hashes(&get.digest, &*context.store).await?;
+        let reader = context.store.read(&blob, get.offset..get.offset + get.length_bytes).await?;
+        Ok::<_, StoreError>((hashes, reader))
+    };
+    let (hashes, reader) = match prepared.await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            debug!(blob = %get.digest, %error, "cannot serve");
+            return refuse(stream, refusal(&error)).await;
+        }
+    };
+    let mut blocks = Blocks { reader, pending: Bytes::new(), left_bytes: get.length_bytes };
+    let mut offset = get.offset;
+    // An empty blob has one empty block.
+    loop {
+        let bytes = match blocks.next().await {
+            Ok(bytes) => bytes,
+            Err(error) => return refuse(stream, refusal(&error)).await,
+        };
+        let length_bytes = bytes.len() as u64;
+        offer.pass(length_bytes).await;
+        stream.send(&Block::Bytes(header(&hashes, offset, length_bytes))).await?;
+        stream.write(bytes).await?;
+        offset += length_bytes;
+        if offset >= get.offset + get.length_bytes {
+            stream.finish();
+            return Ok(());
+        }
+    }
+}
+
+/// Whole ranges, and inside the blob.
+fn fits(get: &Get, size_bytes: u64) -> bool {
+    let end = get.offset + get.length_bytes;
+    end <= size_bytes && (end == size_bytes || end.is_multiple_of(RANGE_BYTES)) && (get.length_bytes > 0 || size_bytes == 0)
+}
+
+fn header(hashes: &[RangeHash], offset: u64, length_bytes: u64) -> BlockHeader {
+    let first = (offset / RANGE_BYTES) as usize;
+    let count = length_bytes.div_ceil(RANGE_BYTES).max(1) as usize;
+    let before = if first == 0 { RangeHash::START } else { hashes[first - 1] };
+    BlockHeader { encoding: Encoding::Raw, encoded_bytes: length_bytes, before, after: hashes[first..first + count].to_vec() }
+}
+
+async fn refuse(stream: &mut Stream, refusal: Refusal) -> Result<(), NetError> {
+    stream.send(&Block::Refused(refusal)).await?;
+    stream.finish();
+    Ok(())
+}
+
+/// Cuts what a store reads, in pieces of any size, into blocks.
+struct Blocks {
+    reader: Reader,
+    pending: Bytes,
+    left_bytes: u64,
+}
+
+impl Blocks {
+    async fn next(&mut self) -> Result<Bytes, StoreError> {
+        let want = self.left_bytes.min(BLOCK_BYTES) as usize;
+        self.left_bytes -= want as u64;
+        if self.pending.len() >= want && want > 0 {
+            return Ok(self.pending.split_to(want));
+        }
+        let mut block = Vec::from(std::mem::take(&mut self.pending));
+        while block.len() < want {
+            let Some(more) = self.reader.next().await? else { break };
+            if block.is_empty() && more.len() >= want {
+                // The usual case: the store reads in blocks, and nothing is copied.
+                self.pending = more;
+                return Ok(self.pending.split_to(want));
+            }
+            block.extend_from_slice(&more);
+        }
+        let mut block = Bytes::from(block);
+        self.pending = block.split_off(want.min(block.len()));
+        Ok(block)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn pieces_of_any_size_become_blocks() {
+        let (sender, reader) = Reader::channel();
+        let bytes: Vec<u8> = (0..BLOCK_BYTES * 2 + 777).map(|i| (i % 251) as u8).collect();
+        let left_bytes = bytes.len() as u64;
+        let pieces: Vec<Bytes> = bytes.chunks(200_001).map(Bytes::copy_from_slice).collect();
+        tokio::spawn(async move {
+            for piece in pieces {
+                sender.send(Ok(piece)).await.unwrap();
+            }
+        });
+        let mut blocks = Blocks { reader, pending: Bytes::new(), left_bytes };
+        let mut all = vec![];
+        for expected in [BLOCK_BYTES, BLOCK_BYTES, 777] {
+            let block = blocks.next().await.unwrap();
+            assert_eq!(block.len() as u64, expected);
+            all.extend_from_slice(&block);
+        }
+        assert_eq!(all, bytes);
+    }
+
+    #[test]
+    fn only_whole_ranges_inside_the_blob_are_served() {
+        let get = |offset, length_bytes| Get { digest: proto::Digest::of(b""), offset, length_bytes };
+        let size = 3 * RANGE_BYTES + 5;
+        assert!(fits(&get(0, RANGE_BYTES), size) && fits(&get(RANGE_BYTES, size - RANGE_BYTES), size) && fits(&get(0, 0), 0));
+        assert!(!fits(&get(0, 5), size) && !fits(&get(0, size + 1), size) && !fits(&get(RANGE_BYTES, 0), size));
+    }
+}

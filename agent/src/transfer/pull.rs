@@ -1,0 +1,163 @@
+//! Pulling: both sides of an offer that was asked for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proto::control::{Done, Event, Progress, Pull, TransferState};
+use proto::peer::{Answer, Offer, Refusal, Request, Want};
+use proto::session::OutOfTurn;
+use proto::session::send::Step;
+use proto::{Platform, peer};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::offering::{self, Offering};
+use super::receive::{self, News};
+use super::send::display_name;
+use super::{Context, Transfer, TransferError, refusal};
+use crate::net::{NetError, Peer, Stream};
+use crate::store::{Query, Store, StoreError};
+use crate::trust::audit;
+
+/// Brings an image here from one host that has it.
+pub async fn pull<S: Store>(
+    context: &Arc<Context<S>>,
+    peer: &Peer,
+    pull: &Pull,
+    transfer: &Transfer,
+    events: &mpsc::Sender<Event>,
+) -> Result<Done, TransferError> {
+    let cancelled = transfer.cancelled();
+    let result = tokio::select! {
+        result = pull_from(context, peer, pull, transfer, events) => result,
+        () = cancelled.cancelled() => Err(TransferError::Cancelled),
+    };
+    transfer.end(match &result {
+        Ok(_) => TransferState::Done,
+        Err(TransferError::Cancelled) => TransferState::Cancelled,
+        Err(error) => TransferState::Failed(error.to_string()),
+    });
+    result
+}
+
+async fn pull_from<S: Store>(
+    context: &Arc<Context<S>>,
+    peer: &Peer,
+    pull: &Pull,
+    transfer: &Transfer,
+    events: &mpsc::Sender<Event>,
+) -> Result<Done, TransferError> {
+    let wire_start_bytes = peer.wire_bytes();
+    let platform = match offering::selection(&pull.platforms, &Platform::host()) {
+        proto::image::Selection::One(platform) => Some(platform),
+        _ => None,
+    };
+    let mut stream = peer.request(&Request::Pull(peer::Pull { reference: pull.image.clone(), platform })).await?;
+    let mut offer = match stream.receive().await? {
+        Answer::Offer(offer) => offer,
+        Answer::Refused(refusal) => return Err(TransferError::Refused(refusal)),
+        _ => return Err(NetError::OutOfTurn(OutOfTurn("an answer to a pull")).into()),
+    };
+    offer.dry_run = pull.dry_run;
+    let source_reference = offer.image.reference.take();
+    offer.image.reference = pull.rename.clone().or(source_reference);
+    let image = offer.image.clone();
+    let (news, mut receiver) = mpsc::channel(64);
+    let (name, host) = (display_name(&image), peer.name().to_owned());
+    let received = {
+        let receiving = receive::receive(context, peer, &mut stream, offer, transfer.cancelled(), Some(news));
+        let publishing = publish(&mut receiver, &host, &image, transfer, events);
+        let (received, ()) = tokio::join!(receiving, publishing);
+        received.map_err(TransferError::Here)?
+    };
+    let plan = offering::plan(&host, &name, &image, &Want { missing: received.missing });
+    let committed = received.committed;
+    let config_digest = image.id(&Platform::host()).unwrap_or(image.root.digest);
+    Ok(Done {
+        host,
+        image: name,
+        image_id: committed.as_ref().map_or(config_digest, |committed| committed.image_id),
+        source_image_id: config_digest,
+        config_digest,
+        sent_bytes: committed.as_ref().map_or(0, |committed| committed.received_bytes),
+        wire_bytes: peer.wire_bytes() - wire_start_bytes,
+        present_bytes: plan.present_bytes,
+        layers_sent: plan.layers.iter().filter(|layer| layer.present_bytes < layer.size_bytes).count() as u64,
+        layers_total: plan.layers.len() as u64,
+        elapsed_ms: transfer.elapsed_ms(),
+        replaced: committed.and_then(|committed| committed.replaced),
+        dry_run: pull.dry_run,
+    })
+}
+
+/// Turns the news of a session into events, until it ends.
+async fn publish(receiver: &mut mpsc::Receiver<News>, host: &str, image: &proto::Image, transfer: &Transfer, events: &mpsc::Sender<Event>) {
+    let name = display_name(image);
+    let (mut total_bytes, mut staged_bytes, mut verified) = (0, 0, HashMap::new());
+    while let Some(news) = receiver.recv().await {
+        match news {
+            News::Wanted(missing) => {
+                staged_bytes = missing.iter().map(|missing| missing.staged_bytes).sum();
+                let plan = offering::plan(host, &name, image, &Want { missing });
+                total_bytes = plan.send_bytes;
+                let _ = events.send(Event::Planned(plan)).await;
+            }
+            News::Progress(peer::Progress { digest, verified_bytes }) => {
+                verified.insert(digest, verified_bytes);
+                let done_bytes: u64 = verified.values().sum::<u64>().saturating_sub(staged_bytes);
+                transfer.progress(done_bytes.min(total_bytes), total_bytes);
+                let (host, image) = (host.to_owned(), name.clone());
+                let _ = events.try_send(Event::Progress(Progress { host, image, digest, verified_bytes }));
+            }
+        }
+    }
+}
+
+/// Answers a peer that pulls: offers what it asks for, if it may have it.
+pub(super) async fn answer<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut Stream, pull: peer::Pull) -> Result<(), NetError> {
+    let repository = pull.reference.repository();
+    let member = context.trust.members().and_then(|list| list.by_id(&peer.id()).cloned());
+    let decision = member.map(|member| context.policy.decide_pull(&member, &repository));
+    let Some(decision) = decision.filter(|decision| decision.allowed) else {
+        audit::refused(peer.name(), &format!("pull of {}", pull.reference.familiar()), "policy");
+        return stream.send(&Answer::Refused(Refusal::Policy(format!("{} may not pull {repository}", peer.name())))).await;
+    };
+    let selection = pull.platform.map_or(proto::image::Selection::All, proto::image::Selection::One);
+    let held = match context.store.resolve(&Query::from(pull.reference.clone()), selection).await {
+        Ok(held) => held,
+        Err(StoreError::NotFound(_)) => return stream.send(&Answer::Refused(Refusal::ImageNotFound(pull.reference))).await,
+        Err(error) => return stream.send(&Answer::Refused(refusal(&error))).await,
+    };
+    audit::pull_accepted(peer.name(), &pull.reference, &held.image_id, &decision.rule);
+    let transfer = context.transfers.start(false, &pull.reference.familiar(), peer.name(), &context.shutdown);
+    let mut image = held.image.clone();
+    image.reference = image.reference.map(|reference| reference.without_digest());
+    let standing = context.offers.stand(peer.id(), held, None);
+    stream.send(&Answer::Offer(Offer { image: image.clone(), dry_run: false })).await?;
+    let mut offering = Offering::new(stream, &image, false, transfer.cancelled());
+    let mut total_bytes = 0;
+    loop {
+        match offering.next().await {
+            Ok(Step::Planned(want) | Step::Forecast(want)) => {
+                total_bytes = offering::plan(peer.name(), "", &image, &want).send_bytes;
+                transfer.progress(0, total_bytes);
+            }
+            Ok(Step::Progress(_)) => transfer.progress(standing.sent_bytes(), total_bytes),
+            Ok(Step::Suspect(digest)) => offering::inspect_suspect(context, digest).await,
+            Ok(Step::Committed(_)) => {
+                transfer.end(TransferState::Done);
+                info!(image = %pull.reference.familiar(), host = peer.name(), sent_bytes = standing.sent_bytes(), "pulled by peer");
+                return Ok(());
+            }
+            Ok(Step::Refused(refusal)) => {
+                transfer.end(TransferState::Failed(refusal.to_string()));
+                return Ok(());
+            }
+            Err(error) => {
+                transfer.end(TransferState::Failed(error.to_string()));
+                warn!(image = %pull.reference.familiar(), host = peer.name(), %error, "pull by peer ended early");
+                return Ok(());
+            }
+        }
+    }
+}

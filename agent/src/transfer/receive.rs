@@ -1,0 +1,391 @@
+//! The receiving side of a session, driven: what the machine asks for is done in tasks, what they come to is told to the machine.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::image::{Selection, Walk};
+use proto::limits::BLOCK_BYTES;
+use proto::peer::{Answer, Committed, Missing, Offer, Progress, Refusal};
+use proto::session::Receive;
+use proto::session::receive::{Action, Input};
+use proto::{Descriptor, Digest, Image};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::get;
+use super::{Context, refusal};
+use crate::net::{Peer, Stream};
+use crate::staging::StagedBlob;
+use crate::store::{Import, Imported, Ingest, Store, StoreError};
+
+/// How often the other side and the client are told how far it is.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
+
+/// Room that is left on the disk of the store whatever arrives.
+const SPARE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// What a session came to.
+#[derive(Debug)]
+pub(super) struct Received {
+    /// What was missing when it began.
+    pub(super) missing: Vec<Missing>,
+    /// `None`: it was a dry run.
+    pub(super) committed: Option<Committed>,
+}
+
+/// News of a session, for whoever is interested in it on this host.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The plan stands.
+    Wanted(Vec<Missing>),
+    /// A blob is further.
+    Progress(Progress),
+}
+
+/// Receives what `peer` offers on `stream`. Ends when the image is in the store, or with the reason why it will not be; the peer knows the same.
+/// What was verified until then stays in staging.
+pub(super) async fn receive<S: Store>(
+    context: &Arc<Context<S>>,
+    peer: &Peer,
+    stream: &mut Stream,
+    offer: Offer,
+    cancel: CancellationToken,
+    news: Option<mpsc::Sender<News>>,
+) -> Result<Received, Refusal> {
+    let mut session = Session::new(context, peer, &offer, news);
+    let result = session.run(stream, &offer, cancel).await;
+    let told = match &result {
+        Ok(Received { committed: Some(committed), .. }) => stream.send(&Answer::Committed(committed.clone())).await,
+        Ok(_) => Ok(()),
+        Err(Refusal::Corrupt(digest)) => match stream.send(&Answer::Corrupt(*digest)).await {
+            Ok(()) => stream.send(&Answer::Refused(Refusal::Corrupt(*digest))).await,
+            lost => lost,
+        },
+        Err(refusal) => stream.send(&Answer::Refused(refusal.clone())).await,
+    };
+    if told.is_ok() {
+        stream.finish();
+    }
+    // Nothing of the session goes on behind its end.
+    session.tasks.shutdown().await;
+    result
+}
+
+struct Session<'a, S: Store> {
+    context: &'a Arc<Context<S>>,
+    peer: &'a Peer,
+    machine: Receive,
+    image: Image,
+    import: Option<Arc<S::Import>>,
+    missing: Vec<Missing>,
+    documents: Arc<Mutex<HashMap<Digest, Bytes>>>,
+    layers: HashMap<Digest, Arriving<S>>,
+    received_bytes: Arc<AtomicU64>,
+    imported: Option<Imported>,
+    tasks: JoinSet<Outcome<S>>,
+    news: Option<mpsc::Sender<News>>,
+}
+
+/// A layer between its claim and the store.
+struct Arriving<S: Store> {
+    staged: Arc<StagedBlob>,
+    ingest: <S::Import as Import>::Ingest,
+    verified_bytes: Arc<AtomicU64>,
+    reported_bytes: u64,
+}
+
+/// What a task came to.
+enum Outcome<S: Store> {
+    Input(Input),
+    Claimed(Digest, Box<Arriving<S>>),
+    Imported(Imported),
+}
+
+impl<'a, S: Store> Session<'a, S> {
+    fn new(context: &'a Arc<Context<S>>, peer: &'a Peer, offer: &Offer, news: Option<mpsc::Sender<News>>) -> Self {
+        Self {
+            context,
+            peer,
+            machine: Receive::new(offer),
+            image: offer.image.clone(),
+            import: None,
+            missing: vec![],
+            documents: Arc::default(),
+            layers: HashMap::new(),
+            received_bytes: Arc::default(),
+            imported: None,
+            tasks: JoinSet::new(),
+            news,
+        }
+    }
+
+    async fn run(&mut self, stream: &mut Stream, offer: &Offer, cancel: CancellationToken) -> Result<Received, Refusal> {
+        let first = match self.admit(offer).await {
+            Ok(missing) => Input::Admitted { missing },
+            Err(refusal) => Input::Failed(refusal),
+        };
+        self.tell(first);
+        let mut report = tokio::time::interval(REPORT_EVERY);
+        loop {
+            while let Some(action) = self.machine.poll() {
+                if let Action::Finish(result) = action {
+                    return result.and_then(|()| self.received());
+                }
+                self.act(action, stream).await;
+            }
+            tokio::select! {
+                Some(outcome) = self.tasks.join_next() => match outcome {
+                    Ok(outcome) => self.take(outcome),
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+                _ = report.tick() => self.report(stream).await,
+                () = stream.given_up() => self.tell(Input::Failed(Refusal::Cancelled)),
+                () = cancel.cancelled() => {
+                    let stopping = self.context.shutdown.is_cancelled();
+                    self.tell(Input::Failed(if stopping { Refusal::ShuttingDown } else { Refusal::Cancelled }));
+                }
+            }
+        }
+    }
+
+    /// Policy, then the store's question, then room: all before a byte moves.
+    async fn admit(&mut self, offer: &Offer) -> Result<Vec<Missing>, Refusal> {
+        super::serve::check_push(self.context, self.peer, &offer.image).await?;
+        let store = &self.context.store;
+        let mut import = store.import(offer.image.clone()).await.map_err(|error| refusal(&error))?;
+        let missing = import.missing().await.map_err(|error| refusal(&error))?;
+        let staged = |blob: &Descriptor| self.context.staging.staged_bytes(blob).min(blob.size_bytes);
+        let missing: Vec<Missing> = missing
+            .iter()
+            .map(|blob| Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes: staged(blob) })
+            .collect();
+        let arriving: u64 = missing.iter().map(|blob| blob.size_bytes - blob.staged_bytes).sum();
+        let room = store.room().await.map_err(|error| refusal(&error))?;
+        let needed_bytes = (arriving / 100).saturating_mul(room.needed_percent) + arriving % 100 + SPARE_BYTES;
+        if arriving > 0 && needed_bytes > room.free_bytes {
+            return Err(Refusal::NoSpace { needed_bytes, free_bytes: room.free_bytes });
+        }
+        self.import = Some(Arc::new(import));
+        self.missing = missing.clone();
+        Ok(missing)
+    }
+
+    async fn act(&mut self, action: Action, stream: &mut Stream) {
+        match action {
+            Action::Want(want) => {
+                self.publish(News::Wanted(want.missing.clone()));
+                // A stream that is lost is noticed where the next answer is awaited.
+                let _ = stream.send(&Answer::Want(want)).await;
+            }
+            Action::FetchDocument(document) => self.fetch_document(document),
+            Action::CheckDocuments => {
+                let (context, image, documents) = (self.context.clone(), self.image.clone(), self.documents.clone());
+                self.tasks.spawn(async move { input(check_documents(&*context.store, &image, &documents).await.map(|()| Input::DocumentsChecked)) });
+            }
+            Action::Claim(layer) => self.claim(layer),
+            Action::Fetch { digest, range } => self.fetch(digest, range),
+            Action::Store(digest) => self.store(digest),
+            Action::Commit => self.commit(),
+            Action::Finish(_) => {}
+        }
+    }
+
+    fn take(&mut self, outcome: Outcome<S>) {
+        match outcome {
+            Outcome::Input(input) => self.tell(input),
+            Outcome::Claimed(digest, arriving) => {
+                let missing = arriving.staged.missing();
+                self.layers.insert(digest, *arriving);
+                self.tell(Input::Claimed { digest, missing });
+            }
+            Outcome::Imported(imported) => {
+                self.imported = Some(imported);
+                self.tell(Input::Committed);
+            }
+        }
+    }
+
+    fn tell(&mut self, input: Input) {
+        if let Err(error) = self.machine.handle(input) {
+            // The machine and this driver disagree: a defect, and no reason to store anything.
+            tracing::error!(%error, "session ends");
+            let _ = self.machine.handle(Input::Failed(Refusal::OutOfTurn));
+        }
+    }
+
+    fn fetch_document(&mut self, document: Descriptor) {
+        let (peer, documents, received) = (self.peer.clone(), self.documents.clone(), self.received_bytes.clone());
+        self.tasks.spawn(async move {
+            let digest = document.digest;
+            input(match get::document(&peer, &document).await {
+                Ok(bytes) => {
+                    received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    documents.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, bytes.into());
+                    Ok(Input::DocumentFetched(digest))
+                }
+                Err(error) => Err(error.refusal(digest)),
+            })
+        });
+    }
+
+    fn claim(&mut self, layer: Descriptor) {
+        let (context, import) = (self.context.clone(), self.import.clone());
+        self.tasks.spawn(async move {
+            let digest = layer.digest;
+            let claim = async {
+                let staged = context.staging.claim(&layer).await?;
+                let import = import.ok_or(StoreError::BlobMissing(digest))?;
+                Ok::<_, StoreError>(match import.ingest(&layer).await? {
+                    Some(ingest) => {
+                        let verified_bytes = Arc::new(AtomicU64::new(staged.verified_bytes()));
+                        let arriving = Arriving { staged: Arc::new(staged), ingest, verified_bytes, reported_bytes: 0 };
+                        Outcome::Claimed(digest, Box::new(arriving))
+                    }
+                    None => {
+                        staged.discard();
+                        Outcome::Input(Input::StoredElsewhere(digest))
+                    }
+                })
+            };
+            claim.await.unwrap_or_else(|error| Outcome::Input(Input::Failed(refusal(&error))))
+        });
+    }
+
+    fn fetch(&mut self, digest: Digest, range: Range<u64>) {
+        let Some(arriving) = self.layers.get(&digest) else { return };
+        let (peer, staged, verified_bytes) = (self.peer.clone(), arriving.staged.clone(), arriving.verified_bytes.clone());
+        let received = self.received_bytes.clone();
+        self.tasks.spawn(async move {
+            let length_bytes = range.end - range.start;
+            input(match get::range(&peer, &staged, range, &verified_bytes).await {
+                Ok(()) => {
+                    received.fetch_add(length_bytes, Ordering::Relaxed);
+                    Ok(Input::Fetched { digest })
+                }
+                Err(error) => Err(error.refusal(digest)),
+            })
+        });
+    }
+
+    fn store(&mut self, digest: Digest) {
+        let Some(arriving) = self.layers.remove(&digest) else { return };
+        let adopts = self.context.store.properties().adopts_files;
+        self.tasks.spawn(async move { input(hand_over(arriving, adopts).await.map(|()| Input::Stored(digest)).map_err(|error| refusal(&error))) });
+    }
+
+    fn commit(&mut self) {
+        let (import, documents) = (self.import.take(), self.documents.clone());
+        let blobs: Vec<Descriptor> = self.image.documents().into_iter().cloned().collect();
+        self.tasks.spawn(async move {
+            let commit = async {
+                let import = import.and_then(Arc::into_inner).ok_or(StoreError::BlobMissing(blobs[0].digest))?;
+                // Children before parents: what a document names is there before the document is.
+                for blob in blobs.iter().rev() {
+                    let bytes = documents.lock().unwrap_or_else(PoisonError::into_inner).remove(&blob.digest);
+                    let Some(bytes) = bytes else { continue };
+                    if let Some(mut ingest) = import.ingest(blob).await? {
+                        ingest.append(bytes.slice(ingest.offset() as usize..)).await?;
+                        ingest.commit().await?;
+                    }
+                }
+                import.commit().await
+            };
+            match commit.await {
+                Ok(imported) => Outcome::Imported(imported),
+                Err(error) => Outcome::Input(Input::Failed(refusal(&error))),
+            }
+        });
+    }
+
+    fn received(&mut self) -> Result<Received, Refusal> {
+        let committed = match self.imported.take() {
+            None => None,
+            Some(imported) => {
+                let shown = self.image.manifests.iter().find(|manifest| manifest.config.digest == imported.image_id);
+                let config_digest = shown.or(self.image.manifest_for(&proto::Platform::host())).map(|manifest| manifest.config.digest);
+                let received_bytes = self.received_bytes.load(Ordering::Relaxed);
+                let config_digest = config_digest.ok_or(Refusal::OutOfTurn)?;
+                Some(Committed { image_id: imported.image_id, config_digest, received_bytes, replaced: imported.replaced })
+            }
+        };
+        Ok(Received { missing: std::mem::take(&mut self.missing), committed })
+    }
+
+    async fn report(&mut self, stream: &mut Stream) {
+        let mut reports = vec![];
+        for (digest, arriving) in &mut self.layers {
+            let verified_bytes = arriving.verified_bytes.load(Ordering::Relaxed);
+            if verified_bytes > arriving.reported_bytes {
+                arriving.reported_bytes = verified_bytes;
+                reports.push(Progress { digest: *digest, verified_bytes });
+            }
+        }
+        for progress in reports {
+            let _ = stream.send(&Answer::Progress(progress.clone())).await;
+            self.publish(News::Progress(progress));
+        }
+    }
+
+    fn publish(&self, news: News) {
+        if let Some(sender) = &self.news {
+            // Whoever is slow to read misses some progress, never the plan: it is the first news and fits the channel.
+            let _ = sender.try_send(news);
+        }
+    }
+}
+
+fn input<S: Store>(result: Result<Input, Refusal>) -> Outcome<S> {
+    Outcome::Input(result.unwrap_or_else(Input::Failed))
+}
+
+/// Walks the documents, those that came and those that are here, and compares with what was offered.
+async fn check_documents<S: Store>(store: &S, offered: &Image, fetched: &Mutex<HashMap<Digest, Bytes>>) -> Result<(), Refusal> {
+    let meant: Vec<Digest> = offered.documents().iter().map(|document| document.digest).collect();
+    let selection = if offered.indexes.is_empty() { Selection::All } else { Selection::Present };
+    let mut walk = Walk::new(offered.reference.clone(), offered.root.clone(), selection);
+    while let Some(next) = walk.next().cloned() {
+        let known = fetched.lock().unwrap_or_else(PoisonError::into_inner).get(&next.digest).cloned();
+        let bytes = match known {
+            None if !meant.contains(&next.digest) => None,
+            None => Some(read_document(store, &next).await.map_err(|error| refusal(&error))?),
+            known => known,
+        };
+        walk.supply(bytes.as_deref()).map_err(|error| refusal(&StoreError::Image(error)))?;
+    }
+    let walked = walk.finish().map_err(|error| refusal(&StoreError::Image(error)))?;
+    if walked == *offered { Ok(()) } else { Err(Refusal::InvalidImage("its documents do not say what was offered".to_owned())) }
+}
+
+async fn read_document<S: Store>(store: &S, document: &Descriptor) -> Result<Bytes, StoreError> {
+    store.read(document, 0..document.size_bytes).await?.all().await
+}
+
+/// A complete layer goes from staging into the store: as a file, or byte for byte.
+async fn hand_over<S: Store>(arriving: Arriving<S>, adopts: bool) -> Result<(), StoreError> {
+    let digest = arriving.staged.descriptor().digest;
+    let staged = Arc::into_inner(arriving.staged).ok_or(StoreError::BlobMissing(digest))?;
+    let mut ingest = arriving.ingest;
+    if adopts {
+        let file = crate::sys::blocking(move || staged.finish()).await?;
+        return ingest.adopt(file).await;
+    }
+    let size_bytes = staged.descriptor().size_bytes;
+    let staged = Arc::new(staged);
+    let mut offset = ingest.offset();
+    while offset < size_bytes {
+        let (reading, end) = (staged.clone(), (offset + BLOCK_BYTES).min(size_bytes));
+        let bytes = crate::sys::blocking(move || reading.read(offset..end)).await?;
+        ingest.append(bytes.into()).await?;
+        offset = end;
+    }
+    ingest.commit().await?;
+    if let Some(staged) = Arc::into_inner(staged) {
+        staged.discard();
+    }
+    Ok(())
+}

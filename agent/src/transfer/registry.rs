@@ -1,0 +1,145 @@
+//! Transfers that run, and the last ones that ran: for `status` and `cancel`.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use proto::control::{TransferRow, TransferState};
+use tokio_util::sync::CancellationToken;
+
+/// Ended transfers that are remembered.
+const RECENT: usize = 64;
+
+/// All of them, oldest first.
+#[derive(Debug, Clone, Default)]
+pub struct Transfers(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    next_id: AtomicU64,
+    entries: Mutex<VecDeque<Arc<Entry>>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    row: Mutex<TransferRow>,
+    started: Instant,
+    cancel: CancellationToken,
+}
+
+/// One transfer, from the side of whoever does it. Dropped without an end, it was cancelled.
+#[derive(Debug)]
+pub struct Transfer {
+    entry: Arc<Entry>,
+}
+
+impl Transfers {
+    /// A new one. It is cancelled with `parent`.
+    pub fn start(&self, incoming: bool, image: &str, host: &str, parent: &CancellationToken) -> Transfer {
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let (image, host) = (image.to_owned(), host.to_owned());
+        let row = TransferRow { id, incoming, image, host, state: TransferState::Running, done_bytes: 0, total_bytes: 0, elapsed_ms: 0 };
+        let entry = Arc::new(Entry { row: Mutex::new(row), started: Instant::now(), cancel: parent.child_token() });
+        let mut entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = |entry: &Arc<Entry>| !entry.is_running();
+        if entries.iter().filter(|entry| ended(entry)).count() >= RECENT
+            && let Some(oldest) = entries.iter().position(ended)
+        {
+            entries.remove(oldest);
+        }
+        entries.push_back(entry.clone());
+        Transfer { entry }
+    }
+
+    /// Rows for `status`.
+    pub fn rows(&self) -> Vec<TransferRow> {
+        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|entry| entry.row()).collect()
+    }
+
+    /// Cancels a running transfer. False: there is none of that number.
+    pub fn cancel(&self, id: u64) -> bool {
+        let entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = entries.iter().find(|entry| entry.row().id == id && entry.is_running());
+        running.inspect(|entry| entry.cancel.cancel()).is_some()
+    }
+}
+
+impl Entry {
+    fn row(&self) -> TransferRow {
+        let mut row = self.row.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if matches!(row.state, TransferState::Running | TransferState::Waiting) {
+            row.elapsed_ms = self.started.elapsed().as_millis() as u64;
+        }
+        row
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self.row().state, TransferState::Running | TransferState::Waiting)
+    }
+}
+
+impl Transfer {
+    /// Its number.
+    pub fn id(&self) -> u64 {
+        self.entry.row().id
+    }
+
+    /// Cancelled by `cancel`, by the client that goes away, or by the end of the agent.
+    pub fn cancelled(&self) -> CancellationToken {
+        self.entry.cancel.clone()
+    }
+
+    /// Since it started.
+    pub fn elapsed_ms(&self) -> u64 {
+        self.entry.started.elapsed().as_millis() as u64
+    }
+
+    /// How many bytes have to travel, and have travelled.
+    pub fn progress(&self, done_bytes: u64, total_bytes: u64) {
+        let mut row = self.entry.row.lock().unwrap_or_else(PoisonError::into_inner);
+        (row.done_bytes, row.total_bytes, row.state) = (done_bytes, total_bytes, TransferState::Running);
+    }
+
+    /// The other host does not answer at the moment.
+    pub fn waiting(&self) {
+        self.entry.row.lock().unwrap_or_else(PoisonError::into_inner).state = TransferState::Waiting;
+    }
+
+    /// The end.
+    pub fn end(&self, state: TransferState) {
+        let elapsed_ms = self.elapsed_ms();
+        let mut row = self.entry.row.lock().unwrap_or_else(PoisonError::into_inner);
+        (row.state, row.elapsed_ms) = (state, elapsed_ms);
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        if self.entry.is_running() {
+            self.end(TransferState::Cancelled);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_ones_are_remembered_and_running_ones_never_forgotten() {
+        let transfers = Transfers::default();
+        let root = CancellationToken::new();
+        let running = transfers.start(false, "demo:1", "a", &root);
+        for _ in 0..RECENT + 10 {
+            transfers.start(true, "demo:2", "b", &root).end(TransferState::Done);
+        }
+        let rows = transfers.rows();
+        assert_eq!(rows.len(), RECENT + 1);
+        assert_eq!(rows[0].id, running.id());
+        assert!(transfers.cancel(running.id()) && running.cancelled().is_cancelled());
+        assert!(!transfers.cancel(rows[1].id), "an ended transfer cannot be cancelled");
+        drop(running);
+        assert_eq!(transfers.rows()[0].state, TransferState::Cancelled);
+    }
+}

@@ -1,0 +1,216 @@
+//! Sending one image to one host, through whatever happens on the way.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::control::{Done, Event, Platforms, Progress, TransferState};
+use proto::peer::{Committed, Offer, Request, Want};
+use proto::session::send::Step;
+use proto::{Digest, HostId, Image, Reference};
+use tokio::sync::mpsc;
+use tracing::{Instrument, info, info_span, warn};
+
+use super::offering::{self, Offering};
+use super::{Context, Limit, Transfer, TransferError};
+use crate::net::Peer;
+use crate::store::{Query, Store};
+
+/// A host that was lost is tried again for this long: a cable that was pulled by mistake, a switch or an agent that restarts.
+const RETRY_FOR: Duration = Duration::from_secs(60);
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MOST: Duration = Duration::from_secs(4);
+
+/// One image for one host.
+#[derive(Debug, Clone)]
+pub struct SendJob {
+    /// The image, as it was asked for.
+    pub query: Query,
+    /// Name at the destination, when it is another one.
+    pub rename: Option<Reference>,
+    /// Which of an index.
+    pub platforms: Platforms,
+    /// Name of the receiving host.
+    pub host: String,
+    /// Its identity.
+    pub id: HostId,
+    /// Only plan.
+    pub dry_run: bool,
+    /// Shared with other jobs.
+    pub limit: Option<Arc<Limit>>,
+}
+
+/// Brings the image to the host. Events go to `events`; the result is for whoever counts.
+pub async fn send<S: Store>(
+    context: &Arc<Context<S>>,
+    job: &SendJob,
+    transfer: &Transfer,
+    events: &mpsc::Sender<Event>,
+) -> Result<Done, TransferError> {
+    let span = info_span!("send", image = %job.query, host = job.host, transfer = transfer.id());
+    let result = Sending { context, job, transfer, events, sent_before_bytes: 0, wire_before_bytes: 0 }.run().instrument(span.clone()).await;
+    let _entered = span.enter();
+    match &result {
+        Ok(done) => {
+            transfer.end(TransferState::Done);
+            info!(id = %done.image_id, sent_bytes = done.sent_bytes, present_bytes = done.present_bytes, elapsed_ms = done.elapsed_ms, "sent");
+        }
+        Err(TransferError::Cancelled) => {
+            transfer.end(TransferState::Cancelled);
+            info!("cancelled");
+        }
+        Err(error) => {
+            transfer.end(TransferState::Failed(error.to_string()));
+            warn!(%error, "not sent");
+        }
+    }
+    result
+}
+
+struct Sending<'a, S> {
+    context: &'a Arc<Context<S>>,
+    job: &'a SendJob,
+    transfer: &'a Transfer,
+    events: &'a mpsc::Sender<Event>,
+    /// Of attempts that were lost.
+    sent_before_bytes: u64,
+    wire_before_bytes: u64,
+}
+
+impl<S: Store> Sending<'_, S> {
+    async fn run(mut self) -> Result<Done, TransferError> {
+        let cancelled = self.transfer.cancelled();
+        let mut retry = Retry::default();
+        let mut was_connected = false;
+        loop {
+            let attempt = async {
+                let peer = self.context.net.connect(&self.job.id).await?;
+                was_connected = true;
+                self.attempt(&peer).await
+            };
+            let result = tokio::select! {
+                result = attempt => result,
+                () = cancelled.cancelled() => Err(TransferError::Cancelled),
+            };
+            let error = match result {
+                Err(TransferError::Net(error)) if was_connected && error.is_passing() => error,
+                result => return result,
+            };
+            let Some(pause) = retry.next(self.sent_before_bytes) else { return Err(error.into()) };
+            self.transfer.waiting();
+            warn!(%error, "connection lost, trying again");
+            let _ = self.events.send(Event::Waiting { host: self.job.host.clone(), reason: error.to_string() }).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = cancelled.cancelled() => return Err(TransferError::Cancelled),
+            }
+        }
+    }
+
+    async fn attempt(&mut self, peer: &Peer) -> Result<Done, TransferError> {
+        let job = self.job;
+        let selection = offering::selection(&job.platforms, &peer.hello().platform);
+        let held = self.context.store.resolve(&job.query, selection).await?;
+        let source_image_id = held.image_id;
+        let mut image = held.image.clone();
+        image.reference = job.rename.clone().or(image.reference.map(|reference| reference.without_digest()));
+        let standing = self.context.offers.stand(peer.id(), held, job.limit.clone());
+        let wire_start_bytes = peer.wire_bytes();
+        let offered = async {
+            let mut stream = peer.request(&Request::Offer(Offer { image: image.clone(), dry_run: job.dry_run })).await?;
+            self.follow(&mut Offering::new(&mut stream, &image, job.dry_run, self.transfer.cancelled()), &image, &standing).await
+        };
+        let result = offered.await;
+        self.sent_before_bytes += standing.sent_bytes();
+        self.wire_before_bytes += peer.wire_bytes() - wire_start_bytes;
+        let (want, committed) = result?;
+        self.done(&image, source_image_id, &want, committed)
+    }
+
+    async fn follow(
+        &self,
+        offering: &mut Offering<'_>,
+        image: &Image,
+        standing: &super::offers::Offer,
+    ) -> Result<(Want, Option<Committed>), TransferError> {
+        let (host, name) = (&self.job.host, display_name(image));
+        let mut planned: Option<(Want, u64)> = None;
+        loop {
+            let step = offering.next().await?;
+            match step {
+                Step::Planned(want) | Step::Forecast(want) => {
+                    let plan = offering::plan(host, &name, image, &want);
+                    let total_bytes = plan.send_bytes;
+                    self.transfer.progress(0, total_bytes);
+                    let _ = self.events.send(Event::Planned(plan)).await;
+                    if self.job.dry_run {
+                        return Ok((want, None));
+                    }
+                    planned = Some((want, total_bytes));
+                }
+                Step::Progress(progress) => {
+                    let total_bytes = planned.as_ref().map_or(0, |(_, total_bytes)| *total_bytes);
+                    self.transfer.progress(standing.sent_bytes(), total_bytes);
+                    let (digest, verified_bytes) = (progress.digest, progress.verified_bytes);
+                    // A client that is slow to draw misses a step, and nothing waits for it.
+                    let _ = self.events.try_send(Event::Progress(Progress { host: host.clone(), image: name.clone(), digest, verified_bytes }));
+                }
+                Step::Suspect(digest) => offering::inspect_suspect(self.context, digest).await,
+                Step::Committed(committed) => return Ok((planned.map(|(want, _)| want).unwrap_or(Want { missing: vec![] }), Some(committed))),
+                Step::Refused(refusal) => return Err(TransferError::Refused(refusal)),
+            }
+        }
+    }
+
+    fn done(&self, image: &Image, source_image_id: Digest, want: &Want, committed: Option<Committed>) -> Result<Done, TransferError> {
+        let plan = offering::plan(&self.job.host, &display_name(image), image, want);
+        let configs = || image.manifests.iter().map(|manifest| manifest.config.digest);
+        let ours = configs().next().unwrap_or(source_image_id);
+        let config_digest = committed.as_ref().map_or(ours, |committed| committed.config_digest);
+        if !configs().any(|config| config == config_digest) {
+            return Err(TransferError::OtherConfig { ours, theirs: config_digest });
+        }
+        Ok(Done {
+            host: self.job.host.clone(),
+            image: plan.image,
+            image_id: committed.as_ref().map_or(source_image_id, |committed| committed.image_id),
+            source_image_id,
+            config_digest,
+            sent_bytes: self.sent_before_bytes,
+            wire_bytes: self.wire_before_bytes,
+            present_bytes: plan.present_bytes,
+            layers_sent: plan.layers.iter().filter(|layer| layer.present_bytes < layer.size_bytes).count() as u64,
+            layers_total: plan.layers.len() as u64,
+            elapsed_ms: self.transfer.elapsed_ms(),
+            replaced: committed.and_then(|committed| committed.replaced),
+            dry_run: self.job.dry_run,
+        })
+    }
+}
+
+/// The name under which people know an image.
+pub(super) fn display_name(image: &Image) -> String {
+    image.reference.as_ref().map_or_else(|| image.root.digest.to_string(), Reference::familiar)
+}
+
+/// When to try again: soon, then less often, and for as long as there was progress within the time.
+#[derive(Debug, Default)]
+struct Retry {
+    since: Option<Instant>,
+    pause: Duration,
+    sent_bytes: u64,
+}
+
+impl Retry {
+    /// The pause before the next attempt; `None`: it has gone on for too long without a byte.
+    fn next(&mut self, sent_bytes: u64) -> Option<Duration> {
+        if sent_bytes > self.sent_bytes || self.since.is_none() {
+            (self.since, self.pause, self.sent_bytes) = (Some(Instant::now()), RETRY_FIRST, sent_bytes);
+        }
+        if self.since.is_some_and(|since| since.elapsed() > RETRY_FOR) {
+            return None;
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(RETRY_MOST);
+        Some(pause)
+    }
+}

@@ -1,0 +1,172 @@
+//! What peers ask of us: one stream, one request, one task.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use proto::Image;
+use proto::control::TransferState;
+use proto::host::SignedMemberList;
+use proto::image::Selection;
+use proto::limits::{FRAME, NAMES, SESSIONS_PER_HOST};
+use proto::peer::{Answer, ImageRow, Offer, Refusal, Request};
+use tokio::task::JoinSet;
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use super::receive::Received;
+use super::send::display_name;
+use super::{Context, provide, pull, receive, refusal};
+use crate::net::{NetError, Peer, Stream};
+use crate::store::{Query, Store, StoreError};
+use crate::trust::{Accepted, TrustError, audit};
+
+/// Serves a peer until its connection ends or the agent stops. Every stream has its own task; none of them outlives the peer.
+pub async fn serve<S: Store>(context: Arc<Context<S>>, peer: Peer) {
+    let sessions = Arc::new(AtomicUsize::new(0));
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = peer.accept() => match accepted {
+                Ok(stream) => {
+                    let (context, peer, sessions) = (context.clone(), peer.clone(), sessions.clone());
+                    let span = info_span!("peer", name = peer.name());
+                    streams.spawn(answer(context, peer, stream, sessions).instrument(span));
+                }
+                Err(error) => {
+                    debug!(host = peer.name(), %error, "connection ended");
+                    return;
+                }
+            },
+            Some(_) = streams.join_next() => {}
+        }
+    }
+}
+
+async fn answer<S: Store>(context: Arc<Context<S>>, peer: Peer, mut stream: Stream, sessions: Arc<AtomicUsize>) {
+    let answered = match stream.receive_or_end(FRAME).await {
+        Ok(None) => Ok(()),
+        Ok(Some(request)) => dispatch(&context, &peer, &mut stream, request, &sessions).await,
+        Err(error) => Err(error),
+    };
+    match answered {
+        Ok(()) => stream.flush().await,
+        Err(error) => {
+            debug!(%error, "stream ended early");
+            stream.reset();
+        }
+    }
+}
+
+async fn dispatch<S: Store>(
+    context: &Arc<Context<S>>,
+    peer: &Peer,
+    stream: &mut Stream,
+    request: Request,
+    sessions: &AtomicUsize,
+) -> Result<(), NetError> {
+    match request {
+        Request::Offer(_) | Request::Pull(_) if sessions.fetch_add(1, Ordering::Relaxed) >= SESSIONS_PER_HOST => {
+            sessions.fetch_sub(1, Ordering::Relaxed);
+            stream.send(&Answer::Refused(Refusal::Busy)).await
+        }
+        Request::Offer(offer) => {
+            let result = receive_offer(context, peer, stream, offer).await;
+            sessions.fetch_sub(1, Ordering::Relaxed);
+            result
+        }
+        Request::Pull(request) => {
+            let result = pull::answer(context, peer, stream, request).await;
+            sessions.fetch_sub(1, Ordering::Relaxed);
+            result
+        }
+        Request::Get(get) => provide::provide(context, peer, stream, get).await,
+        Request::List => list(context, peer, stream).await,
+        Request::Describe(reference) => {
+            let visible = may_pull(context, peer, &reference.repository());
+            let image = match context.store.resolve(&Query::from(reference), Selection::Present).await {
+                Ok(held) if visible => Some(held.image),
+                _ => None,
+            };
+            stream.send(&Answer::Described(image)).await
+        }
+        Request::Members(list) => match accept_members(context, list).await {
+            Ok(_) => stream.send(&Answer::Done).await,
+            Err(error) => {
+                warn!(%error, "member list refused");
+                stream.send(&Answer::Refused(Refusal::OutOfTurn)).await
+            }
+        },
+    }
+}
+
+async fn accept_members<S: Store>(context: &Context<S>, list: SignedMemberList) -> Result<Accepted, TrustError> {
+    let trust = context.trust.clone();
+    crate::sys::blocking(move || trust.accept_members(&list)).await
+}
+
+async fn receive_offer<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut Stream, offer: Offer) -> Result<(), NetError> {
+    let (name, reference, dry_run) = (display_name(&offer.image), offer.image.reference.clone(), offer.dry_run);
+    let transfer = context.transfers.start(true, &name, peer.name(), &context.shutdown);
+    let result = receive::receive(context, peer, stream, offer, transfer.cancelled(), None).await;
+    match result {
+        Ok(Received { committed: Some(committed), .. }) => {
+            let elapsed_ms = transfer.elapsed_ms();
+            transfer.progress(committed.received_bytes, committed.received_bytes);
+            transfer.end(TransferState::Done);
+            if let Some(reference) = &reference {
+                audit::push_accepted(peer.name(), reference, committed.replaced.as_ref(), &committed.image_id, "policy");
+            }
+            info!(image = name, id = %committed.image_id, received_bytes = committed.received_bytes, elapsed_ms, "received");
+        }
+        Ok(_) => {
+            transfer.end(TransferState::Done);
+            debug!(image = name, dry_run, "planned");
+        }
+        Err(refusal) => {
+            transfer.end(if refusal == Refusal::Cancelled { TransferState::Cancelled } else { TransferState::Failed(refusal.to_string()) });
+            audit::refused(peer.name(), &format!("push of {name}"), &refusal.to_string());
+        }
+    }
+    Ok(())
+}
+
+async fn list<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream) -> Result<(), NetError> {
+    let visible = |row: &ImageRow| row.reference.as_ref().is_none_or(|reference| may_pull(context, peer, &reference.repository()));
+    let rows: Vec<ImageRow> = match context.store.list().await {
+        Ok(rows) => rows.into_iter().filter(visible).collect(),
+        Err(error) => return stream.send(&Answer::Refused(refusal(&error))).await,
+    };
+    for chunk in rows.chunks(NAMES / 4) {
+        stream.send(&Answer::Images(chunk.to_vec())).await?;
+    }
+    stream.send(&Answer::Images(vec![])).await
+}
+
+fn may_pull<S>(context: &Context<S>, peer: &Peer, repository: &str) -> bool {
+    let member = context.trust.members().and_then(|list| list.by_id(&peer.id()).cloned());
+    member.is_some_and(|member| context.policy.decide_pull(&member, repository).allowed)
+}
+
+/// What the policy of this host says to an image that a peer wants to bring here.
+pub(super) async fn check_push<S: Store>(context: &Context<S>, peer: &Peer, image: &Image) -> Result<(), Refusal> {
+    let member = context.trust.members().and_then(|list| list.by_id(&peer.id()).cloned());
+    let member = member.ok_or_else(|| Refusal::Policy(format!("{} is not a member", peer.name())))?;
+    let repository = image.reference.as_ref().map(proto::Reference::repository).unwrap_or_default();
+    let size_bytes = image.size_bytes();
+    let decide = |moves_tag| context.policy.decide_push(&member, &repository, size_bytes, moves_tag);
+    let still = decide(false);
+    if !still.allowed {
+        return Err(Refusal::Policy(still.rule));
+    }
+    let moving = decide(true);
+    if moving.allowed {
+        return Ok(());
+    }
+    // Only where a rule forbids to move tags it matters what is there.
+    let Some(reference) = &image.reference else { return Ok(()) };
+    match context.store.resolve(&Query::from(reference.clone()), Selection::Present).await {
+        Ok(held) if held.image.root.digest != image.root.digest => Err(Refusal::Policy(moving.rule)),
+        Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
+        Err(error) => Err(refusal(&error)),
+    }
+}
+

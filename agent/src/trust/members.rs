@@ -1,0 +1,141 @@
+//! Changes of the member list: those that come from elsewhere, and those that a signer makes.
+
+use proto::HostId;
+use proto::host::{Member, MemberList, Role, SignedMemberList, check_name};
+
+use super::fleet::Fleet;
+use super::{Trust, TrustError, audit, list};
+
+/// What became of a member list that was not refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// Ours is another one now: the newer one, or, on a signer, one made of both.
+    Changed,
+    /// It is the one that we have.
+    Unchanged,
+}
+
+impl Trust {
+    /// Takes over a member list that is newer than ours. It is on disk before it has an effect.
+    ///
+    /// A signer settles what two signers have done at once: a list of our epoch with other content is merged with ours,
+    /// and a newer one on which we are not the signer that we are is signed again with us.
+    pub fn accept_members(&self, signed: &SignedMemberList) -> Result<Accepted, TrustError> {
+        let _writer = self.lock();
+        let fleet = self.in_fleet()?;
+        if fleet.signed == *signed {
+            return Ok(Accepted::Unchanged);
+        }
+        let theirs = list::verify(signed, &fleet.authority_key)?;
+        let ours = &fleet.list;
+        if theirs.epoch < ours.epoch {
+            return Err(TrustError::StaleList { ours: ours.epoch, theirs: theirs.epoch });
+        }
+        if theirs.epoch == ours.epoch {
+            if fleet.signed.list == signed.list {
+                return Ok(Accepted::Unchanged);
+            }
+            if fleet.signer(&self.id()).is_err() {
+                return Err(TrustError::ConflictingList(ours.epoch));
+            }
+            let merged = list::merge(ours, &theirs)?;
+            audit::list_merged(&self.name(), ours.epoch, merged.epoch);
+            self.adopt_list(fleet.with_list(merged, &self.id())?)?;
+            return Ok(Accepted::Changed);
+        }
+        let mut next = Fleet { signed: signed.clone(), list: theirs.into(), ..(*fleet).clone() };
+        if next.signer(&self.id()).is_ok() && !is_signer_on(&next.list, &self.id()) {
+            let mut list = (*next.list).clone();
+            // The name may be taken on that list; whoever has it keeps it.
+            if enrol(&mut list, &self.id(), &self.name()).is_ok() {
+                list.epoch = list::next_epoch(list.epoch)?;
+                next = next.with_list(list, &self.id())?;
+            }
+        }
+        self.adopt_list(next)?;
+        Ok(Accepted::Changed)
+    }
+
+    /// Removes members for good, by name or id: all of them or, when one is not known, none. Only on a signer.
+    pub fn remove(&self, names_or_ids: &[String]) -> Result<Vec<Member>, TrustError> {
+        let _writer = self.lock();
+        let fleet = self.in_fleet()?;
+        let mut removed: Vec<Member> = Vec::new();
+        for text in names_or_ids {
+            let by_id = || text.parse().ok().and_then(|id: HostId| fleet.list.by_id(&id));
+            let member = fleet.list.by_name(text).or_else(by_id).ok_or_else(|| TrustError::UnknownMember(text.clone()))?;
+            if member.id == self.id() {
+                return Err(TrustError::Oneself(member.name.clone()));
+            }
+            if !removed.contains(member) {
+                removed.push(member.clone());
+            }
+        }
+        self.change_list(&fleet, |list| {
+            list.members.retain(|member| !removed.contains(member));
+            list.removed.extend(removed.iter().map(|member| member.id));
+            Ok(())
+        })?;
+        for member in &removed {
+            audit::removed(&self.name(), &member.name, &member.id);
+        }
+        Ok(removed)
+    }
+
+    /// Puts hosts into a group, or takes them out of it. Only on a signer.
+    pub fn group(&self, group: &str, hosts: &[String], add: bool) -> Result<(), TrustError> {
+        check_name(group)?;
+        let _writer = self.lock();
+        let fleet = self.in_fleet()?;
+        self.change_list(&fleet, |list| {
+            for host in hosts {
+                let member = list.members.iter_mut().find(|member| member.name == *host);
+                let member = member.ok_or_else(|| TrustError::UnknownMember(host.clone()))?;
+                member.groups.retain(|known| known != group);
+                if add {
+                    member.groups.push(group.to_owned());
+                    member.groups.sort();
+                }
+            }
+            Ok(())
+        })?;
+        audit::group_changed(&self.name(), group, hosts, add);
+        Ok(())
+    }
+
+    /// Signs a changed list with the next epoch; a change that changes nothing makes no epoch. The caller holds the lock.
+    pub(super) fn change_list(
+        &self,
+        fleet: &Fleet,
+        change: impl FnOnce(&mut MemberList) -> Result<(), TrustError>,
+    ) -> Result<(), TrustError> {
+        fleet.signer(&self.id())?;
+        let mut list = (*fleet.list).clone();
+        change(&mut list)?;
+        if list == *fleet.list {
+            return Ok(());
+        }
+        list.epoch = list::next_epoch(list.epoch)?;
+        self.adopt_list(fleet.with_list(list, &self.id())?)
+    }
+}
+
+/// Whether the list has this host as a signer.
+pub(super) fn is_signer_on(list: &MemberList, id: &HostId) -> bool {
+    list.by_id(id).is_some_and(|member| member.roles.contains(&Role::Signer))
+}
+
+/// Puts a host on the list as a signer, under this name unless it has one there. Refuses a name that belongs to another host.
+pub(super) fn enrol(list: &mut MemberList, id: &HostId, name: &str) -> Result<(), TrustError> {
+    if let Some(member) = list.members.iter_mut().find(|member| member.id == *id) {
+        if !member.roles.contains(&Role::Signer) {
+            member.roles.push(Role::Signer);
+        }
+        return Ok(());
+    }
+    if let Some(holder) = list.by_name(name) {
+        return Err(TrustError::NameTaken { name: name.to_owned(), holder: holder.id });
+    }
+    list.members.push(Member { id: *id, name: name.to_owned(), roles: vec![Role::Signer], groups: Vec::new() });
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! What members may do here: strict TOML, the first rule that matches decides.
+//!
+//! Without a rule for a direction every member may push, pull and move tags. With one, what no rule matches is denied.
+
+mod pattern;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::Path;
+
+use proto::host::Member;
+
+use super::TrustError;
+use crate::store::StoreError;
+use pattern::{Pattern, Selector};
+
+/// The rules of this host.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    push: Vec<Rule>,
+    pull: Vec<Rule>,
+}
+
+/// What a policy says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Yes or no.
+    pub allowed: bool,
+    /// Which rule says so, in words.
+    pub rule: String,
+}
+
+/// A `[[push]]` or `[[pull]]` table.
+#[derive(Debug, Clone)]
+struct Rule {
+    title: String,
+    /// `None`: any member.
+    hosts: Option<Vec<Selector>>,
+    /// `None`: all.
+    repositories: Option<Vec<Pattern>>,
+    allow: bool,
+    max_size_bytes: Option<u64>,
+    move_tags: bool,
+}
+
+impl Policy {
+    /// Reads a policy file. One that is not there is the default; one with anything in it that is not known is an error that
+    /// names the line.
+    pub fn load(path: &Path) -> Result<Self, TrustError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => read::policy(&text).map_err(|(line, reason)| TrustError::Policy { path: path.to_owned(), line, reason }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(StoreError::io("read", path)(error).into()),
+        }
+    }
+
+    /// Whether a member may bring an image of this size into a repository here (`docker.io/library/demo`), and with it move a tag
+    /// that shows something else.
+    pub fn decide_push(&self, peer: &Member, repository: &str, size_bytes: u64, moves_tag: bool) -> Decision {
+        let rule = match find(&self.push, "push", peer, repository) {
+            Ok(rule) => rule,
+            Err(decision) => return decision,
+        };
+        if let Some(max_bytes) = rule.max_size_bytes.filter(|max_bytes| rule.allow && size_bytes > *max_bytes) {
+            return rule.decision(false, &format!(": at most {max_bytes} bytes, this image has {size_bytes}"));
+        }
+        if rule.allow && moves_tag && !rule.move_tags {
+            return rule.decision(false, ": tags may not move");
+        }
+        rule.decision(rule.allow, "")
+    }
+
+    /// Whether a member may get images of a repository from here.
+    pub fn decide_pull(&self, peer: &Member, repository: &str) -> Decision {
+        match find(&self.pull, "pull", peer, repository) {
+            Ok(rule) => rule.decision(rule.allow, ""),
+            Err(decision) => decision,
+        }
+    }
+}
+
+impl Rule {
+    fn matches(&self, peer: &Member, repository: &str) -> bool {
+        self.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|host| host.selects(peer)))
+            && self.repositories.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(repository)))
+    }
+
+    fn decision(&self, allowed: bool, reason: &str) -> Decision {
+        Decision { allowed, rule: format!("{}{reason}", self.title) }
+    }
+}
+
+/// The rule that decides, or the decision where there is none.
+fn find<'a>(rules: &'a [Rule], direction: &str, peer: &Member, repository: &str) -> Result<&'a Rule, Decision> {
+    if rules.is_empty() {
+        return Err(Decision { allowed: true, rule: format!("default: members may {direction}") });
+    }
+    let none = || Decision { allowed: false, rule: format!("no {direction} rule matches") };
+    rules.iter().find(|rule| rule.matches(peer, repository)).ok_or_else(none)
+}

@@ -1,0 +1,120 @@
+#![allow(clippy::unwrap_used)]
+
+use proto::HostId;
+use proto::host::Member;
+
+use super::{Policy, read};
+
+const FILE: &str = r#"
+[[push]]
+name = "no secrets"
+repositories = ["registry.lan:5000/secret/*"]
+allow = false
+
+[[push]]
+from = ["stapp01", "@web"]
+repositories = ["docker.io/library/*", "*/demo"]
+max_size = "10GB"
+move_tags = false
+
+[[push]]
+from = ["builder"]
+
+[[pull]]
+by = ["@web"]
+repositories = ["docker.io/*"]
+"#;
+
+fn member(name: &str, groups: &[&str]) -> Member {
+    let groups = groups.iter().map(|&group| group.to_owned()).collect();
+    Member { id: HostId::of_public_key(name.as_bytes()), name: name.to_owned(), roles: Vec::new(), groups }
+}
+
+#[test]
+fn without_rules_members_may_do_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let policy = Policy::load(&directory.path().join("policy.toml")).unwrap();
+    let decision = policy.decide_push(&member("any", &[]), "docker.io/library/demo", u64::MAX, true);
+    assert!(decision.allowed);
+    assert_eq!(decision.rule, "default: members may push");
+    assert!(policy.decide_pull(&member("any", &[]), "docker.io/library/demo").allowed);
+}
+
+#[test]
+fn the_first_rule_that_matches_decides_a_push() {
+    let policy = read::policy(FILE).unwrap();
+    let cases = [
+        ("stapp01", &[][..], "docker.io/library/demo", 10_000_000_000, false, true, "push rule 2"),
+        (
+            "stapp01",
+            &[],
+            "docker.io/library/demo",
+            10_000_000_001,
+            false,
+            false,
+            "push rule 2: at most 10000000000 bytes, this image has 10000000001",
+        ),
+        ("stapp01", &[], "docker.io/library/demo", 1, true, false, "push rule 2: tags may not move"),
+        ("stapp02", &["web"], "quay.io/team/demo", 1, false, true, "push rule 2"),
+        ("stapp02", &["db"], "quay.io/team/demo", 1, false, false, "no push rule matches"),
+        ("web", &[], "quay.io/team/demo", 1, false, false, "no push rule matches"),
+        ("stapp01", &[], "docker.io/team/other", 1, false, false, "no push rule matches"),
+        ("builder", &[], "docker.io/team/other", u64::MAX, true, true, "push rule 3"),
+        ("builder", &[], "registry.lan:5000/secret/x/y", 1, true, false, "push rule 1 (no secrets)"),
+    ];
+    for (name, groups, repository, size_bytes, moves_tag, allowed, rule) in cases {
+        let decision = policy.decide_push(&member(name, groups), repository, size_bytes, moves_tag);
+        assert_eq!((decision.allowed, decision.rule.as_str()), (allowed, rule), "{name} {repository}");
+    }
+}
+
+#[test]
+fn the_first_rule_that_matches_decides_a_pull() {
+    let policy = read::policy(FILE).unwrap();
+    assert_eq!(policy.decide_pull(&member("a", &["web"]), "docker.io/library/demo").rule, "pull rule 1");
+    assert!(!policy.decide_pull(&member("a", &["web"]), "quay.io/x").allowed);
+    assert!(!policy.decide_pull(&member("a", &[]), "docker.io/library/demo").allowed);
+}
+
+#[test]
+fn errors_name_path_and_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("policy.toml");
+    let cases = [
+        ("[[push]]\nfrom = [\"a\"]\nmaxsize = \"1GB\"\n", 3, "unknown field `maxsize`"),
+        ("\n[[pull]]\nfrom = [\"a\"]\n", 3, "unknown field `from`"),
+        ("[[pushes]]\n", 1, "unknown field `pushes`"),
+        ("[[push]]\n\nmax_size = \"10 apples\"\n", 3, "\"10 apples\" is not a size like 10GB or 512MiB"),
+        ("[[push]]\nmax_size = \"99999999999TB\"\n", 2, "is not a size"),
+        ("[[push]]\nfrom = [\"Web\"]\n", 2, "not a host name: \"Web\""),
+        ("[[push]]\nrepositories = [\"demo\"]\n", 2, "docker.io/library/demo?"),
+        ("[[push]]\nrepositories = [\"docker.io/library/demo:latest\"]\n", 2, "without a tag"),
+        ("[[push]]\nallow = yes\n", 2, ""),
+    ];
+    for (text, line, reason) in cases {
+        std::fs::write(&path, text).unwrap();
+        let error = Policy::load(&path).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{path:?} line {line}: ")), "{text}: {error}");
+        assert!(error.contains(reason), "{text}: {error}");
+    }
+}
+
+#[test]
+fn stars_stand_for_any_characters_and_are_not_slow() {
+    let matches = |pattern: &str, name: &str| super::Pattern::try_from(pattern.to_owned()).unwrap().matches(name);
+    for (pattern, name, fits) in [
+        ("*", "", true),
+        ("*", "docker.io/a/b", true),
+        ("docker.io/*", "docker.io/", true),
+        ("docker.io/*", "docker.i", false),
+        ("*/demo", "a/b/demo", true),
+        ("*/demo", "a/b/demo2", false),
+        ("a/*b*c", "a/xbxbxc", true),
+        ("a/*b*c", "a/xbxbx", false),
+        ("a/b", "a/bc", false),
+        ("a/b**", "a/b", true),
+    ] {
+        assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+    }
+    assert!(!matches(&format!("{}b", "a*".repeat(2_000)), &"a".repeat(4_000)));
+}

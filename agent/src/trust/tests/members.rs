@@ -1,0 +1,134 @@
+use proto::host::{MemberList, SignedMemberList};
+
+use super::super::{Accepted, TrustError, list};
+use super::{Host, once, pair};
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+#[test]
+fn newer_lists_are_taken_over_and_kept() {
+    let (_, signer, member) = pair();
+    let mut changes = member.changes();
+    changes.mark_unchanged();
+    signer.group("web", &names(&["stapp02", "stapp01"]), true).unwrap();
+    let newer = signer.signed_members().unwrap();
+    assert_eq!(member.accept_members(&newer).unwrap(), Accepted::Changed);
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    assert_eq!(member.accept_members(&newer).unwrap(), Accepted::Unchanged);
+    assert!(!changes.has_changed().unwrap());
+    let again = member.reopened("stapp02");
+    assert_eq!(again.epoch(), 3);
+    assert_eq!(again.members().unwrap().by_id(&member.id()).unwrap().groups, ["web"]);
+}
+
+#[test]
+fn older_and_forged_lists_are_refused() {
+    let (time, signer, member) = pair();
+    let older = signer.signed_members().unwrap();
+    signer.group("web", &names(&["stapp02"]), true).unwrap();
+    member.learn(&signer);
+    assert!(matches!(member.accept_members(&older), Err(TrustError::StaleList { ours: 3, theirs: 2 })));
+    let foreign = Host::signer("z", &time).signed_members().unwrap();
+    assert!(matches!(member.accept_members(&foreign), Err(TrustError::ForgedList(_))));
+    let mut forged = signer.signed_members().unwrap();
+    forged.list[40] ^= 1;
+    assert!(matches!(member.accept_members(&forged), Err(TrustError::ForgedList(_))));
+    let unsigned = SignedMemberList { list: Vec::new(), signature: Vec::new() };
+    assert!(matches!(member.accept_members(&unsigned), Err(TrustError::ForgedList(_))));
+    assert!(matches!(Host::new("x", &time).accept_members(&older), Err(TrustError::NoFleet)));
+    assert_eq!(member.epoch(), 3);
+}
+
+#[test]
+fn another_list_of_the_same_epoch_is_refused_by_a_member_and_merged_by_a_signer() {
+    let (time, signer, member) = pair();
+    let other = Host::new("stapp03", &time);
+    let backup = signer.backup().unwrap();
+    other.restore(&backup).unwrap();
+    signer.learn(&other);
+    member.learn(&other);
+    assert_eq!((signer.epoch(), other.epoch(), member.epoch()), (3, 3, 3));
+    signer.group("web", &names(&["stapp02"]), true).unwrap();
+    let (late, token) = (Host::new("stapp04", &time), other.token(once()));
+    other.asked(&late, &token, "stapp04");
+    member.learn(&signer);
+    assert!(matches!(member.accept_members(&other.signed_members().unwrap()), Err(TrustError::ConflictingList(4))));
+    let (ours, theirs) = (signer.signed_members().unwrap(), other.signed_members().unwrap());
+    assert_eq!(signer.accept_members(&theirs).unwrap(), Accepted::Changed);
+    assert_eq!(other.accept_members(&ours).unwrap(), Accepted::Changed);
+    assert_eq!(signer.signed_members(), other.signed_members());
+    member.learn(&signer);
+    let list = member.members().unwrap();
+    assert_eq!(list.epoch, 5);
+    assert_eq!(list.by_name("stapp04").unwrap().id, late.id());
+    assert_eq!(list.by_name("stapp02").unwrap().groups, ["web"]);
+}
+
+#[test]
+fn removed_hosts_stay_removed() {
+    let (time, signer, member) = pair();
+    let third = Host::new("stapp03", &time);
+    third.join(&signer);
+    let removed = signer.remove(&[member.id().to_string(), "stapp02".to_owned()]).unwrap();
+    assert_eq!(removed.len(), 1);
+    assert_eq!(removed[0].id, member.id());
+    assert!(signer.is_removed(&member.id()));
+    assert!(signer.members().unwrap().by_name("stapp02").is_none());
+    assert!(!third.is_removed(&member.id()));
+    third.learn(&signer);
+    assert!(third.is_removed(&member.id()));
+    member.learn(&signer);
+    assert!(member.is_removed(&member.id()));
+    assert_eq!(member.name(), "stapp02");
+}
+
+#[test]
+fn who_cannot_be_removed_leaves_everything_as_it_was() {
+    let (_, signer, member) = pair();
+    assert!(matches!(signer.remove(&names(&["stapp02", "nobody"])), Err(TrustError::UnknownMember(name)) if name == "nobody"));
+    assert!(matches!(signer.remove(&names(&["stapp02", "stapp01"])), Err(TrustError::Oneself(_))));
+    assert!(matches!(member.remove(&names(&["stapp01"])), Err(TrustError::NotSigner(Some(name))) if name == "stapp01"));
+    assert_eq!(signer.epoch(), 2);
+    assert!(!signer.is_removed(&member.id()));
+}
+
+#[test]
+fn groups_are_sorted_and_a_change_of_nothing_is_none() {
+    let (_, signer, member) = pair();
+    for group in ["web", "db", "web"] {
+        signer.group(group, &names(&["stapp02"]), true).unwrap();
+    }
+    assert_eq!(signer.epoch(), 4);
+    let groups = || signer.members().unwrap().by_name("stapp02").unwrap().groups.clone();
+    assert_eq!(groups(), ["db", "web"]);
+    signer.group("web", &names(&["stapp02", "stapp01"]), false).unwrap();
+    assert_eq!(groups(), ["db"]);
+    assert!(matches!(signer.group("web", &names(&["nobody"]), true), Err(TrustError::UnknownMember(_))));
+    assert!(matches!(signer.group("@web", &names(&["stapp02"]), true), Err(TrustError::Name(_))));
+    assert!(matches!(member.group("web", &names(&["stapp02"]), true), Err(TrustError::NotSigner(_))));
+}
+
+#[test]
+fn a_signer_that_a_newer_list_lacks_comes_back() {
+    let (_, signer, member) = pair();
+    let fleet = signer.current.get().unwrap();
+    let without = |epoch: u64, removed| {
+        let mut list = MemberList { epoch, removed, ..(*fleet.list).clone() };
+        list.members.retain(|member| member.name != "stapp01");
+        list::sign(&mut list, fleet.signer(&signer.id()).unwrap()).unwrap()
+    };
+    signer.accept_members(&without(9, Vec::new())).unwrap();
+    assert_eq!(signer.epoch(), 10);
+    assert!(signer.is_signer());
+    member.learn(&signer);
+    assert!(member.members().unwrap().by_name("stapp01").is_some());
+    // Not so when it was removed: then it signs no more.
+    signer.accept_members(&without(20, vec![signer.id()])).unwrap();
+    assert_eq!(signer.epoch(), 20);
+    assert!(!signer.is_signer());
+    assert!(matches!(signer.invite(&once()), Err(TrustError::Removed(_))));
+    assert!(matches!(signer.backup(), Err(TrustError::Removed(_))));
+}

@@ -1,0 +1,401 @@
+//! The receiving side of a session: what is fetched, in which order, how much at once, and when the image is complete.
+//!
+//! Documents come first, together: from them it is known that the offer told the truth. Then layers, lowest first, each claimed (so that two
+//! sessions never write the same blob), fetched in extents, and stored. Documents are stored after the layers they name, the name moves last.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+
+use crate::limits::{BLOBS_AT_ONCE, EXTENT_BYTES, EXTENTS_AT_ONCE};
+use crate::peer::{Missing, Offer, Refusal, Want};
+use crate::session::OutOfTurn;
+use crate::{Descriptor, Digest, Image};
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The policy allows it, there is room for it, and this is missing.
+    Admitted {
+        /// What the store lacks, with what is staged of it.
+        missing: Vec<Missing>,
+    },
+    /// A document has arrived, with the content that its digest names.
+    DocumentFetched(Digest),
+    /// The documents lead to exactly the image that was offered.
+    DocumentsChecked,
+    /// The layer is ours to write; these ranges of it are still to be fetched.
+    Claimed {
+        /// Which.
+        digest: Digest,
+        /// Joined, lowest first; none when all of it is staged.
+        missing: Vec<Range<u64>>,
+    },
+    /// Another session has brought the layer in meanwhile.
+    StoredElsewhere(Digest),
+    /// An extent was fetched and verified.
+    Fetched {
+        /// Of which layer.
+        digest: Digest,
+    },
+    /// An extent, or the rest of one, could not be fetched, but can be asked for again.
+    Unfetched {
+        /// Of which layer.
+        digest: Digest,
+        /// The rest.
+        range: Range<u64>,
+    },
+    /// The layer is in the store.
+    Stored(Digest),
+    /// The image is in the store, under its name.
+    Committed,
+    /// It cannot go on, because.
+    Failed(Refusal),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Tell the offering side what is missing.
+    Want(Want),
+    /// Fetch a document as a whole.
+    FetchDocument(Descriptor),
+    /// Walk the documents, fetched and present, and compare with the offer.
+    CheckDocuments,
+    /// Get the right to write a layer.
+    Claim(Descriptor),
+    /// Fetch an extent of a claimed layer, verify it and stage it.
+    Fetch {
+        /// Which layer.
+        digest: Digest,
+        /// Range of its bytes.
+        range: Range<u64>,
+    },
+    /// Hand a complete layer over to the store.
+    Store(Digest),
+    /// Store the documents, and commit the import.
+    Commit,
+    /// The end.
+    Finish(Result<(), Refusal>),
+}
+
+/// A session at the receiver.
+#[derive(Debug)]
+pub struct Receive {
+    image: Image,
+    dry_run: bool,
+    phase: Phase,
+    documents: usize,
+    layers: Vec<Layer>,
+    index: HashMap<Digest, usize>,
+    extents: VecDeque<(Digest, Range<u64>)>,
+    fetching: usize,
+    actions: VecDeque<Action>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Offered,
+    Documents,
+    Layers,
+    Committing,
+    Ended,
+}
+
+#[derive(Debug)]
+struct Layer {
+    descriptor: Descriptor,
+    state: LayerState,
+    /// Extents that are queued or under way.
+    open_extents: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LayerState {
+    Waiting,
+    Claiming,
+    Fetching,
+    Storing,
+    Stored,
+}
+
+impl Receive {
+    /// An image has been offered. Next comes `Admitted` or `Failed`.
+    pub fn new(offer: &Offer) -> Self {
+        Self {
+            image: offer.image.clone(),
+            dry_run: offer.dry_run,
+            phase: Phase::Offered,
+            documents: 0,
+            layers: vec![],
+            index: HashMap::new(),
+            extents: VecDeque::new(),
+            fetching: 0,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// What is to be done next; `None` until something more has happened.
+    pub fn poll(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Takes in what happened. After the end everything is ignored: tasks may still report what they were doing.
+    pub fn handle(&mut self, input: Input) -> Result<(), OutOfTurn> {
+        match (self.phase, input) {
+            (Phase::Ended, _) => {}
+            (_, Input::Failed(refusal)) => self.end(Err(refusal)),
+            (Phase::Offered, Input::Admitted { missing }) => self.admit(missing)?,
+            (Phase::Documents, Input::DocumentFetched(_)) if self.documents > 0 => {
+                self.documents -= 1;
+                if self.documents == 0 {
+                    self.actions.push_back(Action::CheckDocuments);
+                }
+            }
+            (Phase::Documents, Input::DocumentsChecked) if self.documents == 0 => {
+                self.phase = Phase::Layers;
+                self.advance();
+            }
+            (Phase::Layers, Input::Claimed { digest, missing }) => self.claimed(digest, missing)?,
+            (Phase::Layers, Input::StoredElsewhere(digest)) => {
+                self.layer(digest, LayerState::Claiming)?.state = LayerState::Stored;
+                self.advance();
+            }
+            (Phase::Layers, Input::Fetched { digest }) => self.fetched(digest)?,
+            (Phase::Layers, Input::Unfetched { digest, range }) => {
+                self.layer(digest, LayerState::Fetching)?;
+                self.fetching = self.fetching.checked_sub(1).ok_or(OutOfTurn("the end of an extent"))?;
+                self.extents.push_front((digest, range));
+                self.advance();
+            }
+            (Phase::Layers, Input::Stored(digest)) => {
+                self.layer(digest, LayerState::Storing)?.state = LayerState::Stored;
+                self.advance();
+            }
+            (Phase::Committing, Input::Committed) => self.end(Ok(())),
+            _ => return Err(OutOfTurn("an event of a receiving session")),
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, missing: Vec<Missing>) -> Result<(), OutOfTurn> {
+        let lacks = |blob: &&Descriptor| missing.iter().any(|missing| missing.digest == blob.digest);
+        let documents: Vec<Descriptor> = self.image.documents().into_iter().filter(lacks).cloned().collect();
+        let document = |digest: &Digest| documents.iter().any(|document| document.digest == *digest);
+        let layers = self.image.layers().into_iter().map(|layer| &layer.descriptor).filter(lacks);
+        let layers: Vec<Descriptor> = layers.filter(|layer| !document(&layer.digest)).cloned().collect();
+        if documents.len() + layers.len() != missing.len() {
+            return Err(OutOfTurn("a missing blob that is not of the image"));
+        }
+        self.actions.push_back(Action::Want(Want { missing }));
+        if self.dry_run {
+            self.end(Ok(()));
+            return Ok(());
+        }
+        self.phase = Phase::Documents;
+        self.documents = documents.len();
+        self.index = layers.iter().enumerate().map(|(i, layer)| (layer.digest, i)).collect();
+        let layer = |descriptor| Layer { descriptor, state: LayerState::Waiting, open_extents: 0 };
+        self.layers = layers.into_iter().map(layer).collect();
+        if documents.is_empty() {
+            self.actions.push_back(Action::CheckDocuments);
+        }
+        self.actions.extend(documents.into_iter().map(Action::FetchDocument));
+        Ok(())
+    }
+
+    fn claimed(&mut self, digest: Digest, missing: Vec<Range<u64>>) -> Result<(), OutOfTurn> {
+        let extents: Vec<Range<u64>> = missing.into_iter().flat_map(extents).collect();
+        let layer = self.layer(digest, LayerState::Claiming)?;
+        layer.open_extents = extents.len();
+        layer.state = LayerState::Fetching;
+        self.extents.extend(extents.into_iter().map(|range| (digest, range)));
+        self.store_when_complete(digest);
+        self.advance();
+        Ok(())
+    }
+
+    fn fetched(&mut self, digest: Digest) -> Result<(), OutOfTurn> {
+        let layer = self.layer(digest, LayerState::Fetching)?;
+        layer.open_extents = layer.open_extents.checked_sub(1).ok_or(OutOfTurn("the end of an extent"))?;
+        self.fetching = self.fetching.checked_sub(1).ok_or(OutOfTurn("the end of an extent"))?;
+        self.store_when_complete(digest);
+        self.advance();
+        Ok(())
+    }
+
+    fn store_when_complete(&mut self, digest: Digest) {
+        if let Ok(layer) = self.layer(digest, LayerState::Fetching)
+            && layer.open_extents == 0
+        {
+            layer.state = LayerState::Storing;
+            self.actions.push_back(Action::Store(digest));
+        }
+    }
+
+    /// Claims and fetches as much as may be under way.
+    fn advance(&mut self) {
+        let busy = |layer: &&Layer| !matches!(layer.state, LayerState::Waiting | LayerState::Stored);
+        let room = BLOBS_AT_ONCE.saturating_sub(self.layers.iter().filter(busy).count());
+        for layer in self.layers.iter_mut().filter(|layer| layer.state == LayerState::Waiting).take(room) {
+            layer.state = LayerState::Claiming;
+            self.actions.push_back(Action::Claim(layer.descriptor.clone()));
+        }
+        while self.fetching < EXTENTS_AT_ONCE
+            && let Some((digest, range)) = self.extents.pop_front()
+        {
+            self.fetching += 1;
+            self.actions.push_back(Action::Fetch { digest, range });
+        }
+        if self.layers.iter().all(|layer| layer.state == LayerState::Stored) {
+            self.phase = Phase::Committing;
+            self.actions.push_back(Action::Commit);
+        }
+    }
+
+    fn layer(&mut self, digest: Digest, state: LayerState) -> Result<&mut Layer, OutOfTurn> {
+        let layer = self.index.get(&digest).and_then(|&i| self.layers.get_mut(i));
+        layer.filter(|layer| layer.state == state).ok_or(OutOfTurn("an event of a layer"))
+    }
+
+    fn end(&mut self, result: Result<(), Refusal>) {
+        self.phase = Phase::Ended;
+        if result.is_err() {
+            self.actions.clear();
+        }
+        self.actions.push_back(Action::Finish(result));
+    }
+}
+
+/// Cuts a range into pieces of at most [`EXTENT_BYTES`], at multiples of it.
+fn extents(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let mut next = range.start;
+    // An empty blob has one empty extent: its one empty range is fetched like any other.
+    let mut first = true;
+    std::iter::from_fn(move || {
+        if next >= range.end && !std::mem::take(&mut first) {
+            return None;
+        }
+        first = false;
+        let end = ((next / EXTENT_BYTES + 1) * EXTENT_BYTES).min(range.end);
+        let extent = next..end;
+        next = end;
+        Some(extent)
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Layer as ImageLayer, Manifest};
+
+    fn blob(name: &str, size_bytes: u64) -> Descriptor {
+        Descriptor { media_type: "x".to_owned(), digest: Digest::of(name.as_bytes()), size_bytes }
+    }
+
+    fn offer(layers: &[u64], dry_run: bool) -> Offer {
+        let layers = layers.iter().enumerate().map(|(i, size)| ImageLayer { descriptor: blob(&format!("layer {i}"), *size), diff_id: None });
+        let manifest = Manifest { descriptor: blob("manifest", 500), platform: None, config: blob("config", 900), layers: layers.collect() };
+        let image = Image { reference: None, root: blob("manifest", 500), indexes: vec![], manifests: vec![manifest] };
+        Offer { image, dry_run }
+    }
+
+    fn missing(offer: &Offer) -> Vec<Missing> {
+        let missing = |blob: &Descriptor| Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes: 0 };
+        offer.image.blobs().into_iter().map(missing).collect()
+    }
+
+    fn actions(session: &mut Receive) -> Vec<Action> {
+        std::iter::from_fn(|| session.poll()).collect()
+    }
+
+    #[test]
+    fn an_image_that_is_there_needs_no_fetch() {
+        let mut session = Receive::new(&offer(&[10, 20], false));
+        session.handle(Input::Admitted { missing: vec![] }).unwrap();
+        assert_eq!(actions(&mut session), [Action::Want(Want { missing: vec![] }), Action::CheckDocuments]);
+        session.handle(Input::DocumentsChecked).unwrap();
+        assert_eq!(actions(&mut session), [Action::Commit]);
+        session.handle(Input::Committed).unwrap();
+        assert_eq!(actions(&mut session), [Action::Finish(Ok(()))]);
+    }
+
+    #[test]
+    fn a_dry_run_ends_with_the_plan() {
+        let offer = offer(&[10], true);
+        let mut session = Receive::new(&offer);
+        session.handle(Input::Admitted { missing: missing(&offer) }).unwrap();
+        assert_eq!(actions(&mut session), [Action::Want(Want { missing: missing(&offer) }), Action::Finish(Ok(()))]);
+    }
+
+    #[test]
+    fn nothing_is_fetched_before_the_documents_are_checked() {
+        let offer = offer(&[10], false);
+        let mut session = Receive::new(&offer);
+        session.handle(Input::Admitted { missing: missing(&offer) }).unwrap();
+        assert_eq!(actions(&mut session).len(), 3, "want, manifest, config");
+        assert!(session.handle(Input::DocumentsChecked).is_err());
+        session.handle(Input::DocumentFetched(offer.image.root.digest)).unwrap();
+        assert_eq!(actions(&mut session), []);
+        session.handle(Input::DocumentFetched(offer.image.root.digest)).unwrap();
+        assert_eq!(actions(&mut session), [Action::CheckDocuments]);
+    }
+
+    #[test]
+    fn large_layers_are_fetched_in_extents_at_their_boundaries() {
+        let cut: Vec<_> = extents(5..EXTENT_BYTES * 2 + 1).collect();
+        assert_eq!(cut, [5..EXTENT_BYTES, EXTENT_BYTES..EXTENT_BYTES * 2, EXTENT_BYTES * 2..EXTENT_BYTES * 2 + 1]);
+        assert!(extents(0..0).eq(std::iter::once(0..0)));
+    }
+
+    #[test]
+    fn a_failure_ends_it_at_once() {
+        let offer = offer(&[10], false);
+        let mut session = Receive::new(&offer);
+        session.handle(Input::Admitted { missing: missing(&offer) }).unwrap();
+        session.handle(Input::Failed(Refusal::Cancelled)).unwrap();
+        assert_eq!(actions(&mut session), [Action::Finish(Err(Refusal::Cancelled))]);
+        session.handle(Input::Committed).unwrap();
+        assert_eq!(actions(&mut session), []);
+    }
+
+    proptest! {
+        /// Whatever the order in which things end, and however often an extent fails: every layer is claimed once, stored once, never more is under way
+        /// than allowed, and the session commits.
+        #[test]
+        fn every_schedule_commits(sizes in proptest::collection::vec(0..EXTENT_BYTES * 3, 0..8), choices in proptest::collection::vec(any::<u16>(), 200..400)) {
+            let offer = offer(&sizes, false);
+            let mut session = Receive::new(&offer);
+            session.handle(Input::Admitted { missing: missing(&offer) }).unwrap();
+            let mut pending: Vec<Action> = vec![];
+            let mut choices = choices.into_iter().cycle();
+            let (mut stored, mut faults, mut finished) = (0, 0, None);
+            for _ in 0..2000 {
+                pending.extend(actions(&mut session));
+                let fetching = pending.iter().filter(|action| matches!(action, Action::Fetch { .. })).count();
+                prop_assert!(fetching <= EXTENTS_AT_ONCE);
+                if pending.is_empty() {
+                    break;
+                }
+                let choice = choices.next().unwrap();
+                let input = match pending.swap_remove(usize::from(choice) % pending.len()) {
+                    Action::Want(_) => continue,
+                    Action::FetchDocument(document) => Input::DocumentFetched(document.digest),
+                    Action::CheckDocuments => Input::DocumentsChecked,
+                    Action::Claim(layer) if choice % 7 == 0 => { stored += 1; Input::StoredElsewhere(layer.digest) }
+                    Action::Claim(layer) => Input::Claimed { digest: layer.digest, missing: std::iter::once(0..layer.size_bytes).collect() },
+                    Action::Fetch { digest, range } if choice % 5 == 0 && faults < 50 => { faults += 1; Input::Unfetched { digest, range } }
+                    Action::Fetch { digest, .. } => Input::Fetched { digest },
+                    Action::Store(digest) => { stored += 1; Input::Stored(digest) }
+                    Action::Commit => Input::Committed,
+                    Action::Finish(result) => { finished = Some(result); continue }
+                };
+                session.handle(input).unwrap();
+            }
+            prop_assert_eq!(finished, Some(Ok(())));
+            prop_assert_eq!(stored, sizes.len());
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The main job: an image from one host to another.
+
+use agent::store::layout::LayoutStore;
+use proto::control::{Event, FailureKind, Request};
+use tests::fleet::{self, Host, done, failed, send, send_request};
+use tests::sample::{Recipe, Sample};
+
+/// Two hosts; the first has the image.
+async fn two_with(sample: &Sample) -> Vec<Host> {
+    let mut hosts = vec![Host::new("stapp01"), Host::new("stapp03")];
+    hosts[0].have(sample).await;
+    fleet::found(&mut hosts).await;
+    hosts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_arrives_with_its_name_and_its_id() {
+    let sample = Recipe::new(1, &[3_000_000, 70_000, 10]).build("demo:nautilus");
+    let hosts = two_with(&sample).await;
+    let events = hosts[0].send("demo:nautilus", "stapp03").await;
+    let done = done(&events);
+    assert_eq!(done.len(), 1);
+    assert_eq!((done[0].image_id, done[0].source_image_id), (sample.image_id(), sample.image_id()));
+    assert_eq!((done[0].layers_sent, done[0].layers_total), (3, 3));
+    assert_eq!(hosts[1].images().await, [("demo:nautilus".to_owned(), sample.image_id())]);
+    assert_eq!(hosts[1].staged_files(), 0, "nothing stays in staging");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_does_not_travel() {
+    let sample = Recipe::new(2, &[400_000, 90_000]).build("demo:1");
+    let hosts = two_with(&sample).await;
+    hosts[0].send("demo:1", "stapp03").await;
+    let events = hosts[0].send("demo:1", "stapp03").await;
+    let again = done(&events)[0];
+    assert_eq!((again.sent_bytes, again.layers_sent), (0, 0));
+    assert!(again.wire_bytes <= 16 * 1024, "{} bytes on the wire", again.wire_bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_missing_layers_travel() {
+    let mut hosts = vec![Host::new("stapp01"), Host::new("stapp03")];
+    let first = Recipe::new(3, &[2_000_000, 500_000, 1_000]).build("demo:1");
+    // The same seed makes the same lower layers.
+    let second = Recipe::new(3, &[2_000_000, 500_000, 2_000]).build("demo:2");
+    hosts[0].have(&first).await;
+    hosts[0].have(&second).await;
+    fleet::found(&mut hosts).await;
+    hosts[0].send("demo:1", "stapp03").await;
+    let events = hosts[0].send("demo:2", "stapp03").await;
+    let difference = done(&events)[0];
+    assert_eq!((difference.layers_sent, difference.layers_total), (1, 3));
+    assert!(difference.sent_bytes < 20_000, "{}", difference.sent_bytes);
+    assert_eq!(hosts[1].images().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_moves_nothing_and_tells_the_bytes() {
+    let sample = Recipe::new(4, &[300_000]).build("demo:1");
+    let hosts = two_with(&sample).await;
+    let request = Request::Send(proto::control::Send { dry_run: true, ..send("demo:1", &["stapp03"]) });
+    let events = hosts[0].must(request).await;
+    let planned = events.iter().find_map(|event| if let Event::Planned(planned) = event { Some(planned) } else { None }).unwrap();
+    let total: u64 = sample.select(proto::image::Selection::All).size_bytes();
+    assert_eq!((planned.send_bytes, planned.present_bytes), (total, 0));
+    assert!(hosts[1].images().await.is_empty());
+    let sent = hosts[0].send("demo:1", "stapp03").await;
+    assert_eq!(done(&sent)[0].sent_bytes, total, "the plan was exact");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_name_at_the_destination() {
+    let sample = Recipe::new(5, &[1_000]).build("demo:1");
+    let hosts = two_with(&sample).await;
+    let rename = Some("acme/app:prod".parse().unwrap());
+    hosts[0].must(Request::Send(proto::control::Send { rename, ..send("demo:1", &["stapp03"]) })).await;
+    assert_eq!(hosts[1].images().await, [("acme/app:prod".to_owned(), sample.image_id())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_hosts_and_one_that_is_down() {
+    let sample = Recipe::new(6, &[200_000]).build("demo:1");
+    let mut hosts = vec![Host::new("a"), Host::new("b"), Host::new("c")];
+    hosts[0].have(&sample).await;
+    fleet::found(&mut hosts).await;
+    hosts[2].stop().await;
+    let events = hosts[0].must(send_request("demo:1", &["b", "c"])).await;
+    assert_eq!(done(&events).iter().map(|done| done.host.as_str()).collect::<Vec<_>>(), ["b"]);
+    let failed = failed(&events);
+    assert_eq!(failed.len(), 1);
+    assert!(matches!(&failed[0].1.kind, FailureKind::HostUnreachable(host) if host == "c"), "{failed:?}");
+    let Some(Event::Summary(summary)) = events.last() else { panic!("{events:?}") };
+    assert_eq!((summary.total, summary.done, summary.failed), (2, 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moved_name_is_reported() {
+    let mut hosts = vec![Host::new("a"), Host::new("b")];
+    let old = Recipe::new(7, &[1_000]).build("demo:1");
+    let new = Recipe::new(8, &[1_000]).build("demo:1");
+    hosts[1].have(&old).await;
+    hosts[0].have(&new).await;
+    fleet::found(&mut hosts).await;
+    let events = hosts[0].send("demo:1", "b").await;
+    assert_eq!(done(&events)[0].replaced, Some(old.image_id()));
+    assert_eq!(hosts[1].images().await, [("demo:1".to_owned(), new.image_id())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_senders_write_each_blob_once() {
+    let sample = Recipe::new(9, &[8_000_000, 4_000_000]).build("demo:1");
+    let mut hosts = vec![Host::new("a"), Host::new("b"), Host::new("c")];
+    hosts[0].have(&sample).await;
+    hosts[1].have(&sample).await;
+    fleet::found(&mut hosts).await;
+    let (one, two) = tokio::join!(hosts[0].send("demo:1", "c"), hosts[1].send("demo:1", "c"));
+    let layers: u64 = sample.select(proto::image::Selection::All).layers().iter().map(|layer| layer.descriptor.size_bytes).sum();
+    let sent = done(&one)[0].sent_bytes + done(&two)[0].sent_bytes;
+    assert!(sent < layers + 100_000, "{sent} bytes sent for {layers} bytes of layers");
+    assert_eq!(hosts[2].images().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_are_named_before_anything_is_connected() {
+    let sample = Recipe::new(10, &[1_000]).build("demo:1");
+    let hosts = two_with(&sample).await;
+    for (image, host, kind) in [
+        ("demo:2", "stapp03", FailureKind::ImageNotFound),
+        ("demo:1", "stapp99", FailureKind::HostNotFound("stapp99".to_owned())),
+        ("demo:1", "stapp01", FailureKind::Usage),
+        ("Demo:1", "stapp03", FailureKind::Usage),
+    ] {
+        let failure = hosts[0].ask(send_request(image, &[host])).await.unwrap_err();
+        assert_eq!(failure.kind, kind, "{failure:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_a_fleet_says_so() {
+    let mut host = Host::new("alone");
+    host.have(&Sample::small("demo:1", 1)).await;
+    host.start().await;
+    let failure = host.ask(send_request("demo:1", &["b"])).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NoFleet);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_blob_is_refused_named_and_put_aside() {
+    let sample = Recipe::new(11, &[300_000, 1_000]).build("demo:1");
+    let mut hosts = two_with(&sample).await;
+    // Hash once, then damage one byte behind the back of the store.
+    hosts[0].must(Request::Scrub).await;
+    hosts[0].stop().await;
+    let layer = sample.select(proto::image::Selection::All).layers()[0].descriptor.digest;
+    let path = hosts[0].layout().join("blobs/sha256").join(layer.hex());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[200_000] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    hosts[0].start().await;
+    let events = hosts[0].send("demo:1", "stapp03").await;
+    let failure = failed(&events)[0].1;
+    assert_eq!(failure.kind, FailureKind::Corrupt, "{failure:?}");
+    assert!(failure.causes.concat().contains(&layer.hex()[..12]));
+    assert!(hosts[1].images().await.is_empty(), "nothing is visible");
+    assert!(!path.exists(), "the damaged blob was put aside");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pull_finds_who_has_it() {
+    let sample = Recipe::new(12, &[150_000]).build("demo:1");
+    let mut hosts = vec![Host::new("a"), Host::new("b"), Host::new("c")];
+    hosts[1].have(&sample).await;
+    fleet::found(&mut hosts).await;
+    let pull = proto::control::Pull {
+        image: "demo:1".parse().unwrap(),
+        from: None,
+        platforms: proto::control::Platforms::Receiver,
+        rename: None,
+        dry_run: false,
+        limit_bytes_per_s: None,
+    };
+    // a has met both; c knows b only through a's list, and has no address of it: a pulls.
+    let events = hosts[0].must(Request::Pull(pull.clone())).await;
+    assert_eq!(done(&events)[0].host, "b");
+    assert_eq!(hosts[0].images().await, [("demo:1".to_owned(), sample.image_id())]);
+    let absent = proto::control::Pull { image: "nothing:1".parse().unwrap(), ..pull };
+    assert_eq!(hosts[0].ask(Request::Pull(absent)).await.unwrap_err().kind, FailureKind::ImageNotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_store_type_serves_what_other_tools_wrote() {
+    // Without a hash record the blobs are hashed before they are served: what a tool wrote beside us can be sent.
+    let sample = Recipe::new(13, &[250_000]).build("demo:1");
+    let mut hosts = vec![Host::new("a"), Host::new("b")];
+    hosts[0].have(&sample).await;
+    std::fs::remove_dir_all(hosts[0].layout().join(".imgd/hashes")).unwrap();
+    drop(LayoutStore::open(&hosts[0].layout()).unwrap());
+    fleet::found(&mut hosts).await;
+    hosts[0].send("demo:1", "b").await;
+    assert_eq!(hosts[1].images().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_of_five_gets_it_at_once() {
+    let sample = Recipe::new(14, &[500_000]).build("demo:1");
+    let mut hosts: Vec<Host> = (1..=5).map(|i| Host::new(&format!("web{i:02}"))).collect();
+    hosts[0].have(&sample).await;
+    fleet::found(&mut hosts).await;
+    let events = hosts[0].must(send_request("demo:1", &["web[02-05]"])).await;
+    assert_eq!(done(&events).len(), 4);
+}

@@ -1,0 +1,270 @@
+//! Fleets of agents in this process: real sockets on loopback, real files, no multicast.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agent::config::StoreKind;
+use agent::staging::Staging;
+use agent::store::Store;
+use agent::store::layout::LayoutStore;
+use agent::{Agent, Config};
+use proto::control::{Event, Failure, Fleet as FleetRequest, Hello, Hosts, MAJOR, Request, Send};
+use proto::frame::{self, PREFIX_BYTES};
+use proto::limits::FRAME;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use crate::conformance;
+use crate::sample::Sample;
+
+/// Nothing in a test takes longer than this, or it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One host: its files, which outlive its agent, and its agent while it runs.
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    directory: TempDir,
+    agent: Option<Agent>,
+    /// Configured addresses of others.
+    pub peers: Vec<String>,
+    address: SocketAddr,
+}
+
+impl Host {
+    /// A host whose agent does not run yet.
+    pub fn new(name: &str) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { name: name.to_owned(), directory: tempfile::tempdir().unwrap(), agent: None, peers: vec![], address }
+    }
+
+    /// Where its files are.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Opens its embedded store, while no agent has it.
+    pub fn store(&self) -> LayoutStore {
+        LayoutStore::open(&self.layout()).unwrap()
+    }
+
+    /// Directory of its embedded store.
+    pub fn layout(&self) -> PathBuf {
+        self.path().join("layout")
+    }
+
+    /// Puts an image into its store. The agent must not run.
+    pub async fn have(&self, sample: &Sample) {
+        conformance::bring(&self.store(), sample).await.unwrap();
+    }
+
+    /// Starts its agent with its embedded store.
+    pub async fn start(&mut self) {
+        let store = self.store();
+        self.start_with(store).await;
+    }
+
+    /// Starts its agent with any store. It listens where it listened before.
+    pub async fn start_with<S: Store>(&mut self, store: S) {
+        let config = Config {
+            state_dir: self.path().to_owned(),
+            socket: self.socket(),
+            listen: self.address,
+            name: self.name.clone(),
+            store: StoreKind::Layout(self.layout()),
+            peers: self.peers.clone(),
+            mdns: false,
+            interfaces: vec![],
+            policy: self.path().join("policy.toml"),
+            log_level: "off".to_owned(),
+        };
+        let staging = Staging::open(&self.path().join("staging")).unwrap();
+        let agent = Agent::start(&config, store, staging).await.unwrap();
+        self.address = agent.address();
+        self.agent = Some(agent);
+    }
+
+    /// Stops its agent in order.
+    pub async fn stop(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.stop().await;
+        }
+    }
+
+    /// Where its agent listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where `imgctl` finds it.
+    pub fn socket(&self) -> PathBuf {
+        self.path().join("imgd.sock")
+    }
+
+    /// Asks its agent, and waits for the end.
+    pub async fn ask(&self, request: Request) -> Result<Vec<Event>, Failure> {
+        tokio::time::timeout(PATIENCE, ask(&self.socket(), request)).await.expect("the agent answers in time")
+    }
+
+    /// [`Host::ask`] for what succeeds.
+    pub async fn must(&self, request: Request) -> Vec<Event> {
+        self.ask(request).await.unwrap_or_else(|failure| panic!("{}: {failure:?}", self.name))
+    }
+
+    /// Sends one image to one host.
+    pub async fn send(&self, image: &str, host: &str) -> Vec<Event> {
+        self.must(send_request(image, &[host])).await
+    }
+
+    /// Names and image IDs in its store, as its agent lists them.
+    pub async fn images(&self) -> Vec<(String, proto::Digest)> {
+        let events = self.must(Request::List(Hosts::default())).await;
+        let row = |event| match event {
+            Event::Image { row, .. } => row.reference.map(|reference| (reference.familiar(), row.image_id)),
+            _ => None,
+        };
+        events.into_iter().filter_map(row).collect()
+    }
+
+    /// Bytes that lie in its staging area.
+    pub fn staged_files(&self) -> usize {
+        std::fs::read_dir(self.path().join("staging")).unwrap().count()
+    }
+}
+
+/// Hosts of one fleet, all running; the first is the signer.
+pub async fn fleet(names: &[&str]) -> Vec<Host> {
+    let mut hosts: Vec<Host> = names.iter().map(|name| Host::new(name)).collect();
+    found(&mut hosts).await;
+    hosts
+}
+
+/// Starts hosts, makes them a fleet, and has everybody meet everybody once.
+pub async fn found(hosts: &mut [Host]) {
+    let mut started: Vec<String> = vec![];
+    for host in hosts.iter_mut() {
+        host.peers = started.clone();
+        host.start().await;
+        started.push(host.address().to_string());
+    }
+    let (first, others) = hosts.split_first().unwrap();
+    first.must(Request::Fleet(FleetRequest::Init)).await;
+    for host in others {
+        join(first, host).await.unwrap();
+    }
+    for host in others {
+        host.must(Request::Peers).await;
+    }
+}
+
+/// Invites and joins.
+pub async fn join(signer: &Host, host: &Host) -> Result<Vec<Event>, Failure> {
+    let token = invite(signer, 1).await;
+    host.ask(Request::Fleet(FleetRequest::Join { token, address: None })).await
+}
+
+/// A token of the signer.
+pub async fn invite(signer: &Host, uses: u32) -> String {
+    let invite = FleetRequest::Invite { uses, valid_s: 3600, for_name: None, replace: None };
+    let events = signer.must(Request::Fleet(invite)).await;
+    let token = events.into_iter().find_map(|event| match event {
+        Event::Invited { token, .. } => Some(token),
+        _ => None,
+    });
+    token.unwrap()
+}
+
+/// A plain `send`.
+pub fn send_request(image: &str, hosts: &[&str]) -> Request {
+    Request::Send(send(image, hosts))
+}
+
+/// A plain `send`, to be changed.
+pub fn send(image: &str, hosts: &[&str]) -> Send {
+    Send {
+        images: vec![image.to_owned()],
+        hosts: Hosts { names: hosts.iter().map(|&host| host.to_owned()).collect(), all: false },
+        rename: None,
+        platforms: proto::control::Platforms::Receiver,
+        all_tags: false,
+        dry_run: false,
+        limit_bytes_per_s: None,
+        max_parallel: None,
+        detach: false,
+    }
+}
+
+/// The results of a send, host by host.
+pub fn done(events: &[Event]) -> Vec<&proto::control::Done> {
+    events.iter().filter_map(|event| if let Event::Done(done) = event { Some(done) } else { None }).collect()
+}
+
+/// What failed in a send, host by host.
+pub fn failed(events: &[Event]) -> Vec<(&str, &Failure)> {
+    let mut failed = vec![];
+    for event in events {
+        if let Event::HostFailed { host, failure, .. } = event {
+            failed.push((host.as_str(), failure));
+        }
+    }
+    failed
+}
+
+/// One request on a socket, until its end.
+pub async fn ask(socket: &Path, request: Request) -> Result<Vec<Event>, Failure> {
+    let mut client = Client::connect(socket).await;
+    client.write(&request).await;
+    let mut events = vec![];
+    loop {
+        match client.next().await {
+            Event::End => return Ok(events),
+            Event::Failed(failure) => return Err(failure),
+            event => events.push(event),
+        }
+    }
+}
+
+/// A connection to an agent, after the hellos.
+pub struct Client(UnixStream);
+
+impl Client {
+    /// Connects and greets.
+    pub async fn connect(socket: &Path) -> Self {
+        let mut client = Self(UnixStream::connect(socket).await.unwrap());
+        client.write(&Hello { major: MAJOR, capabilities: 0, software: "test".to_owned() }).await;
+        let hello: Hello = client.read().await;
+        assert_eq!(hello.major, MAJOR);
+        client
+    }
+
+    /// Writes one message.
+    pub async fn write<T: serde::Serialize>(&mut self, message: &T) {
+        self.0.write_all(&frame::encode(message, FRAME).unwrap()).await.unwrap();
+    }
+
+    /// Writes archive bytes; none end them.
+    pub async fn data(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(proto::limits::DATA_BYTES) {
+            self.0.write_all(&(chunk.len() as u32).to_le_bytes()).await.unwrap();
+            self.0.write_all(chunk).await.unwrap();
+        }
+        if bytes.is_empty() {
+            self.0.write_all(&[0; PREFIX_BYTES]).await.unwrap();
+        }
+    }
+
+    /// The next event.
+    pub async fn next(&mut self) -> Event {
+        self.read().await
+    }
+
+    async fn read<T: serde::de::DeserializeOwned + frame::Bounded>(&mut self) -> T {
+        let mut prefix = [0; PREFIX_BYTES];
+        self.0.read_exact(&mut prefix).await.unwrap();
+        let mut body = vec![0; frame::body_length(prefix, FRAME).unwrap()];
+        self.0.read_exact(&mut body).await.unwrap();
+        frame::decode(&body).unwrap()
+    }
+}
