@@ -3,13 +3,14 @@
 use std::io;
 use std::sync::Arc;
 
-use agent::archive::{ArchiveError, Compression, Format, Loaded, load, save};
+use agent::archive::{ArchiveError, Loaded, load, save};
 use agent::staging::Staging;
 use agent::store::layout::LayoutStore;
 use agent::store::memory::MemoryStore;
 use agent::store::{Store, StoreError};
 use bytes::Bytes;
 use proptest::prelude::*;
+use proto::control::{ArchiveFormat, Compression};
 use proto::image::{ImageError, Selection};
 use proto::{Digest, Platform};
 use serde_json::json;
@@ -25,7 +26,7 @@ pub(crate) async fn load_bytes<S: Store>(store: &S, archive: Vec<u8>) -> Result<
 pub(crate) async fn save_bytes<S: Store>(
     store: &S,
     names: &[&str],
-    format: Format,
+    format: ArchiveFormat,
     compression: Compression,
 ) -> Result<Vec<u8>, ArchiveError> {
     let mut held = vec![];
@@ -118,7 +119,7 @@ async fn every_format_and_compression_there_and_back() {
     let multi = Sample::index("multi", &[Recipe::new(2, &[10_000]), Recipe::new(3, &[20_000]).platform("linux/s390x")]);
     bring(&store, &multi).await.unwrap();
     let names = ["demo:nautilus", "quay.io/acme/demo:2", "multi:latest"];
-    for format in [Format::Docker, Format::Oci] {
+    for format in [ArchiveFormat::Docker, ArchiveFormat::Oci] {
         for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
             let archive = save_bytes(&store, &names, format, compression).await.unwrap();
             assert_eq!(archive, save_bytes(&store, &names, format, compression).await.unwrap(), "the same images, the same bytes");
@@ -173,7 +174,7 @@ async fn thin_archives_need_the_rest_here() {
     let sample = Sample::small("demo", 5);
     bring(&full, &sample).await.unwrap();
     let layer = sample.image.layers()[0].descriptor.digest;
-    let archive = save_bytes(&full, &["demo"], Format::Docker, Compression::None).await.unwrap();
+    let archive = save_bytes(&full, &["demo"], ArchiveFormat::Docker, Compression::None).await.unwrap();
     let thin = without(&archive, &format!("blobs/sha256/{}", layer.hex()));
     assert!(matches!(refused(thin.clone()).await, ArchiveError::BlobMissing(digest) if digest == layer));
     full.remove(&query("demo")).await.unwrap();
@@ -186,7 +187,7 @@ async fn platforms_that_are_incomplete_are_left_out() {
     let store = MemoryStore::new();
     let multi = Sample::index("multi", &[Recipe::new(6, &[10_000]), Recipe::new(7, &[20_000]).platform("linux/s390x")]);
     bring(&store, &multi).await.unwrap();
-    let archive = save_bytes(&store, &["multi"], Format::Oci, Compression::None).await.unwrap();
+    let archive = save_bytes(&store, &["multi"], ArchiveFormat::Oci, Compression::None).await.unwrap();
     let foreign = multi.image.manifests.iter().find(|m| m.platform != Some(Platform::host())).unwrap();
     let thin = without(&archive, &format!("blobs/sha256/{}", foreign.layers[0].descriptor.digest.hex()));
     let fresh = MemoryStore::new();
@@ -316,12 +317,12 @@ async fn damaged_stores_write_no_whole_archive() {
     bring(&store, &sample).await.unwrap();
     let layer = sample.image.layers()[0].descriptor.digest;
     store.damage(&layer);
-    let result = save_bytes(&store, &["demo"], Format::Docker, Compression::None).await;
+    let result = save_bytes(&store, &["demo"], ArchiveFormat::Docker, Compression::None).await;
     assert!(matches!(result, Err(ArchiveError::Corrupt(digest)) if digest == layer));
     let held = vec![store.resolve(&query("demo"), Selection::Present).await.unwrap()];
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     drop(receiver);
-    let result = save(&store, &held, Format::Oci, Compression::Gzip, sender).await;
+    let result = save(&store, &held, ArchiveFormat::Oci, Compression::Gzip, sender).await;
     assert!(matches!(result, Err(ArchiveError::OutputClosed)), "{result:?}");
 }
 
@@ -357,7 +358,7 @@ async fn new_archive() -> (Vec<u8>, Digest) {
     let store = MemoryStore::new();
     let sample = Sample::small("demo", 11);
     bring(&store, &sample).await.unwrap();
-    (save_bytes(&store, &["demo"], Format::Docker, Compression::None).await.unwrap(), sample.image_id())
+    (save_bytes(&store, &["demo"], ArchiveFormat::Docker, Compression::None).await.unwrap(), sample.image_id())
 }
 
 fn runtime() -> tokio::runtime::Runtime {

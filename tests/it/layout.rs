@@ -215,3 +215,27 @@ async fn a_broken_document_of_others_does_not_stop_collecting() {
     assert_eq!(layout.store.remove(&query("demo")).await.unwrap().freed_bytes, sample.image.size_bytes());
     assert!(layout.blob(&garbage.digest).exists());
 }
+
+#[tokio::test]
+async fn staged_files_of_another_file_system_are_copied() {
+    use std::os::unix::fs::MetadataExt;
+    let layout = layout();
+    let Ok(elsewhere) = tempfile::tempdir_in("/dev/shm") else { return };
+    if std::fs::metadata(elsewhere.path()).unwrap().dev() == std::fs::metadata(&layout.path).unwrap().dev() {
+        return;
+    }
+    let staging = agent::staging::Staging::open(elsewhere.path()).unwrap();
+    let sample = Sample::small("demo", 10);
+    let mut import = layout.store.import(sample.image.clone()).await.unwrap();
+    for blob in import.missing().await.unwrap() {
+        let mut writer = staging.writer().unwrap();
+        writer.write(&sample.blobs[&blob.digest]).unwrap();
+        import.ingest(&blob).await.unwrap().unwrap().adopt(writer.finish()).await.unwrap();
+    }
+    import.commit().await.unwrap();
+    for blob in sample.image.blobs() {
+        assert_eq!(content(&layout.store, blob).await.unwrap(), sample.blobs[&blob.digest]);
+    }
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(layout.path.join(".imgd/ingest")).unwrap().count(), 0);
+}

@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use agent::archive::{Compression, Format};
 use agent::store::Store;
 use agent::store::layout::LayoutStore;
+use proto::control::{ArchiveFormat, Compression};
 use proto::image::Selection;
 use tests::conformance::{bring, query};
 use tests::sample::{Packing, Recipe, Sample};
@@ -100,7 +100,7 @@ async fn podman_pulls_from_the_layout_and_loads_archives() {
     assert_eq!(id.trim(), sample.image_id().hex());
     podman(&["rmi", "-f", id.trim()]).unwrap();
     let archive = directory.path().join("demo.tar");
-    std::fs::write(&archive, save_bytes(&store, &["demo:nautilus"], Format::Docker, Compression::None).await.unwrap()).unwrap();
+    std::fs::write(&archive, save_bytes(&store, &["demo:nautilus"], ArchiveFormat::Docker, Compression::None).await.unwrap()).unwrap();
     podman(&["load", "-q", "-i", archive.to_str().unwrap()]).unwrap();
     let images = podman(&["images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]).unwrap();
     assert_eq!(images.trim(), format!("docker.io/library/demo:nautilus sha256:{}", sample.image_id().hex()));

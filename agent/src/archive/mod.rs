@@ -22,7 +22,6 @@ use proto::text::escape_short;
 use crate::store::StoreError;
 
 pub use read::{Loaded, load};
-pub use proto::control::{ArchiveFormat as Format, Compression};
 pub use write::save;
 
 /// Why an archive is not loaded or not written.

@@ -4,11 +4,12 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
+use proto::control::Compression;
 use proto::limits::DATA_BYTES;
 use tokio::sync::mpsc;
 use zstd::stream::write::Encoder as ZstdEncoder;
 
-use super::{ArchiveError, Compression};
+use super::ArchiveError;
 use crate::sys::blocking;
 
 /// The writing end. Nothing is sent behind an error, so that the receiver sees an archive without its end.

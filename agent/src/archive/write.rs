@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use proto::control::{ArchiveFormat, Compression};
 use proto::descriptor::media_type;
 use proto::hash::BlobHasher;
 use proto::{Descriptor, Digest, Image, Manifest, Platform, Reference};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{ArchiveError, Compression, Format};
+use super::ArchiveError;
 use super::sink::Sink;
 use crate::store::{Held, Store};
 
@@ -20,7 +21,7 @@ const BLOCK_BYTES: usize = 512;
 pub async fn save<S: Store>(
     store: &S,
     images: &[Held],
-    format: Format,
+    format: ArchiveFormat,
     compression: Compression,
     output: mpsc::Sender<Bytes>,
 ) -> Result<(), ArchiveError> {
@@ -29,7 +30,7 @@ pub async fn save<S: Store>(
     // The small files first: whoever reads the archive as it comes then knows what follows.
     member(&mut sink, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()).await?;
     member(&mut sink, "index.json", index(&images)).await?;
-    if format == Format::Docker {
+    if format == ArchiveFormat::Docker {
         member(&mut sink, "manifest.json", manifest_list(&images)).await?;
     }
     let blobs: BTreeMap<Digest, &Descriptor> = images.iter().flat_map(|image| image.blobs()).map(|blob| (blob.digest, blob)).collect();
