@@ -1,8 +1,10 @@
 //! The tests that need more than one crate, in one binary.
 #![allow(clippy::unwrap_used)]
 
+mod absence;
 mod archive;
 mod layout;
+mod network;
 mod send;
 mod store_conformance;
 mod tools;

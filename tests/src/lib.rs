@@ -3,5 +3,6 @@
 
 pub mod conformance;
 pub mod fleet;
+pub mod namespace;
 pub mod process;
 pub mod sample;

@@ -1,0 +1,81 @@
+//! Hosts on a LAN of their own: network namespaces on a bridge, made and removed by whoever holds the [`Lan`].
+
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A bridge with hosts on it; nothing of it is connected to the machine's own network. Everything goes when it is dropped.
+pub struct Lan {
+    prefix: String,
+    hosts: u32,
+}
+
+impl Lan {
+    /// A LAN with so many hosts, `10.77.0.1` and up, each with an interface `eth0`. `None`, with the reason printed, where namespaces cannot be made.
+    pub fn new(hosts: u32) -> Option<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!("imgd{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        if !quiet(&["netns", "add", &format!("{prefix}-lan")]) {
+            #[allow(clippy::print_stderr)]
+            {
+                eprintln!("skipped: network namespaces need root and iproute2 (apt-get install iproute2)");
+            }
+            return None;
+        }
+        let lan = Self { prefix, hosts };
+        let bridge = lan.bridge();
+        ip(&["-n", &bridge, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0"]);
+        ip(&["-n", &bridge, "link", "set", "br0", "up"]);
+        for host in 1..=hosts {
+            let (namespace, port) = (lan.host(host), format!("p{host}"));
+            ip(&["netns", "add", &namespace]);
+            ip(&["-n", &bridge, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &namespace]);
+            ip(&["-n", &bridge, "link", "set", &port, "master", "br0", "up"]);
+            ip(&["-n", &namespace, "addr", "add", &format!("10.77.0.{host}/24"), "dev", "eth0"]);
+            ip(&["-n", &namespace, "link", "set", "lo", "up"]);
+            ip(&["-n", &namespace, "link", "set", "eth0", "up"]);
+        }
+        Some(lan)
+    }
+
+    /// Namespace of the host with this number, from 1.
+    pub fn host(&self, number: u32) -> String {
+        format!("{}-h{number}", self.prefix)
+    }
+
+    /// Pulls or plugs the cable of a host.
+    pub fn cable(&self, number: u32, plugged: bool) {
+        ip(&["-n", &self.bridge(), "link", "set", &format!("p{number}"), if plugged { "up" } else { "down" }]);
+    }
+
+    /// Shapes the link of a host in both directions.
+    pub fn shape(&self, number: u32, rate: &str) {
+        let (host, bridge, port) = (self.host(number), self.bridge(), format!("p{number}"));
+        for (namespace, device) in [(&host, "eth0"), (&bridge, port.as_str())] {
+            let arguments = ["netns", "exec", namespace, "tc", "qdisc", "replace", "dev", device, "root", "tbf", "rate", rate];
+            ip(&[&arguments[..], &["burst", "256k", "latency", "50ms"]].concat());
+        }
+    }
+
+    fn bridge(&self) -> String {
+        format!("{}-lan", self.prefix)
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        for host in 1..=self.hosts {
+            quiet(&["netns", "del", &self.host(host)]);
+        }
+        quiet(&["netns", "del", &self.bridge()]);
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().unwrap();
+    assert!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+}
+
+fn quiet(arguments: &[&str]) -> bool {
+    let status = Command::new("ip").args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
