@@ -23,7 +23,7 @@ fuzz_target!(|body: &[u8]| {
     decode::<join::JoinAnswer>(body);
     decode::<join::JoinRequest>(body);
     decode::<peer::Answer>(body);
-    decode::<peer::BlockHeader>(body);
+    decode::<peer::Block>(body);
     decode::<peer::Get>(body);
     decode::<peer::Greeting>(body);
     decode::<peer::Hello>(body);
