@@ -1,1 +1,22 @@
-fn main() {}
+//! `imgctl`: asks the `imgd` of this host, and shows what it answers. Parse, connect, print events, exit code: nothing else is here.
+
+mod archive;
+mod cli;
+mod cmd;
+mod connection;
+mod context;
+mod error;
+mod exit;
+mod format;
+mod hint;
+mod output;
+mod progress;
+mod report;
+mod signal;
+mod value;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cmd::main(std::env::args_os()).into()
+}

@@ -1,0 +1,82 @@
+//! `imgctl fleet …`: who belongs together.
+
+mod backup;
+mod group;
+mod init;
+mod invite;
+mod join;
+mod list;
+mod remove;
+mod restore;
+mod silent;
+
+use clap::Subcommand;
+use proto::HostId;
+use proto::control::{Event, Fleet, Request};
+use serde_json::json;
+
+pub(super) use silent::Silent;
+
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::format::count;
+
+/// Say who belongs together: trust and groups
+///
+/// Hosts of one fleet trust each other. The first one makes it and holds its key: it alone lets hosts in and throws them out.
+/// Everything else works without it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a fleet, with this host as its first member
+    Init,
+    /// Print a token with which another host joins
+    Invite(invite::Args),
+    /// Join a fleet, with a token that is asked for
+    Join(join::Args),
+    /// List the members
+    Ls,
+    /// Throw hosts out
+    Remove(remove::Args),
+    /// Put hosts into groups: send IMAGE @GROUP
+    Group(group::Args),
+    /// Write the key of the fleet to a file, for another host or a bad day
+    Backup(backup::Args),
+    /// Make this host hold the key of the fleet, from a backup
+    Restore(restore::Args),
+}
+
+/// One of the fleet commands.
+pub(crate) fn run(context: &Context, args: Args) -> super::Result {
+    match args.command {
+        Command::Init => init::run(context),
+        Command::Invite(args) => invite::run(context, args),
+        Command::Join(args) => join::run(context, args),
+        Command::Ls => list::run(context),
+        Command::Remove(args) => remove::run(context, args),
+        Command::Group(args) => group::run(context, args),
+        Command::Backup(args) => backup::run(context, &args),
+        Command::Restore(args) => restore::run(context, &args),
+    }
+}
+
+/// Asks for something after which this host is in a fleet, and says so.
+fn enter(context: &Context, request: Fleet) -> super::Result {
+    context.each(&Request::Fleet(request), |event| {
+        if let Event::Joined { fleet, name, members } = event {
+            joined(context, &fleet, &name, members);
+        }
+    })?;
+    Ok(Exit::Done)
+}
+
+fn joined(context: &Context, fleet: &HostId, name: &str, members: u64) {
+    context.output.object(&json!({"event": "joined", "fleet": fleet.to_string(), "name": name, "members": members}));
+    let name = proto::text::escape(name);
+    context.output.line(&format!("✔ this host is {name} in the fleet {}, {}", fleet.short(), count(members, "member")));
+}

@@ -1,0 +1,100 @@
+//! What helps: the command to run after a failure.
+
+use proto::control::FailureKind;
+use proto::text::escape;
+
+/// The hint for a failure of this kind. Every kind has one.
+pub(crate) fn hint(kind: &FailureKind) -> String {
+    match kind {
+        FailureKind::HostUnreachable(host) if !host.is_empty() => {
+            format!("imgctl doctor {} says what is wrong between here and there", escape(host))
+        }
+        FailureKind::NotSigner(Some(host)) => format!("run it on {}, which holds the key of the fleet", escape(host)),
+        FailureKind::PlatformAbsent(available) if !available.is_empty() => {
+            let options: Vec<String> = available.iter().map(|platform| format!("--platform {platform}")).collect();
+            format!("{}, or --all-platforms", options.join(" or "))
+        }
+        FailureKind::NameTaken(name) => {
+            let name = escape(name);
+            format!(
+                "if {name} was reinstalled: imgctl fleet invite --replace {name}; else give this host another name (imgd --name, or name = in its configuration)"
+            )
+        }
+        kind => fixed(kind).to_owned(),
+    }
+}
+
+fn fixed(kind: &FailureKind) -> &'static str {
+    match kind {
+        FailureKind::Other => "journalctl -u imgd shows what the agent saw",
+        FailureKind::Usage => "imgctl help COMMAND, or imgctl --help",
+        FailureKind::ImageNotFound => "imgctl ls shows the images here, imgctl who-has IMAGE the hosts that have one",
+        FailureKind::HostNotFound(_) => "imgctl fleet ls shows the members, imgctl peers every host that is seen",
+        FailureKind::HostUnreachable(_) => "imgctl doctor says what is wrong with this host; is imgd running on the other one?",
+        FailureKind::NotTrusted => "imgctl fleet ls on both hosts shows who is a member; imgctl fleet invite lets a host in",
+        FailureKind::NoFleet => {
+            "imgctl fleet init on the first host; on every other one imgctl fleet join, with a token from imgctl fleet invite"
+        }
+        FailureKind::InFleet => "imgctl fleet ls shows the members of the fleet that this host is in",
+        FailureKind::NotSigner(_) => "imgctl fleet ls shows which host holds the key of the fleet: run it there",
+        FailureKind::Token => "imgctl fleet invite, on the host that holds the key of the fleet, prints a new token",
+        FailureKind::Denied => "policy.toml in /etc/imgd on the host that refused says who may push and pull what",
+        FailureKind::NoSpace => "imgctl rm IMAGE makes room there; what has arrived is kept, the same command goes on from there",
+        FailureKind::PlatformAbsent(_) => "imgctl inspect IMAGE shows its platforms; --platform selects one, --all-platforms all",
+        FailureKind::NameTaken(_) => "imgctl fleet ls shows which names are taken",
+        FailureKind::InvalidArchive => "imgctl load takes what imgctl save, docker save and podman save write, plain, gzip or zstd",
+        FailureKind::InvalidImage => "build or load the image again: what is stored breaks the rules of its format",
+        FailureKind::Corrupt => "imgctl scrub finds every damaged blob and puts it aside; then load or send the image again",
+        FailureKind::Store => "imgctl doctor says which store is used, and whether it works",
+        FailureKind::Cancelled => "what has arrived is kept: the same command goes on from there",
+        FailureKind::ShuttingDown => "systemctl status imgd; when it runs again, the same command goes on from there",
+        FailureKind::Version => "install the same version of imgd and imgctl, then systemctl restart imgd",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_name_what_is_meant() {
+        for (kind, part) in [
+            (FailureKind::HostUnreachable("stapp03".into()), "imgctl doctor stapp03"),
+            (FailureKind::NotSigner(Some("stapp01".into())), "run it on stapp01"),
+            (FailureKind::PlatformAbsent(vec![proto::Platform::new("linux", "arm64", "")]), "--platform linux/arm64, or --all-platforms"),
+            (FailureKind::NameTaken("web".into()), "--replace web"),
+            (FailureKind::HostUnreachable("a\u{1b}".into()), "doctor a\\u{1b}"),
+        ] {
+            assert!(hint(&kind).contains(part), "{}", hint(&kind));
+        }
+    }
+
+    #[test]
+    fn every_kind_has_a_command_or_a_place_to_look() {
+        for kind in [
+            FailureKind::Other,
+            FailureKind::Usage,
+            FailureKind::ImageNotFound,
+            FailureKind::HostNotFound(String::new()),
+            FailureKind::HostUnreachable(String::new()),
+            FailureKind::NotTrusted,
+            FailureKind::NoFleet,
+            FailureKind::InFleet,
+            FailureKind::NotSigner(None),
+            FailureKind::Token,
+            FailureKind::NoSpace,
+            FailureKind::PlatformAbsent(vec![]),
+            FailureKind::NameTaken("a".into()),
+            FailureKind::InvalidArchive,
+            FailureKind::Corrupt,
+            FailureKind::Store,
+        ] {
+            assert!(hint(&kind).contains("imgctl") || kind == FailureKind::Other, "{kind:?}");
+        }
+        assert!(hint(&FailureKind::Denied).contains("policy.toml"));
+        assert!(hint(&FailureKind::Version).contains("restart imgd"));
+        assert!(hint(&FailureKind::ShuttingDown).contains("systemctl"));
+        assert!(hint(&FailureKind::Cancelled).contains("goes on"));
+        assert!(hint(&FailureKind::InvalidImage).contains("again"));
+    }
+}

@@ -1,0 +1,66 @@
+//! Single lines of a report.
+
+use proto::control::{Done, Planned};
+use proto::text::escape;
+
+use super::Direction;
+use crate::format::size;
+
+/// `demo:nautilus → stapp03 · 2 of 7 layers to send, 41.0 MB of 187 MB`
+pub(super) fn header(direction: Direction, planned: &Planned) -> String {
+    let (arrow, verb, place) = match direction {
+        Direction::Send => ("→", "send", "there"),
+        Direction::Pull => ("←", "fetch", "here"),
+    };
+    let total = planned.layers.len();
+    let missing = planned.layers.iter().filter(|layer| layer.present_bytes < layer.size_bytes).count();
+    let (bytes, all_bytes) = (size(planned.send_bytes), size(planned.send_bytes + planned.present_bytes));
+    let what = match missing {
+        0 if planned.send_bytes == 0 => format!("nothing to {verb}, all of {all_bytes} is {place}"),
+        0 => format!("no layers to {verb}, {bytes} of {all_bytes}"),
+        _ => format!("{missing} of {total} {} to {verb}, {bytes} of {all_bytes}", if total == 1 { "layer" } else { "layers" }),
+    };
+    format!("{} {arrow} {} · {what}", escape(&planned.image), escape(&planned.host))
+}
+
+/// The layers that need not travel, in whole or in part. When none has to, the header has said so.
+pub(super) fn present(planned: &Planned) -> Vec<String> {
+    if planned.layers.iter().all(|layer| layer.present_bytes >= layer.size_bytes) {
+        return vec![];
+    }
+    let lines = planned.layers.iter().filter(|layer| layer.present_bytes > 0 || layer.size_bytes == 0).map(|layer| {
+        let what = if layer.present_bytes >= layer.size_bytes {
+            "already exists".to_owned()
+        } else {
+            format!("{} of {} already there", size(layer.present_bytes), size(layer.size_bytes))
+        };
+        format!("  {}  {what}", layer.digest.short())
+    });
+    lines.collect()
+}
+
+/// `✔ stapp03  demo:nautilus  sha256:1f2e93c0a1b2  same image ID as here`
+pub(super) fn result(direction: Direction, done: &Done) -> String {
+    let host = match direction {
+        Direction::Send => escape(&done.host),
+        Direction::Pull => "here".to_owned(),
+    };
+    format!("✔ {host}  {}  {}", escape(&done.image), identity(direction, done))
+}
+
+/// What the image is at the receiver, beside what it is at the sender.
+pub(super) fn identity(direction: Direction, done: &Done) -> String {
+    let (source, receiver) = match direction {
+        Direction::Send => ("here".to_owned(), "there"),
+        Direction::Pull => (format!("on {}", escape(&done.host)), "here"),
+    };
+    let mut text = if done.image_id == done.source_image_id {
+        format!("sha256:{}  same image ID as {source}", done.image_id.short())
+    } else {
+        format!("config sha256:{} as {source}, image ID {receiver} is sha256:{}", done.config_digest.short(), done.image_id.short())
+    };
+    if let Some(replaced) = &done.replaced {
+        text += &format!(", replaced sha256:{}", replaced.short());
+    }
+    text
+}

@@ -1,0 +1,188 @@
+//! Recorded events, and every word that is made of them.
+
+#![allow(clippy::unwrap_used)]
+
+use proto::control::{FailureKind, PlannedLayer};
+use serde_json::json;
+
+use super::*;
+
+const MB: u64 = 1_000_000;
+
+fn digest(text: &str) -> Digest {
+    Digest::of(text.as_bytes())
+}
+
+fn planned(host: &str) -> Event {
+    let layer = |name: &str, size_bytes, present_bytes| PlannedLayer { digest: digest(name), size_bytes, present_bytes };
+    let layers = vec![layer("base", 146 * MB, 146 * MB), layer("app", 38 * MB, 0), layer("version", 3 * MB, 0)];
+    Event::Planned(Planned {
+        host: host.to_owned(),
+        image: "demo:nautilus".to_owned(),
+        layers,
+        send_bytes: 41 * MB,
+        present_bytes: 146 * MB,
+    })
+}
+
+fn done(host: &str) -> Done {
+    Done {
+        host: host.to_owned(),
+        image: "demo:nautilus".to_owned(),
+        image_id: digest("image"),
+        source_image_id: digest("image"),
+        config_digest: digest("config"),
+        sent_bytes: 41 * MB,
+        wire_bytes: 41 * MB + 1000,
+        present_bytes: 146 * MB,
+        layers_sent: 2,
+        layers_total: 3,
+        elapsed_ms: 412,
+        replaced: None,
+        dry_run: false,
+    }
+}
+
+fn failed(host: &str) -> Event {
+    let causes = vec![format!("cannot send demo:nautilus to {host}"), "no answer\u{1b}".to_owned()];
+    let failure = Failure { kind: FailureKind::HostUnreachable(host.to_owned()), causes };
+    Event::HostFailed { host: host.to_owned(), image: "demo:nautilus".to_owned(), failure }
+}
+
+fn summary(done: u64, failed: u64) -> Event {
+    Event::Summary(Summary { total: done + failed, done, failed, egress_bytes: 41 * MB, elapsed_ms: 900 })
+}
+
+fn said(report: &mut Report, events: &[Event]) -> String {
+    let mut lines: Vec<String> = events.iter().flat_map(|event| report.event(event)).collect();
+    lines.extend(report.closing());
+    lines.join("\n")
+}
+
+#[test]
+fn one_host() {
+    let progress = |name: &str, verified_bytes| {
+        Event::Progress(Progress { host: "stapp03".to_owned(), image: "demo:nautilus".to_owned(), digest: digest(name), verified_bytes })
+    };
+    let waiting = Event::Waiting { host: "stapp03".to_owned(), reason: "timed out".to_owned() };
+    let done = Done { replaced: Some(digest("old")), ..done("stapp03") };
+    let events = [
+        Event::Accepted { id: 1 },
+        planned("stapp03"),
+        progress("app", 20 * MB),
+        waiting,
+        planned("stapp03"),
+        progress("app", 38 * MB),
+        Event::Done(done),
+        summary(1, 0),
+    ];
+    let mut report = Report::new(Direction::Send, true);
+    let (base, app, version) = (digest("base").short(), digest("app").short(), digest("version").short());
+    let (image, old) = (digest("image").short(), digest("old").short());
+    let expected = format!(
+        "demo:nautilus → stapp03 · 2 of 3 layers to send, 41.0 MB of 187 MB
+  {base}  already exists
+stapp03: connection lost, waiting for it (timed out)
+  {app}  sent  38.0 MB
+  {version}  sent  3.00 MB
+✔ stapp03  demo:nautilus  sha256:{image}  same image ID as here, replaced sha256:{old}
+sent 41.0 MB in 0.9 s, 146 MB were already there"
+    );
+    assert_eq!(said(&mut report, &events), expected);
+    assert!(report.error().is_none());
+}
+
+#[test]
+fn nothing_to_send_and_another_image_id() {
+    let plan = Planned { host: "b".to_owned(), image: "demo:1".to_owned(), layers: vec![], send_bytes: 0, present_bytes: 187 * MB };
+    let done = Done { sent_bytes: 0, present_bytes: 187 * MB, image_id: digest("other"), ..done("b") };
+    let mut report = Report::new(Direction::Pull, true);
+    let (config, other) = (digest("config").short(), digest("other").short());
+    let expected = format!(
+        "demo:1 ← b · nothing to fetch, all of 187 MB is here
+✔ here  demo:nautilus  config sha256:{config} as on b, image ID here is sha256:{other}
+fetched nothing in 0.4 s, 187 MB were already here"
+    );
+    assert_eq!(said(&mut report, &[Event::Planned(plan), Event::Done(done)]), expected);
+    assert_eq!(report.image_id(), Some(digest("other")));
+}
+
+#[test]
+fn dry_runs_have_exact_bytes() {
+    let mut report = Report::new(Direction::Send, true);
+    let done = Done { dry_run: true, sent_bytes: 0, ..done("b") };
+    let text = said(&mut report, &[planned("b"), Event::Done(done)]);
+    assert!(text.contains("\ndry run: 41000000 bytes would be sent, 146000000 bytes are there already\n"), "{text}");
+    assert!(!text.contains('✔') && text.ends_with("nothing was sent; 41.0 MB would be, 146 MB are there already"), "{text}");
+}
+
+#[test]
+fn several_hosts_are_a_table_and_the_failed_ones_can_be_pasted() {
+    let mut report = Report::new(Direction::Send, false);
+    report.retry = "imgctl send demo:nautilus".to_owned();
+    report.terminal = true;
+    let text = said(&mut report, &[planned("web02"), failed("web01"), failed("web03"), Event::Done(done("web02")), summary(1, 2)]);
+    let image = digest("image").short();
+    let expected = format!(
+        "✘ web01  demo:nautilus  cannot send demo:nautilus to web01: no answer\\u{{1b}}
+✘ web03  demo:nautilus  cannot send demo:nautilus to web03: no answer\\u{{1b}}
+HOST   IMAGE          SENT     LAYERS  ALREADY THERE  TIME   RESULT
+web01  demo:nautilus  -        -       -              -      failed (exit code 4)
+web02  demo:nautilus  41.0 MB  2 of 3  146 MB         0.4 s  sha256:{image}  same image ID as here
+web03  demo:nautilus  -        -       -              -      failed (exit code 4)
+sent 41.0 MB to 1 host in 0.9 s, 146 MB were already there"
+    );
+    assert_eq!(text, expected);
+    let error = report.error().unwrap();
+    assert_eq!((error.exit, error.to_string().as_str()), (Exit::SomeHostsFailed, "2 of 3 failed: web01 web03"));
+    assert_eq!(error.hint.unwrap(), "imgctl send demo:nautilus web01 web03 sends only what they lack");
+}
+
+#[test]
+fn a_single_failure_keeps_its_code() {
+    let mut report = Report::new(Direction::Send, true);
+    assert_eq!(said(&mut report, &[Event::Accepted { id: 1 }, failed("stapp03"), summary(0, 1)]), "");
+    let error = report.error().unwrap();
+    assert_eq!((error.exit, error.hint.unwrap().contains("doctor stapp03")), (Exit::Host, true));
+}
+
+#[test]
+fn detached() {
+    let mut report = Report::new(Direction::Send, true);
+    report.detached = true;
+    let text = said(&mut report, &[Event::Accepted { id: 7 }]);
+    assert_eq!(text, "under way as 7: imgctl status shows how it goes, imgctl cancel ID stops it");
+}
+
+#[test]
+fn objects() {
+    let done = Done { replaced: Some(digest("old")), ..done("stapp03") };
+    let object = json::object(&Event::Done(done)).unwrap();
+    let keys: Vec<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
+    for key in [
+        "event",
+        "host",
+        "image",
+        "image_id",
+        "source_image_id",
+        "config_digest",
+        "bytes_sent",
+        "wire_bytes",
+        "bytes_present",
+        "layers_sent",
+        "layers_total",
+        "elapsed_ms",
+        "replaced",
+    ] {
+        assert!(keys.contains(&key), "{key}");
+    }
+    assert!(object["image_id"].as_str().unwrap().starts_with("sha256:") && !keys.contains(&"dry_run"));
+    let object = json::object(&failed("b")).unwrap();
+    assert_eq!((object["event"].as_str(), object["exit_code"].as_u64(), object["host"].as_str()), (Some("failed"), Some(4), Some("b")));
+    assert_eq!(
+        json::object(&summary(8, 0)).unwrap(),
+        json!({"event": "summary", "hosts": 8, "done": 8, "failed": 0, "egress_bytes": 41 * MB, "elapsed_ms": 900})
+    );
+    assert_eq!(json::object(&planned("b")).unwrap()["layers"].as_array().unwrap().len(), 3);
+    assert!(json::object(&Event::End).is_none());
+}
