@@ -1,7 +1,8 @@
 //! The agent: owns every task, starts them in order and stops them in order.
 
+use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Agent {
     peers: Arc<Peers>,
     shutdown: CancellationToken,
     tasks: JoinSet<&'static str>,
+    /// Of the state directory: two agents with one identity would be a disaster.
+    _lock: File,
 }
 
 /// Why an agent does not start.
@@ -55,6 +58,7 @@ pub enum StartError {
 impl Agent {
     /// Opens everything and starts serving. When this returns the agent can be asked and reached.
     pub async fn start<S: Store>(config: &Config, store: S, staging: Arc<Staging>) -> Result<Self, StartError> {
+        let lock = lock(&config.state_dir)?;
         let trust = Trust::open(&config.state_dir, &config.name)?;
         let policy = Policy::load(&config.policy)?;
         let peers = Peers::open(&config.state_dir, config.peers.clone())?;
@@ -75,7 +79,7 @@ impl Agent {
             transfers: Transfers::default(),
             shutdown: shutdown.clone(),
         });
-        let mut agent = Self { address, socket: config.socket.clone(), inherited, net, peers, shutdown, tasks: JoinSet::new() };
+        let mut agent = Self { address, socket: config.socket.clone(), inherited, net, peers, shutdown, tasks: JoinSet::new(), _lock: lock };
         agent.spawn(&context, config, listener, welcomed);
         info!(name = context.trust.name(), id = ?context.trust.id(), %address, socket = %config.socket.display(), "agent started");
         Ok(agent)
@@ -87,7 +91,7 @@ impl Agent {
     }
 
     /// Where `imgctl` reaches it.
-    pub fn socket(&self) -> &std::path::Path {
+    pub fn socket(&self) -> &Path {
         &self.socket
     }
 
@@ -185,6 +189,13 @@ async fn sweep(staging: Arc<Staging>) {
             warn!(%error, "old staged bytes are not removed");
         }
     }
+}
+
+fn lock(state_dir: &Path) -> Result<File, StoreError> {
+    sys::durable::create_dir(state_dir, 0o700)?;
+    let path = state_dir.join("lock");
+    let lock = sys::file::lock(&path).map_err(StoreError::io("lock", &path))?;
+    lock.ok_or_else(|| StoreError::InUse(state_dir.to_owned()))
 }
 
 /// The socket that systemd opened, or one of our own; and which of the two it is.

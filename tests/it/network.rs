@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tests::archive_file;
 use tests::namespace::Lan;
 use tests::process::{self, Process};
-use tests::sample::Recipe;
+use tests::sample::{Recipe, archive_file};
 
 /// What an interruption may cost.
 const RESENT_BYTES: u64 = 8 * 1024 * 1024;

@@ -147,6 +147,23 @@ impl Sample {
     }
 }
 
+/// Writes a sample as an archive (OCI image layout in a tar) into a directory, for programs that read files.
+pub fn archive_file(directory: &std::path::Path, sample: &Sample) -> std::path::PathBuf {
+    let mut index = descriptor_json(&sample.image.root);
+    let name = sample.image.reference.as_ref().unwrap().to_string();
+    index["annotations"] = json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": name });
+    let index = json!({ "schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": [index] });
+    let mut archive = tar::Builder::new(vec![]);
+    append(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+    append(&mut archive, "index.json", index.to_string().as_bytes());
+    for (digest, bytes) in &sample.blobs {
+        append(&mut archive, &format!("blobs/sha256/{}", digest.hex()), bytes);
+    }
+    let path = directory.join("archive.tar");
+    std::fs::write(&path, archive.into_inner().unwrap()).unwrap();
+    path
+}
+
 /// Bytes that do not compress, the same for the same seed.
 pub fn noise(seed: u64, size: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

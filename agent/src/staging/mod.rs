@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! staging/
-//!   lock                 held while an agent uses the directory
 //!   <64 hex>.data        bytes of a blob, sparse, ranges in any order
 //!   <64 hex>.map         which of them were verified: two range hashes for each range, zeros where it is absent
 //!   incoming-<n>         an archive member whose digest is not known yet; gone after a restart
