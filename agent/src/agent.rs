@@ -23,8 +23,8 @@ use crate::{control, membership, sys};
 /// How long running work may take to end when the agent stops.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// An hour: old staged bytes are removed this often.
-const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// How often old staged bytes, and what the store does not need any more, are removed.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(3600);
 
 /// An agent that runs. Aborts everything when it is dropped; [`Agent::stop`] is the orderly way.
 #[derive(Debug)]
@@ -135,7 +135,7 @@ impl Agent {
         self.task("network", self.net.clone().run());
         self.task("peers", serve_peers(context.clone(), welcomed));
         self.task("renewal", membership::renew(context.clone()));
-        self.task("sweeper", sweep(context.staging.clone()));
+        self.task("maintenance", maintain(context.clone()));
         if config.mdns {
             self.task("announcer", membership::announce(context.clone(), config.interfaces.clone()));
         }
@@ -180,13 +180,18 @@ async fn serve_peers<S: Store>(context: Arc<Context<S>>, mut welcomed: tokio::sy
     }
 }
 
-async fn sweep(staging: Arc<Staging>) {
-    let mut tick = tokio::time::interval(SWEEP_EVERY);
+async fn maintain<S: Store>(context: Arc<Context<S>>) {
+    let mut tick = tokio::time::interval(MAINTAIN_EVERY);
     loop {
         tick.tick().await;
-        let staging = staging.clone();
+        let staging = context.staging.clone();
         if let Err(error) = sys::blocking(move || staging.sweep_old()).await {
             warn!(%error, "old staged bytes are not removed");
+        }
+        match context.store.maintain().await {
+            Ok(0) => {}
+            Ok(freed_bytes) => info!(freed_bytes, "store maintained"),
+            Err(error) => warn!(%error, "store not maintained"),
         }
     }
 }

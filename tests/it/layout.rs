@@ -178,7 +178,7 @@ async fn blobs_of_others_are_collected_only_when_they_are_old() {
     std::fs::write(layout.blob(&old), "old").unwrap();
     std::fs::write(layout.path.join("blobs/sha256/.tmp-123"), "theirs").unwrap();
     set_age(&layout.blob(&old), Duration::from_secs(2 * 3600));
-    assert_eq!(layout.store.collect().await.unwrap(), 3);
+    assert_eq!(layout.store.maintain().await.unwrap(), 3);
     assert!(layout.blob(&fresh).exists() && !layout.blob(&old).exists());
     assert!(layout.path.join("blobs/sha256/.tmp-123").exists());
 }
@@ -195,10 +195,10 @@ async fn an_import_that_was_given_up_is_kept_for_a_day() {
         ingest.append(sample.blobs[&layer.digest].clone()).await.unwrap();
         ingest.commit().await.unwrap();
     }
-    assert_eq!(layout.store.collect().await.unwrap(), 0);
+    assert_eq!(layout.store.maintain().await.unwrap(), 0);
     let announced = layout.path.join(".imgd/imports").join(sample.image.root.digest.hex());
     set_age(&announced, Duration::from_secs(25 * 3600));
-    assert_eq!(layout.store.collect().await.unwrap(), layer.size_bytes);
+    assert_eq!(layout.store.maintain().await.unwrap(), layer.size_bytes);
     assert!(!announced.exists());
 }
 

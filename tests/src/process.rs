@@ -116,7 +116,7 @@ impl Process {
     pub fn json(&self, arguments: &[&str], event: &str) -> serde_json::Value {
         let out = self.must(&[&["--json"], arguments].concat());
         let lines = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        lines.filter(|line| line["event"] == event).last().unwrap_or_else(|| panic!("no {event} in {out}"))
+        lines.rev().find(|line| line["event"] == event).unwrap_or_else(|| panic!("no {event} in {out}"))
     }
 
     /// Ends it as a power cut would: `kill -9`.

@@ -254,6 +254,10 @@ impl Store for MemoryStore {
         Ok(Room { free_bytes: 1 << 40, needed_percent: 200 })
     }
 
+    async fn maintain(&self) -> Result<u64, StoreError> {
+        Ok(self.shared.state().collect(&self.shared.leases))
+    }
+
     async fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
         let mut scrubbed = vec![];
         {

@@ -60,6 +60,9 @@ pub trait Store: Send + Sync + 'static {
     /// Room for more, now.
     fn room(&self) -> impl Future<Output = Result<Room, StoreError>> + Send;
 
+    /// Housekeeping, once an hour: removes what nothing refers to any more and nobody is about to continue. Returns the bytes that were freed.
+    fn maintain(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
     /// Hashes blobs again: this one, or all. What is damaged is put aside (never served, fetched again by the next import) and reported.
     fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> impl Future<Output = Result<(), StoreError>> + Send;
 }

@@ -9,7 +9,7 @@ use proto::limits::{FRAME, RANGE_BYTES, STALL_TIMEOUT_MS};
 use proto::peer::{Block, BlockHeader, Get, Refusal, Request};
 use proto::{Descriptor, Digest};
 
-use super::refusal;
+use super::{Limit, refusal};
 use crate::net::{NetError, Peer, Stream};
 use crate::staging::StagedBlob;
 use crate::store::StoreError;
@@ -56,13 +56,23 @@ pub(super) async fn document(peer: &Peer, blob: &Descriptor) -> Result<Vec<u8>, 
 }
 
 /// Fetches a range into staging, verified block by block. `verified_bytes` follows.
-pub(super) async fn range(peer: &Peer, staged: &Arc<StagedBlob>, range: Range<u64>, verified_bytes: &Arc<AtomicU64>) -> Result<(), GetError> {
+pub(super) async fn range(
+    peer: &Peer,
+    staged: &Arc<StagedBlob>,
+    range: Range<u64>,
+    verified_bytes: &Arc<AtomicU64>,
+    limit: Option<&Limit>,
+) -> Result<(), GetError> {
     let digest = staged.descriptor().digest;
     let mut stream = ask(peer, digest, &range).await?;
     let mut offset = range.start;
     let mut writing: Option<tokio::task::JoinHandle<Result<(), GetError>>> = None;
     loop {
         let header = block(&mut stream, range.end - offset).await?;
+        if let Some(limit) = limit {
+            // What is not read is not sent: the window of the stream closes.
+            limit.take(header.encoded_bytes).await;
+        }
         let bytes = stream.read(header.encoded_bytes as usize).await.map_err(GetError::Net)?;
         // One block is hashed and written while the next one arrives.
         if let Some(writing) = writing.take() {

@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::offering::{self, Offering};
-use super::receive::{self, News};
+use super::receive::{self, Interest, News};
 use super::send::display_name;
-use super::{Context, Transfer, TransferError, refusal};
+use super::{Context, Limit, Transfer, TransferError, refusal};
 use crate::net::{NetError, Peer, Stream};
 use crate::store::{Query, Store, StoreError};
 use crate::trust::audit;
@@ -64,8 +64,10 @@ async fn pull_from<S: Store>(
     let image = offer.image.clone();
     let (news, mut receiver) = mpsc::channel(64);
     let (name, host) = (display_name(&image), peer.name().to_owned());
+    let limit = pull.limit_bytes_per_s.map(|bytes_per_s| Arc::new(Limit::new(bytes_per_s)));
+    let interest = Interest { news: Some(news), limit };
     let received = {
-        let receiving = receive::receive(context, peer, &mut stream, offer, transfer.cancelled(), Some(news));
+        let receiving = receive::receive(context, peer, &mut stream, offer, transfer.cancelled(), interest);
         let publishing = publish(&mut receiver, &host, &image, transfer, events);
         let (received, ()) = tokio::join!(receiving, publishing);
         received.map_err(TransferError::Here)?

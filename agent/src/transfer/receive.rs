@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::get;
-use super::{Context, refusal};
+use super::{Context, Limit, refusal};
 use crate::net::{Peer, Stream};
 use crate::staging::StagedBlob;
 use crate::store::{Import, Imported, Ingest, Store, StoreError};
@@ -47,6 +47,15 @@ pub(super) enum News {
     Progress(Progress),
 }
 
+/// What somebody on this host has to do with a session.
+#[derive(Debug, Default)]
+pub(super) struct Interest {
+    /// Wants to know how it goes.
+    pub(super) news: Option<mpsc::Sender<News>>,
+    /// Does not want it to be faster.
+    pub(super) limit: Option<Arc<Limit>>,
+}
+
 /// Receives what `peer` offers on `stream`. Ends when the image is in the store, or with the reason why it will not be; the peer knows the same.
 /// What was verified until then stays in staging.
 pub(super) async fn receive<S: Store>(
@@ -55,9 +64,9 @@ pub(super) async fn receive<S: Store>(
     stream: &mut Stream,
     offer: Offer,
     cancel: CancellationToken,
-    news: Option<mpsc::Sender<News>>,
+    interest: Interest,
 ) -> Result<Received, Refusal> {
-    let mut session = Session::new(context, peer, &offer, news);
+    let mut session = Session::new(context, peer, &offer, interest);
     let result = session.run(stream, &offer, cancel).await;
     let told = match &result {
         Ok(Received { committed: Some(committed), .. }) => stream.send(&Answer::Committed(committed.clone())).await,
@@ -88,7 +97,7 @@ struct Session<'a, S: Store> {
     received_bytes: Arc<AtomicU64>,
     imported: Option<Imported>,
     tasks: JoinSet<Outcome<S>>,
-    news: Option<mpsc::Sender<News>>,
+    interest: Interest,
 }
 
 /// A layer between its claim and the store.
@@ -107,7 +116,7 @@ enum Outcome<S: Store> {
 }
 
 impl<'a, S: Store> Session<'a, S> {
-    fn new(context: &'a Arc<Context<S>>, peer: &'a Peer, offer: &Offer, news: Option<mpsc::Sender<News>>) -> Self {
+    fn new(context: &'a Arc<Context<S>>, peer: &'a Peer, offer: &Offer, interest: Interest) -> Self {
         Self {
             context,
             peer,
@@ -120,7 +129,7 @@ impl<'a, S: Store> Session<'a, S> {
             received_bytes: Arc::default(),
             imported: None,
             tasks: JoinSet::new(),
-            news,
+            interest,
         }
     }
 
@@ -259,10 +268,10 @@ impl<'a, S: Store> Session<'a, S> {
     fn fetch(&mut self, digest: Digest, range: Range<u64>) {
         let Some(arriving) = self.layers.get(&digest) else { return };
         let (peer, staged, verified_bytes) = (self.peer.clone(), arriving.staged.clone(), arriving.verified_bytes.clone());
-        let received = self.received_bytes.clone();
+        let (received, limit) = (self.received_bytes.clone(), self.interest.limit.clone());
         self.tasks.spawn(async move {
             let length_bytes = range.end - range.start;
-            input(match get::range(&peer, &staged, range, &verified_bytes).await {
+            input(match get::range(&peer, &staged, range, &verified_bytes, limit.as_deref()).await {
                 Ok(()) => {
                     received.fetch_add(length_bytes, Ordering::Relaxed);
                     Ok(Input::Fetched { digest })
@@ -332,7 +341,7 @@ impl<'a, S: Store> Session<'a, S> {
     }
 
     fn publish(&self, news: News) {
-        if let Some(sender) = &self.news {
+        if let Some(sender) = &self.interest.news {
             // Whoever is slow to read misses some progress, never the plan: it is the first news and fits the channel.
             let _ = sender.try_send(news);
         }

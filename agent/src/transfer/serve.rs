@@ -12,7 +12,7 @@ use proto::peer::{Answer, ImageRow, Offer, Refusal, Request};
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use super::receive::Received;
+use super::receive::{Interest, Received};
 use super::send::display_name;
 use super::{Context, provide, pull, receive, refusal};
 use crate::net::{NetError, Peer, Stream};
@@ -106,7 +106,7 @@ async fn accept_members<S: Store>(context: &Context<S>, list: SignedMemberList) 
 async fn receive_offer<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut Stream, offer: Offer) -> Result<(), NetError> {
     let (name, reference, dry_run) = (display_name(&offer.image), offer.image.reference.clone(), offer.dry_run);
     let transfer = context.transfers.start(true, &name, peer.name(), &context.shutdown);
-    let result = receive::receive(context, peer, stream, offer, transfer.cancelled(), None).await;
+    let result = receive::receive(context, peer, stream, offer, transfer.cancelled(), Interest::default()).await;
     match result {
         Ok(Received { committed: Some(committed), .. }) => {
             let elapsed_ms = transfer.elapsed_ms();

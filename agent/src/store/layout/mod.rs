@@ -77,13 +77,6 @@ impl LayoutStore {
             }),
         })
     }
-
-    /// Removes what nothing refers to, what leases kept from the last collection, and what imports that were given up more than a day ago
-    /// have left. Returns the bytes that were freed. For an hourly timer: names that go or move collect by themselves.
-    pub async fn collect(&self) -> Result<u64, StoreError> {
-        let layout = self.layout.clone();
-        blocking(move || layout.collect_locked(&mut layout.index())).await
-    }
 }
 
 impl Layout {
@@ -220,6 +213,13 @@ impl Store for LayoutStore {
         let free_bytes = blocking(move || file::free_bytes(&layout.root).map_err(StoreError::io("read", &layout.root))).await?;
         // Staging lies on the same disk and is adopted, not copied.
         Ok(Room { free_bytes, needed_percent: 100 })
+    }
+
+    /// Also what leases kept from the last collection, and what imports that were given up more than a day ago have left. Names that go or
+    /// move collect by themselves.
+    async fn maintain(&self) -> Result<u64, StoreError> {
+        let layout = self.layout.clone();
+        blocking(move || layout.collect_locked(&mut layout.index())).await
     }
 
     async fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
