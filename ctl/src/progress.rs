@@ -1,12 +1,15 @@
 //! Bars on a terminal. The only file that names indicatif.
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use proto::Digest;
 use proto::control::{Event, Planned, Progress};
 use proto::text::escape_short;
+
+use crate::format::{duration_ms, size};
 
 /// A bar for every layer and, with several, one for all of them; or a bar for every host.
 pub(crate) struct Bars {
@@ -117,9 +120,27 @@ impl Drop for Bars {
 }
 
 fn style() -> ProgressStyle {
-    const TEMPLATE: &str = "  {prefix}  {bar:28}  {decimal_bytes} / {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
+    const TEMPLATE: &str = "  {prefix}  {bar:28}  {done} / {all}  {rate}  {left}";
     // The template is written above, and a test draws it: the default is never used.
-    ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
+    ProgressStyle::with_template(TEMPLATE)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸─")
+        .with_key("done", |state: &ProgressState, line: &mut dyn Write| {
+            let _ = line.write_str(&size(state.pos()));
+        })
+        .with_key("all", |state: &ProgressState, line: &mut dyn Write| {
+            let _ = line.write_str(&size(state.len().unwrap_or(0)));
+        })
+        .with_key("rate", |state: &ProgressState, line: &mut dyn Write| {
+            let bytes_per_s = state.per_sec();
+            // Before the first bytes there is no rate, and no end in sight.
+            let _ = if bytes_per_s >= 1.0 { write!(line, "{}/s", size(bytes_per_s as u64)) } else { line.write_str("-") };
+        })
+        .with_key("left", |state: &ProgressState, line: &mut dyn Write| {
+            if state.per_sec() >= 1.0 && state.eta() >= Duration::from_secs(1) {
+                let _ = write!(line, "{} left", duration_ms(state.eta().as_secs() * 1000));
+            }
+        })
 }
 
 #[cfg(test)]
@@ -189,6 +210,6 @@ mod tests {
         bars.event(&Event::Progress(Progress { host, image, digest, verified_bytes: 40_000_000 }));
         assert_eq!(bars.hosts.values().next().unwrap().total.as_ref().unwrap().position(), 40_000_000);
         let drawn = screen.0.lock().unwrap().clone();
-        assert!(drawn.contains(&digest.short()) && drawn.contains("total") && drawn.contains("20.00 MB / 40.00 MB"), "{drawn}");
+        assert!(drawn.contains(&digest.short()) && drawn.contains("total") && drawn.contains("20.0 MB / 42.0 MB"), "{drawn}");
     }
 }

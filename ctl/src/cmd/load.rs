@@ -24,7 +24,7 @@ use crate::exit::Exit;
 pub(crate) struct Args {
     /// Archive to read, instead of standard input
     #[arg(long, short, value_name = "FILE")]
-    input: Option<PathBuf>,
+    pub(super) input: Option<PathBuf>,
 }
 
 /// Loads, and names what came in.

@@ -85,6 +85,11 @@ impl Report {
         self.done.first().filter(|done| !done.dry_run).map(|done| done.image_id)
     }
 
+    /// What was sent, and the whole image, of the first host.
+    pub(crate) fn bytes(&self) -> Option<(u64, u64)> {
+        self.done.first().map(|done| (done.sent_bytes, done.sent_bytes + done.present_bytes))
+    }
+
     /// The lines that this event is worth.
     pub(crate) fn event(&mut self, event: &Event) -> Vec<String> {
         match event {
