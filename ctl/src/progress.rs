@@ -206,7 +206,9 @@ mod tests {
         bars.event(&Event::Planned(Planned { host: host.clone(), image: image.clone(), layers, send_bytes: 42_000_000, present_bytes: 0 }));
         let digest = Digest::of(b"a");
         bars.event(&Event::Progress(Progress { host: host.clone(), image: image.clone(), digest, verified_bytes: 20_000_000 }));
+        // Draws are rarer than events.
         std::thread::sleep(Duration::from_millis(20));
+        bars.hosts.values().flat_map(|host| host.total.iter()).for_each(ProgressBar::tick);
         bars.event(&Event::Progress(Progress { host, image, digest, verified_bytes: 40_000_000 }));
         assert_eq!(bars.hosts.values().next().unwrap().total.as_ref().unwrap().position(), 40_000_000);
         let drawn = screen.0.lock().unwrap().clone();

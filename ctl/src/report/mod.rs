@@ -260,7 +260,8 @@ impl Report {
         let time = duration_ms(self.summary.as_ref().map_or(slowest_ms, |summary| summary.elapsed_ms));
         let sent = if sent_bytes == 0 { "nothing".to_owned() } else { size(sent_bytes) };
         let hosts = if self.one_host { String::new() } else { format!(" to {}", count(self.done.len() as u64, "host")) };
-        let mut line = format!("{} {sent}{hosts} in {time}, {} were already {place}", self.verb(), size(present_bytes));
+        let present = if present_bytes == 0 { String::new() } else { format!(", {} were already {place}", size(present_bytes)) };
+        let mut line = format!("{} {sent}{hosts} in {time}{present}", self.verb());
         if let Some(summary) = self.summary.as_ref().filter(|summary| summary.egress_bytes < sent_bytes) {
             line += &format!("; {} left this host", size(summary.egress_bytes));
         }
