@@ -11,6 +11,9 @@ use proto::text::escape_short;
 
 use crate::format::{duration_ms, size};
 
+/// Often enough to seem smooth.
+const TICK: Duration = Duration::from_millis(100);
+
 /// A bar for every layer and, with several, one for all of them; or a bar for every host.
 pub(crate) struct Bars {
     all: MultiProgress,
@@ -108,7 +111,7 @@ impl Bars {
         // What was there before says nothing about the rate.
         bar.set_position(present_bytes);
         bar.reset_eta();
-        bar.enable_steady_tick(Duration::from_millis(250));
+        bar.enable_steady_tick(TICK);
         bar
     }
 }
@@ -206,9 +209,8 @@ mod tests {
         bars.event(&Event::Planned(Planned { host: host.clone(), image: image.clone(), layers, send_bytes: 42_000_000, present_bytes: 0 }));
         let digest = Digest::of(b"a");
         bars.event(&Event::Progress(Progress { host: host.clone(), image: image.clone(), digest, verified_bytes: 20_000_000 }));
-        // Draws are rarer than events.
-        std::thread::sleep(Duration::from_millis(20));
-        bars.hosts.values().flat_map(|host| host.total.iter()).for_each(ProgressBar::tick);
+        // Bars are drawn at their tick, however many events there are.
+        std::thread::sleep(TICK * 3);
         bars.event(&Event::Progress(Progress { host, image, digest, verified_bytes: 40_000_000 }));
         assert_eq!(bars.hosts.values().next().unwrap().total.as_ref().unwrap().position(), 40_000_000);
         let drawn = screen.0.lock().unwrap().clone();
