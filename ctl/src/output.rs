@@ -90,6 +90,11 @@ impl Output {
         let _ = writeln!(std::io::stderr(), "{name}: {error}{hint}");
     }
 
+    /// A text that is neither for people nor JSON: a script, a manual page.
+    pub(crate) fn text(&self, text: &[u8]) {
+        self.write_all(text);
+    }
+
     /// Stdout for bytes that are no text.
     pub(crate) fn raw(&self) -> std::io::Stdout {
         std::io::stdout()
@@ -106,11 +111,15 @@ impl Output {
     }
 
     fn write(&self, line: &str) {
+        self.write_all(format!("{line}\n").as_bytes());
+    }
+
+    fn write_all(&self, bytes: &[u8]) {
         if self.gone.load(Ordering::Relaxed) {
             return;
         }
         let mut stdout = std::io::stdout().lock();
-        if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        if let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             self.gone.store(true, Ordering::Relaxed);
             self.broken.store(error.kind() != ErrorKind::BrokenPipe, Ordering::Relaxed);
         }

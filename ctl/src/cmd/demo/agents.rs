@@ -16,7 +16,8 @@ use crate::exit::Exit;
 use crate::output::Output;
 
 const START_TIMEOUT: Duration = Duration::from_secs(15);
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Shorter than what a command has after a signal.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(10);
 
 /// Running agents and their directory. Dropped: stopped and removed.
