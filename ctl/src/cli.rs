@@ -13,7 +13,7 @@ use crate::cmd;
 /// its store. The image arrives under the same name and with the same image ID. Nothing needs sudo: members of the group imgd may
 /// do everything.
 #[derive(Debug, Parser)]
-#[command(name = "imgctl", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "imgctl", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = EPILOGUE, disable_help_subcommand = false, max_term_width = 110)]
 pub(crate) struct Cli {
     /// What goes with every command.
@@ -28,8 +28,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "With every command")]
 pub(crate) struct Global {
-    /// Socket of the agent
-    #[arg(long, global = true, value_name = "PATH", env = "IMGCTL_SOCKET", default_value = "/run/imgd/imgd.sock", hide_env_values = true)]
+    /// Socket of the agent [env: IMGCTL_SOCKET, default: /run/imgd/imgd.sock]
+    #[arg(long, global = true, value_name = "PATH", env = "IMGCTL_SOCKET", default_value = "/run/imgd/imgd.sock")]
+    #[arg(hide_env = true, hide_default_value = true)]
     pub(crate) socket: PathBuf,
     /// Print one JSON object per line
     #[arg(long, global = true)]
@@ -39,47 +40,31 @@ pub(crate) struct Global {
     pub(crate) quiet: bool,
 }
 
-/// The verbs. Each has a file of its name in `cmd`.
+/// The verbs. Each has a file of its name in `cmd`, with its help.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make an image present on other hosts
     Send(cmd::send::Args),
-    /// Get an image from the hosts that have it
     Pull(cmd::pull::Args),
     /// Show transfers, running and recent
     Status,
-    /// Stop a transfer
     Cancel(cmd::cancel::Args),
-    /// List images, here or on other hosts
     Ls(cmd::ls::Args),
-    /// Take images out of a tar archive
     Load(cmd::load::Args),
-    /// Write images to a tar archive
     Save(cmd::save::Args),
-    /// Give an image a further name
     Tag(cmd::tag::Args),
-    /// Remove names, and images with their last name
     Rm(cmd::rm::Args),
-    /// Show all that is known of an image, as JSON
     Inspect(cmd::inspect::Args),
-    /// Compare an image here with the ones of that name on other hosts
     Diff(cmd::diff::Args),
-    /// Show which hosts hold an image
     WhoHas(cmd::who_has::Args),
     /// Hash every blob again, and put damaged ones aside
     Scrub,
-    /// Say who belongs together: trust and groups
     Fleet(cmd::fleet::Args),
     /// List the hosts that are seen
     Peers,
-    /// Say what is wrong here, or between here and a host, and what to do about it
     Doctor(cmd::doctor::Args),
-    /// Show all of it in a few seconds: two throw-away agents on this machine, and a real send
     Demo(cmd::demo::Args),
-    /// Print the completions for a shell
     #[command(hide = true)]
     Completions(cmd::completions::Args),
-    /// Print the manual page, or write all pages to a directory
     #[command(hide = true)]
     Manual(cmd::manual::Args),
 }
@@ -114,8 +99,11 @@ First steps, with imgd running on every host:
   stapp02$ imgctl fleet join                   asks for it
 
 Exit codes:
-  0 done   1 failed   2 usage   3 image not found   4 host not found or unreachable   5 not trusted or denied
-  6 refused before a byte moved (space, platform, policy, name)   7 some hosts failed   130 interrupted
+    0  done                           5  not trusted, or denied
+    1  failed                         6  refused before a byte moved: space, platform, policy, name
+    2  usage                          7  some hosts failed, the output names them
+    3  image not found              130  interrupted
+    4  host not found or unreachable
 
 imgctl COMMAND --help says more about a command.";
 
@@ -132,8 +120,7 @@ pub(crate) fn command() -> clap::Command {
         }
         verbs.push('\n');
     }
-    command
-        .help_template(format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{verbs}Options:\n{{options}}\n\n{{after-help}}\n"))
+    command.help_template(format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{verbs}Options:\n{{options}}{{after-help}}\n"))
 }
 
 #[cfg(test)]
@@ -166,7 +153,7 @@ mod tests {
     #[test]
     fn hosts_are_last_and_wanted() {
         let parse = |line: &str| command().try_get_matches_from(line.split(' '));
-        assert!(parse("imgctl send demo:nautilus stapp03 stapp04 -i b:1 --limit 50MB/s --as x:1").is_ok());
+        assert!(parse("imgctl send demo:nautilus stapp03 stapp04 -i b:1 --limit 50MB/s").is_ok());
         assert!(parse("imgctl send demo:nautilus --all --json").is_ok());
         assert!(parse("imgctl pull demo --from a --dry-run").is_ok());
         assert!(parse("imgctl fleet invite --valid 7d --uses 500").is_ok());

@@ -1,12 +1,18 @@
 //! Bars on a terminal. The only file that names indicatif.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use proto::Digest;
 use proto::control::{Event, Planned, Progress};
 use proto::text::escape_short;
+
+use crate::format::{duration_ms, size};
+
+/// Often enough to seem smooth.
+const TICK: Duration = Duration::from_millis(100);
 
 /// A bar for every layer and, with several, one for all of them; or a bar for every host.
 pub(crate) struct Bars {
@@ -23,6 +29,8 @@ struct Host {
     total: Option<ProgressBar>,
     verified: HashMap<Digest, u64>,
     sizes: HashMap<Digest, u64>,
+    /// Of which bytes have come since the plan.
+    started: HashSet<Digest>,
 }
 
 impl Bars {
@@ -57,7 +65,8 @@ impl Bars {
         if missing.is_empty() {
             return;
         }
-        let mut host = Host { layers: HashMap::new(), total: None, verified: HashMap::new(), sizes: HashMap::new() };
+        let mut host =
+            Host { layers: HashMap::new(), total: None, verified: HashMap::new(), sizes: HashMap::new(), started: HashSet::new() };
         for layer in &missing {
             host.sizes.insert(layer.digest, layer.size_bytes);
             host.verified.insert(layer.digest, layer.present_bytes);
@@ -77,9 +86,14 @@ impl Bars {
     fn progress(&mut self, progress: &Progress) {
         let Some(host) = self.hosts.get_mut(&(progress.host.clone(), progress.image.clone())) else { return };
         let Some(&size_bytes) = host.sizes.get(&progress.digest) else { return };
+        let started = !host.started.is_empty();
+        let first = host.started.insert(progress.digest);
         let verified = host.verified.entry(progress.digest).or_default();
         *verified = (*verified).max(progress.verified_bytes.min(size_bytes));
         if let Some(bar) = host.layers.get(&progress.digest) {
+            if first {
+                bar.reset_elapsed();
+            }
             bar.set_position(*verified);
             if *verified >= size_bytes {
                 bar.finish_and_clear();
@@ -87,6 +101,9 @@ impl Bars {
             }
         }
         if let Some(total) = &host.total {
+            if !started {
+                total.reset_elapsed();
+            }
             total.set_position(host.verified.values().sum());
         }
     }
@@ -101,11 +118,9 @@ impl Bars {
     }
 
     fn bar(&self, name: &str, size_bytes: u64, present_bytes: u64) -> ProgressBar {
-        let bar = self.all.add(ProgressBar::new(size_bytes).with_style(style()).with_prefix(format!("{name:<12}")));
-        // What was there before says nothing about the rate.
+        let bar = self.all.add(ProgressBar::new(size_bytes).with_style(style(present_bytes)).with_prefix(format!("{name:<12}")));
         bar.set_position(present_bytes);
-        bar.reset_eta();
-        bar.enable_steady_tick(Duration::from_millis(250));
+        bar.enable_steady_tick(TICK);
         bar
     }
 }
@@ -116,10 +131,39 @@ impl Drop for Bars {
     }
 }
 
-fn style() -> ProgressStyle {
-    const TEMPLATE: &str = "  {prefix}  {bar:28}  {decimal_bytes} / {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
+/// For something of which `present_bytes` were there before.
+fn style(present_bytes: u64) -> ProgressStyle {
+    const TEMPLATE: &str = "  {prefix}  {bar:28}  {done} / {all}  {rate}  {left}";
     // The template is written above, and a test draws it: the default is never used.
-    ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
+    ProgressStyle::with_template(TEMPLATE)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸─")
+        .with_key("done", |state: &ProgressState, line: &mut dyn Write| {
+            let _ = line.write_str(&size(state.pos()));
+        })
+        .with_key("all", |state: &ProgressState, line: &mut dyn Write| {
+            let _ = line.write_str(&size(state.len().unwrap_or(0)));
+        })
+        .with_key("rate", move |state: &ProgressState, line: &mut dyn Write| {
+            if let Some(bytes_per_s) = rate(state, present_bytes) {
+                let _ = write!(line, "{}/s", size(bytes_per_s as u64));
+            }
+        })
+        .with_key("left", move |state: &ProgressState, line: &mut dyn Write| {
+            let left_bytes = state.len().unwrap_or(0).saturating_sub(state.pos());
+            let left_s = rate(state, present_bytes).map(|bytes_per_s| (left_bytes as f64 / bytes_per_s) as u64);
+            if let Some(left_s) = left_s.filter(|&left_s| left_s > 0) {
+                let left = if left_s < 60 { format!("{left_s} s") } else { duration_ms(left_s * 1000) };
+                let _ = write!(line, "{left} left");
+            }
+        })
+}
+
+/// Since the first byte came. What was there before says nothing about it, and neither do the first moments.
+fn rate(state: &ProgressState, present_bytes: u64) -> Option<f64> {
+    let elapsed_s = state.elapsed().as_secs_f64();
+    let new_bytes = state.pos().saturating_sub(present_bytes);
+    (new_bytes > 0 && elapsed_s >= 0.2).then(|| new_bytes as f64 / elapsed_s)
 }
 
 #[cfg(test)]
@@ -185,10 +229,11 @@ mod tests {
         bars.event(&Event::Planned(Planned { host: host.clone(), image: image.clone(), layers, send_bytes: 42_000_000, present_bytes: 0 }));
         let digest = Digest::of(b"a");
         bars.event(&Event::Progress(Progress { host: host.clone(), image: image.clone(), digest, verified_bytes: 20_000_000 }));
-        std::thread::sleep(Duration::from_millis(20));
+        // Bars are drawn at their tick, however many events there are.
+        std::thread::sleep(TICK * 3);
         bars.event(&Event::Progress(Progress { host, image, digest, verified_bytes: 40_000_000 }));
         assert_eq!(bars.hosts.values().next().unwrap().total.as_ref().unwrap().position(), 40_000_000);
         let drawn = screen.0.lock().unwrap().clone();
-        assert!(drawn.contains(&digest.short()) && drawn.contains("total") && drawn.contains("20.00 MB / 40.00 MB"), "{drawn}");
+        assert!(drawn.contains(&digest.short()) && drawn.contains("total") && drawn.contains("20.0 MB / 42.0 MB"), "{drawn}");
     }
 }

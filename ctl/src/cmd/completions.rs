@@ -1,7 +1,6 @@
 //! `imgctl completions SHELL`
 
 use crate::context::Context;
-use crate::error::Error;
 use crate::exit::Exit;
 
 /// Print the completions for a shell
@@ -15,8 +14,6 @@ pub(crate) struct Args {
 pub(crate) fn run(context: &Context, args: &Args) -> super::Result {
     let mut script = vec![];
     clap_complete::generate(args.shell, &mut crate::cli::command(), "imgctl", &mut script);
-    let mut stdout = context.output.raw();
-    let written = std::io::Write::write_all(&mut stdout, &script);
-    written.map_err(|error| Error::new(Exit::Failed, "cannot write to standard output").because(error))?;
+    context.output.text(&script);
     Ok(Exit::Done)
 }

@@ -22,8 +22,10 @@ pub(crate) fn run(context: &Context, args: &Args) -> super::Result {
                 .map_err(|error| Error::file("cannot write pages to", directory, &error))?;
         }
         None => {
-            let written = clap_mangen::Man::new(crate::cli::command()).render(&mut context.output.raw());
-            written.map_err(|error| Error::new(Exit::Failed, "cannot write to standard output").because(error))?;
+            let mut page = vec![];
+            let rendered = clap_mangen::Man::new(crate::cli::command()).render(&mut page);
+            rendered.map_err(|error| Error::new(Exit::Failed, "cannot make the page").because(error))?;
+            context.output.text(&page);
         }
     }
     Ok(Exit::Done)

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use proto::control::Fleet;
 use proto::limits::TEXT_BYTES;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::context::Context;
@@ -73,13 +75,28 @@ fn prompt(context: &Context) -> Result<String, Error> {
     let none = |error: std::io::Error| Error::usage("there is no terminal to ask for the token").because(error).hint(hint);
     let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").map_err(none)?;
     let _echo = Echo::off(context, &terminal).map_err(none)?;
-    let asked = terminal.write_all("token (not shown): ".as_bytes());
+    let asked = terminal.write_all("token (not shown): ".as_bytes()).and_then(|()| wait_for_line(context, &terminal));
     let mut line = String::new();
     let read = asked.and_then(|()| BufReader::new((&terminal).take(TEXT_BYTES as u64)).read_line(&mut line));
     // The line break that was typed was not shown either.
     let _ = terminal.write_all(b"\n");
     read.map_err(|error| Error::new(Exit::Failed, "cannot read the token").because(error))?;
     Ok(line)
+}
+
+/// Returns when a line was typed, or when a signal came: reading itself would not hear of it.
+fn wait_for_line(context: &Context, terminal: &File) -> std::io::Result<()> {
+    let step = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+    loop {
+        if context.interrupt.came() {
+            return Err(std::io::ErrorKind::Interrupted.into());
+        }
+        match poll(&mut [PollFd::new(terminal, PollFlags::IN)], Some(&step)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Shows again what is typed, when it is dropped and when a signal comes.

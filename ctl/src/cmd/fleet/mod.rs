@@ -35,19 +35,13 @@ pub(crate) struct Args {
 enum Command {
     /// Make a fleet, with this host as its first member
     Init,
-    /// Print a token with which another host joins
     Invite(invite::Args),
-    /// Join a fleet, with a token that is asked for
     Join(join::Args),
     /// List the members
     Ls,
-    /// Throw hosts out
     Remove(remove::Args),
-    /// Put hosts into groups: send IMAGE @GROUP
     Group(group::Args),
-    /// Write the key of the fleet to a file, for another host or a bad day
     Backup(backup::Args),
-    /// Make this host hold the key of the fleet, from a backup
     Restore(restore::Args),
 }
 
