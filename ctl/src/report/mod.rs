@@ -154,7 +154,7 @@ impl Report {
                 let mut hosts: Vec<String> = failures.iter().map(|failed| shell(&failed.host)).collect();
                 hosts.dedup();
                 let what = format!("{} of {total} failed: {}", failures.len(), hosts.join(" "));
-                Some(Error::new(Exit::SomeHostsFailed, what).hint(format!("{} {} sends only what they lack", self.retry, hosts.join(" "))))
+                Some(Error::new(Exit::SomeHostsFailed, what).hint(format!("once that is mended: {} {}", self.retry, hosts.join(" "))))
             }
         }
     }
