@@ -78,7 +78,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
 ];
 
 const EPILOGUE: &str = "\
-Hosts:
+How to name hosts:
   stapp03        by its name in the fleet (imgctl fleet ls)
   'web[01-40]'   a range of names          'web*'  a pattern
   @web           a group (imgctl fleet group)

@@ -16,7 +16,8 @@ pub(crate) struct Error {
     pub(crate) exit: Exit,
     /// The command that helps.
     pub(crate) hint: Option<String>,
-    causes: Vec<String>,
+    /// Outermost first.
+    pub(crate) causes: Vec<String>,
 }
 
 impl Error {

@@ -39,11 +39,15 @@ fn show(context: &Context, report: &mut Report, bars: Option<&mut Bars>, event: 
         context.output.object(&object);
     }
     let lines = report.event(event);
-    let print = || lines.iter().for_each(|line| context.output.line(line));
+    let failure = report.failure(event).filter(|_| !context.output.is_json());
+    let print = || {
+        lines.iter().for_each(|line| context.output.line(line));
+        failure.iter().for_each(|error| context.output.failure(error));
+    };
     match bars {
         Some(bars) => {
             bars.event(event);
-            if !lines.is_empty() {
+            if !lines.is_empty() || failure.is_some() {
                 bars.suspend(print);
             }
         }

@@ -8,7 +8,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::Digest;
-use proto::control::{Done, Event, Failure, Planned, Progress, Summary};
+use proto::control::{Done, Event, Planned, Progress, Summary};
 use proto::text::escape;
 
 use crate::error::Error;
@@ -103,12 +103,24 @@ impl Report {
                 vec![format!("{}: connection lost, waiting for it ({})", escape(host), escape(reason))]
             }
             Event::Done(done) => self.host_done(done),
-            Event::HostFailed { host, image, failure } => self.failed(host, image, failure),
+            Event::HostFailed { host, image, failure } => {
+                self.failures.push(Failed { host: host.clone(), image: image.clone(), error: Error::from(failure) });
+                vec![]
+            }
             Event::Summary(summary) => {
                 self.summary = Some(summary.clone());
                 vec![]
             }
             _ => vec![],
+        }
+    }
+
+    /// The failure of one among several, which is worth a word when it comes. A single one is the failure of the command.
+    pub(crate) fn failure(&self, event: &Event) -> Option<Error> {
+        let alone = self.one_host && self.ids.len() <= 1;
+        match event {
+            Event::HostFailed { failure, .. } if !alone => Some(Error { hint: None, ..Error::from(failure) }),
+            _ => None,
         }
     }
 
@@ -142,7 +154,7 @@ impl Report {
                 let mut hosts: Vec<String> = failures.iter().map(|failed| shell(&failed.host)).collect();
                 hosts.dedup();
                 let what = format!("{} of {total} failed: {}", failures.len(), hosts.join(" "));
-                Some(Error::new(Exit::SomeHostsFailed, what).hint(format!("{} {} sends only what they lack", self.retry, hosts.join(" "))))
+                Some(Error::new(Exit::SomeHostsFailed, what).hint(format!("once that is mended: {} {}", self.retry, hosts.join(" "))))
             }
         }
     }
@@ -195,15 +207,6 @@ impl Report {
         }
         self.done.push(done.clone());
         lines
-    }
-
-    fn failed(&mut self, host: &str, image: &str, failure: &Failure) -> Vec<String> {
-        let error = Error::from(failure);
-        let line = format!("✘ {}  {}  {error}", escape(host), escape(image));
-        self.failures.push(Failed { host: host.to_owned(), image: image.to_owned(), error });
-        // A single failure is the failure of the command, and said as such.
-        let alone = self.one_host && self.ids.len() <= 1;
-        if alone { vec![] } else { vec![line] }
     }
 
     fn forecast(&self, done: &Done) -> String {

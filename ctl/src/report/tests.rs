@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use proto::control::{FailureKind, PlannedLayer};
+use proto::control::{Failure, FailureKind, PlannedLayer};
 use serde_json::json;
 
 use super::*;
@@ -124,18 +124,18 @@ fn several_hosts_are_a_table_and_the_failed_ones_can_be_pasted() {
     let text = said(&mut report, &[planned("web02"), failed("web01"), failed("web03"), Event::Done(done("web02")), summary(1, 2)]);
     let image = digest("image").short();
     let expected = format!(
-        "✘ web01  demo:nautilus  cannot send demo:nautilus to web01: no answer\\u{{1b}}
-✘ web03  demo:nautilus  cannot send demo:nautilus to web03: no answer\\u{{1b}}
-HOST   IMAGE          SENT     LAYERS  ALREADY THERE  TIME   RESULT
+        "HOST   IMAGE          SENT     LAYERS  ALREADY THERE  TIME   RESULT
 web01  demo:nautilus  -        -       -              -      failed (exit code 4)
 web02  demo:nautilus  41.0 MB  2 of 3  146 MB         0.4 s  sha256:{image}  same image ID as here
 web03  demo:nautilus  -        -       -              -      failed (exit code 4)
 sent 41.0 MB to 1 host in 0.9 s, 146 MB were already there"
     );
     assert_eq!(text, expected);
+    let failure = report.failure(&failed("web01")).unwrap();
+    assert_eq!((failure.to_string().as_str(), failure.hint), ("cannot send demo:nautilus to web01: no answer\\u{1b}", None));
     let error = report.error().unwrap();
     assert_eq!((error.exit, error.to_string().as_str()), (Exit::SomeHostsFailed, "2 of 3 failed: web01 web03"));
-    assert_eq!(error.hint.unwrap(), "imgctl send demo:nautilus web01 web03 sends only what they lack");
+    assert_eq!(error.hint.unwrap(), "once that is mended: imgctl send demo:nautilus web01 web03");
 }
 
 #[test]
@@ -144,6 +144,7 @@ fn a_single_failure_keeps_its_code() {
     assert_eq!(said(&mut report, &[Event::Accepted { id: 1 }, failed("stapp03"), summary(0, 1)]), "");
     let error = report.error().unwrap();
     assert_eq!((error.exit, error.hint.unwrap().contains("doctor stapp03")), (Exit::Host, true));
+    assert!(report.failure(&failed("stapp03")).is_none());
 }
 
 #[test]
