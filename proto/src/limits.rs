@@ -86,7 +86,8 @@ pub const WINDOW_BEFORE_WELCOME: u32 = 128 * 1024;
 pub const WINDOW: u32 = 16 * 1024 * 1024;
 
 /// Receive window of one stream. Four streams of a session times (window + block) stay below the 8 MiB that an interruption may cost.
-pub const STREAM_WINDOW: u32 = 1024 * 1024;
+/// And together they stay below the socket buffers of a server, so that a burst is not lost in the receiver's own kernel.
+pub const STREAM_WINDOW: u32 = 512 * 1024;
 
 /// Bytes to one peer that it has not acknowledged. With [`WINDOW`] the most memory a member can hold.
 pub const SEND_WINDOW: u64 = 12 * 1024 * 1024;

@@ -1,7 +1,6 @@
 //! A QUIC stream with nothing around it, for the benchmark: quinn with its defaults, a self-signed certificate that its client trusts.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,10 +33,10 @@ pub fn endpoints(runtime: &Runtime) -> (Endpoint, (Endpoint, SocketAddr)) {
 }
 
 /// Writes what comes on one stream into a file, durably.
-pub async fn receive(server: &Endpoint, path: &Path) -> u64 {
+pub async fn receive(server: &Endpoint, file: std::fs::File) -> u64 {
     let connection = server.accept().await.unwrap().await.unwrap();
     let mut stream = connection.accept_uni().await.unwrap();
-    let mut file = tokio::io::BufWriter::with_capacity(512 * 1024, tokio::fs::File::create(path).await.unwrap());
+    let mut file = tokio::io::BufWriter::with_capacity(512 * 1024, tokio::fs::File::from_std(file));
     let mut bytes = 0;
     while let Some(chunk) = stream.read_chunk(512 * 1024, true).await.unwrap() {
         bytes += chunk.bytes.len() as u64;

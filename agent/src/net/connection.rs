@@ -64,6 +64,11 @@ impl Peer {
         stats.udp_tx.bytes + stats.udp_rx.bytes
     }
 
+    /// How the path behaves: for the log.
+    pub fn path(&self) -> quinn::PathStats {
+        self.0.connection.stats().path
+    }
+
     /// Smoothed round trip, in microseconds.
     pub fn round_trip_us(&self) -> u64 {
         self.0.connection.rtt().as_micros() as u64

@@ -27,7 +27,10 @@ pub(super) fn bind(address: SocketAddr) -> Result<quinn::Endpoint, NetError> {
         // Smaller buffers cost speed, not correctness.
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
-        quinn::Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(quinn::TokioRuntime))
+        let mut config = EndpointConfig::default();
+        // Without it peers never send more than 1472 bytes in a packet, whatever the path carries.
+        config.max_udp_payload_size(MTU_UPPER_BOUND).map_err(std::io::Error::other)?;
+        quinn::Endpoint::new(config, None, socket, Arc::new(quinn::TokioRuntime))
     };
     open().map_err(|source| NetError::Bind { address, source })
 }
@@ -70,6 +73,8 @@ fn transport() -> TransportConfig {
     config.initial_rtt(Duration::from_millis(20));
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(MTU_UPPER_BOUND);
+    // A lost burst looks like a path that has shrunk. On a LAN it was a full buffer: try again soon.
+    discovery.black_hole_cooldown(Duration::from_secs(1));
     config.mtu_discovery_config(Some(discovery));
     config
 }

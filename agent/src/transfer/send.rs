@@ -8,7 +8,7 @@ use proto::peer::{Committed, Offer, Request, Want};
 use proto::session::send::Step;
 use proto::{Digest, HostId, Image, Reference};
 use tokio::sync::mpsc;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::offering::{self, Offering};
 use super::{Context, Limit, Transfer, TransferError};
@@ -120,6 +120,7 @@ impl<S: Store> Sending<'_, S> {
             self.follow(&mut Offering::new(&mut stream, &image, job.dry_run, self.transfer.cancelled()), &image, &standing).await
         };
         let result = offered.await;
+        debug!(path = ?peer.path(), "path of the attempt");
         self.sent_before_bytes += standing.sent_bytes();
         self.wire_before_bytes += peer.wire_bytes() - wire_start_bytes;
         let (want, committed) = result?;
