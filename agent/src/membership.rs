@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use proto::HostId;
 use proto::host::Role;
-use proto::join::JoinAnswer;
+use proto::join::{JoinAnswer, JoinRefusal};
 use proto::peer::Request;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
@@ -29,7 +29,13 @@ pub async fn join<S: Store>(context: &Arc<Context<S>>, token: &Token, address: O
     let name = context.trust.name();
     let mut last = None;
     for address in candidates(context, token, address).await {
-        let asked = context.net.ask_signer(&token.fleet, address, |exporter| Ok(context.trust.join_request(token, &name, exporter))).await;
+        let mut asked =
+            context.net.ask_signer(&token.fleet, address, |exporter| Ok(context.trust.join_request(token, &name, exporter))).await;
+        if matches!(asked, Ok((_, JoinAnswer::Refused(JoinRefusal::Token)))) {
+            // The token may be used up by ourselves, when the answer to it was lost: then our key is a member's, and gets its certificate.
+            let renewed = context.net.ask_signer(&token.fleet, address, |exporter| Ok(context.trust.renew_request(exporter))).await;
+            asked = if matches!(renewed, Ok((_, JoinAnswer::Accepted { .. }))) { renewed } else { asked };
+        }
         match take(context, &token.fleet, asked).await {
             Ok(signer) => {
                 info!(fleet = ?token.fleet, signer = %address, "joined");
@@ -180,7 +186,11 @@ async fn candidates<S: Store>(context: &Arc<Context<S>>, token: &Token, address:
     candidates.extend(context.peers.fixed().await);
     candidates.extend(announced(context, token).await);
     let mut unique = vec![];
-    candidates.into_iter().for_each(|candidate| if !unique.contains(&candidate) { unique.push(candidate) });
+    candidates.into_iter().for_each(|candidate| {
+        if !unique.contains(&candidate) {
+            unique.push(candidate)
+        }
+    });
     unique
 }
 
@@ -193,5 +203,5 @@ async fn announced<S: Store>(context: &Arc<Context<S>>, token: &Token) -> Vec<So
 }
 
 fn is_not_signer(error: &NetError) -> bool {
-    matches!(error, NetError::JoinRefused(proto::join::JoinRefusal::NotSigner))
+    matches!(error, NetError::JoinRefused(JoinRefusal::NotSigner))
 }

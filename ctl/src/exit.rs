@@ -50,6 +50,7 @@ impl From<&FailureKind> for Exit {
             FailureKind::NotTrusted | FailureKind::NoFleet | FailureKind::NotSigner(_) | FailureKind::Token => Self::NotTrusted,
             FailureKind::Denied | FailureKind::NoSpace | FailureKind::PlatformAbsent(_) | FailureKind::NameTaken(_) => Self::Refused,
             FailureKind::Other
+            | FailureKind::TransferNotFound(_)
             | FailureKind::InFleet
             | FailureKind::InvalidArchive
             | FailureKind::InvalidImage
@@ -74,6 +75,7 @@ mod tests {
             (FailureKind::ImageNotFound, 3),
             (FailureKind::HostNotFound("a".into()), 4),
             (FailureKind::HostUnreachable("a".into()), 4),
+            (FailureKind::TransferNotFound(7), 1),
             (FailureKind::NotTrusted, 5),
             (FailureKind::NoFleet, 5),
             (FailureKind::InFleet, 1),

@@ -31,6 +31,7 @@ fn fixed(kind: &FailureKind) -> &'static str {
         FailureKind::ImageNotFound => "imgctl ls shows the images here, imgctl who-has IMAGE the hosts that have one",
         FailureKind::HostNotFound(_) => "imgctl fleet ls shows the members, imgctl peers every host that is seen",
         FailureKind::HostUnreachable(_) => "imgctl doctor says what is wrong with this host; is imgd running on the other one?",
+        FailureKind::TransferNotFound(_) => "imgctl status shows the transfers and their numbers",
         FailureKind::NotTrusted => "imgctl fleet ls on both hosts shows who is a member; imgctl fleet invite lets a host in",
         FailureKind::NoFleet => {
             "imgctl fleet init on the first host; on every other one imgctl fleet join, with a token from imgctl fleet invite"

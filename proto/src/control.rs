@@ -480,7 +480,7 @@ pub enum TransferState {
 /// What a host has under a name, beside what is here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// Which host; `None`: here.
+    /// Which host; `None`: this one, as the side that the others are compared with.
     pub host: Option<String>,
     /// `None`: nothing under that name.
     pub image_id: Option<Digest>,
@@ -551,10 +551,12 @@ pub enum FailureKind {
     Usage,
     /// No such image, or more than one, here or there.
     ImageNotFound,
-    /// No member, group or transfer of that name.
+    /// No member or group of that name.
     HostNotFound(String),
     /// A member that does not answer.
     HostUnreachable(String),
+    /// No transfer of this number is running.
+    TransferNotFound(u64),
     /// The other side does not take us for a member, or we it.
     NotTrusted,
     /// This host is in no fleet.

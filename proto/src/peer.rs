@@ -2,12 +2,14 @@
 //!
 //! The dialler opens the first stream for the greeting. After the Welcome every request has a stream of its own, opened by whoever asks.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::frame::Bounded;
 use crate::hash::RangeHash;
 use crate::host::{HostId, SignedMemberList, check_name};
-use crate::limits::{BLOB_BYTES, BLOCK_BYTES, EXTENT_BYTES, IMAGE_BLOBS, LAYERS, IMAGE_MANIFESTS, NAMES, RANGE_BYTES, TEXT_BYTES};
+use crate::limits::{BLOB_BYTES, BLOCK_BYTES, EXTENT_BYTES, GROUPS, IMAGE_BLOBS, IMAGE_MANIFESTS, LAYERS, NAMES, RANGE_BYTES, TEXT_BYTES};
 use crate::{Descriptor, Digest, Image, Platform, Reference};
 
 /// ALPN of this protocol.
@@ -83,6 +85,8 @@ pub enum Request {
     Describe(Reference),
     /// A newer member list. Answer: `Done`.
     Members(SignedMemberList),
+    /// Where is this member? Answer: `Where`.
+    Where(HostId),
 }
 
 /// One message on a stream after the request.
@@ -102,6 +106,8 @@ pub enum Answer {
     Images(Vec<ImageRow>),
     /// What is behind a name; `None` when there is no such image.
     Described(Option<Image>),
+    /// Addresses at which a member was reached or seen: hints, like all addresses.
+    Where(Vec<SocketAddr>),
     /// It is done.
     Done,
     /// It is not going to happen.
@@ -295,7 +301,7 @@ impl Bounded for Request {
             Self::Offer(offer) => offer.image.within_limits(),
             Self::Pull(pull) => pull.platform.as_ref().is_none_or(platform),
             Self::Get(get) => get.within_limits(),
-            Self::List | Self::Describe(_) => true,
+            Self::List | Self::Describe(_) | Self::Where(_) => true,
             Self::Members(list) => list.within_limits(),
         }
     }
@@ -322,6 +328,7 @@ impl Bounded for Answer {
     fn within_limits(&self) -> bool {
         match self {
             Self::Offer(offer) => offer.image.within_limits(),
+            Self::Where(addresses) => addresses.len() <= GROUPS,
             Self::Want(want) => want.missing.len() <= IMAGE_BLOBS,
             Self::Images(rows) => rows.len() <= NAMES && rows.iter().all(|row| row.platforms.len() <= IMAGE_MANIFESTS),
             Self::Described(image) => image.as_ref().is_none_or(Bounded::within_limits),

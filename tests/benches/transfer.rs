@@ -18,7 +18,8 @@ const ROUNDS: usize = 3;
 
 fn main() {
     let mut arguments = std::env::args();
-    let mib: usize = arguments.by_ref().find(|argument| argument == "--mib").and_then(|_| arguments.next()).map_or(1024, |mib| mib.parse().unwrap());
+    let mib: usize =
+        arguments.by_ref().find(|argument| argument == "--mib").and_then(|_| arguments.next()).map_or(1024, |mib| mib.parse().unwrap());
     let bytes = noise(1, mib << 20);
     let directory = tempfile::tempdir().unwrap();
     println!("{mib} MiB, incompressible, median of {ROUNDS}; {} cores", std::thread::available_parallelism().unwrap());

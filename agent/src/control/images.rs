@@ -10,6 +10,7 @@ use super::client::Client;
 use super::failure::{self, failure};
 use crate::store::{Held, Import, Query, Store, StoreError};
 use crate::transfer::Context;
+use crate::trust::audit;
 
 /// What a person wrote, as a question to the store.
 pub(super) fn query(image: &str) -> Result<Query, Failure> {
@@ -55,6 +56,7 @@ pub(super) async fn remove<S: Store>(context: &Context<S>, client: &Client, imag
     for image in images {
         match context.store.remove(&query(image)?).await {
             Ok(removed) => {
+                audit::image_removed("local", &removed.name, None);
                 let deleted = removed.freed_bytes > 0;
                 client.event(Event::Removed { name: removed.name, deleted }).await;
             }

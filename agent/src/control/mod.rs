@@ -19,13 +19,15 @@ mod status;
 use std::sync::Arc;
 
 use proto::control::{Event, Failure, FailureKind, Request};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
-use tracing::{Instrument, debug, info, info_span};
+use tracing::{Instrument, debug, info_span};
 
 use self::client::Client;
 use crate::store::Store;
+use crate::sys::socket::PeerUser;
 use crate::transfer::Context;
+use crate::trust::audit;
 
 /// A verb's result: what it had to say it has said as events.
 type Done = Result<(), Failure>;
@@ -39,7 +41,7 @@ pub async fn serve<S: Store>(context: Arc<Context<S>>, listener: UnixListener) {
                 Ok((socket, _)) => {
                     let user = crate::sys::socket::peer_user(&socket);
                     let span = info_span!("control", uid = user.uid, pid = user.pid);
-                    clients.spawn(answer(context.clone(), socket).instrument(span));
+                    clients.spawn(answer(context.clone(), socket, user).instrument(span));
                 }
                 Err(error) => {
                     // Out of file descriptors: clients that end give some back.
@@ -54,7 +56,7 @@ pub async fn serve<S: Store>(context: Arc<Context<S>>, listener: UnixListener) {
     while clients.join_next().await.is_some() {}
 }
 
-async fn answer<S: Store>(context: Arc<Context<S>>, socket: tokio::net::UnixStream) {
+async fn answer<S: Store>(context: Arc<Context<S>>, socket: UnixStream, user: PeerUser) {
     let (mut client, request) = match client::greet(socket).await {
         Ok(Some(greeted)) => greeted,
         Ok(None) => return,
@@ -63,7 +65,7 @@ async fn answer<S: Store>(context: Arc<Context<S>>, socket: tokio::net::UnixStre
             return;
         }
     };
-    info!(?request, "request");
+    audit::requested(user.uid, user.pid, request.verb());
     let result = dispatch(&context, &mut client, request).await;
     if let Err(failure) = &result {
         debug!(causes = ?failure.causes, "failed");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proto::HostId;
 use proto::join::{JoinAnswer, JoinRequest};
 use proto::limits::{CONNECTIONS_PER_HOST, HANDSHAKE_TIMEOUT_MS};
-use proto::peer::{CAPABILITIES, Hello, MAJOR};
+use proto::peer::{Answer, CAPABILITIES, Hello, MAJOR, Request};
 use quinn::Connection;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::task::JoinSet;
@@ -17,7 +17,11 @@ use tracing::debug;
 use super::connection::connected_id;
 use super::{NetError, Peer, Stream, accept, endpoint, greeting, join};
 use crate::discovery::Peers;
+use crate::sys;
 use crate::trust::{self, Trust};
+
+/// How long connected members may take to say where another one is.
+const ASK_TIMEOUT_MS: u64 = 1_000;
 
 /// What the network side of an agent needs to know.
 #[derive(Debug)]
@@ -77,17 +81,37 @@ impl Net {
         if let Some(peer) = self.warm(id) {
             return Ok(peer);
         }
-        match self.dial_any(id, self.peers.addresses(id)).await {
-            Err(error) if error.is_passing() => {
-                // It may have moved: ask the network, and the addresses that somebody configured.
-                self.peers.look_for(id).await;
-                self.probe_fixed().await;
-                match self.warm(id) {
-                    Some(peer) => Ok(peer),
-                    None => self.dial_any(id, self.peers.addresses(id)).await.map_err(|again| if again.is_passing() { error } else { again }),
-                }
-            }
+        let tried = self.peers.addresses(id);
+        match self.dial_any(id, tried.clone()).await {
+            Err(error) if error.is_passing() => self.find(id, &tried).await.unwrap_or(Err(error)),
             result => result,
+        }
+    }
+
+    /// A host that is not where it was: the network is asked, and the members that are connected, and the addresses that somebody
+    /// configured. `None` when nobody knows more than was tried.
+    async fn find(&self, id: &HostId, tried: &[SocketAddr]) -> Option<Result<Peer, NetError>> {
+        tokio::join!(self.peers.look_for(id), self.ask_around(id));
+        let mut found = self.peers.addresses(id);
+        found.extend(self.peers.fixed().await);
+        found.retain(|address| !tried.contains(address));
+        if found.is_empty() { None } else { Some(self.dial_any(id, found).await) }
+    }
+
+    /// Asks the connected members where another one is. What they say is a hint like any other.
+    async fn ask_around(&self, id: &HostId) {
+        let mut asked = JoinSet::new();
+        for peer in self.alive() {
+            let request = Request::Where(*id);
+            asked.spawn(async move {
+                let ask = async { peer.request(&request).await?.receive::<Answer>().await };
+                sys::deadline(ASK_TIMEOUT_MS, ask).await
+            });
+        }
+        while let Some(answer) = asked.join_next().await {
+            if let Ok(Some(Ok(Answer::Where(addresses)))) = answer {
+                self.peers.announced(*id, addresses);
+            }
         }
     }
 
@@ -157,6 +181,9 @@ impl Net {
                 // A refusal is of use only to a peer that gets it before the connection ends.
                 let _ = tokio::time::timeout(Duration::from_millis(500), stream.flush()).await;
                 connection.close(0u32.into(), b"not welcome");
+                if matches!(error, NetError::Refused(_) | NetError::NotMember(_)) {
+                    trust::audit::connection_refused(&id.to_string(), &error.to_string());
+                }
                 return Err(error);
             }
         };

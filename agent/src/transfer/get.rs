@@ -106,7 +106,11 @@ async fn block(stream: &mut Stream, left_bytes: u64) -> Result<BlockHeader, GetE
             let ranges = bytes.div_ceil(RANGE_BYTES).max(1);
             let last = bytes == left_bytes;
             let whole = last || (bytes > 0 && bytes < left_bytes && bytes.is_multiple_of(RANGE_BYTES));
-            if whole && ranges == header.after.len() as u64 { Ok(header) } else { Err(GetError::Net(NetError::Frame(FrameError::Malformed))) }
+            if whole && ranges == header.after.len() as u64 {
+                Ok(header)
+            } else {
+                Err(GetError::Net(NetError::Frame(FrameError::Malformed)))
+            }
         }
     }
 }

@@ -32,6 +32,9 @@ pub async fn pull<S: Store>(
         result = pull_from(context, peer, pull, transfer, events) => result,
         () = cancelled.cancelled() => Err(TransferError::Cancelled),
     };
+    if let Ok(done) = &result {
+        transfer.progress(done.sent_bytes, done.sent_bytes);
+    }
     transfer.end(match &result {
         Ok(_) => TransferState::Done,
         Err(TransferError::Cancelled) => TransferState::Cancelled,
@@ -116,7 +119,12 @@ async fn publish(receiver: &mut mpsc::Receiver<News>, host: &str, image: &proto:
 }
 
 /// Answers a peer that pulls: offers what it asks for, if it may have it.
-pub(super) async fn answer<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut Stream, pull: peer::Pull) -> Result<(), NetError> {
+pub(super) async fn answer<S: Store>(
+    context: &Arc<Context<S>>,
+    peer: &Peer,
+    stream: &mut Stream,
+    pull: peer::Pull,
+) -> Result<(), NetError> {
     let repository = pull.reference.repository();
     let member = context.trust.members().and_then(|list| list.by_id(&peer.id()).cloned());
     let decision = member.map(|member| context.policy.decide_pull(&member, &repository));
@@ -147,6 +155,7 @@ pub(super) async fn answer<S: Store>(context: &Arc<Context<S>>, peer: &Peer, str
             Ok(Step::Progress(_)) => transfer.progress(standing.sent_bytes(), total_bytes),
             Ok(Step::Suspect(digest)) => offering::inspect_suspect(context, digest).await,
             Ok(Step::Committed(_)) => {
+                transfer.progress(standing.sent_bytes(), standing.sent_bytes());
                 transfer.end(TransferState::Done);
                 info!(image = %pull.reference.familiar(), host = peer.name(), sent_bytes = standing.sent_bytes(), "pulled by peer");
                 return Ok(());

@@ -36,6 +36,8 @@ pub(super) struct Received {
     pub(super) missing: Vec<Missing>,
     /// `None`: it was a dry run.
     pub(super) committed: Option<Committed>,
+    /// The rule of the policy that allowed it.
+    pub(super) rule: String,
 }
 
 /// News of a session, for whoever is interested in it on this host.
@@ -98,6 +100,7 @@ struct Session<'a, S: Store> {
     imported: Option<Imported>,
     tasks: JoinSet<Outcome<S>>,
     interest: Interest,
+    rule: String,
 }
 
 /// A layer between its claim and the store.
@@ -130,6 +133,7 @@ impl<'a, S: Store> Session<'a, S> {
             imported: None,
             tasks: JoinSet::new(),
             interest,
+            rule: String::new(),
         }
     }
 
@@ -164,15 +168,13 @@ impl<'a, S: Store> Session<'a, S> {
 
     /// Policy, then the store's question, then room: all before a byte moves.
     async fn admit(&mut self, offer: &Offer) -> Result<Vec<Missing>, Refusal> {
-        super::serve::check_push(self.context, self.peer, &offer.image).await?;
+        self.rule = super::serve::check_push(self.context, self.peer, &offer.image).await?;
         let store = &self.context.store;
         let mut import = store.import(offer.image.clone()).await.map_err(|error| refusal(&error))?;
         let missing = import.missing().await.map_err(|error| refusal(&error))?;
         let staged = |blob: &Descriptor| self.context.staging.staged_bytes(blob).min(blob.size_bytes);
-        let missing: Vec<Missing> = missing
-            .iter()
-            .map(|blob| Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes: staged(blob) })
-            .collect();
+        let missing: Vec<Missing> =
+            missing.iter().map(|blob| Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes: staged(blob) }).collect();
         let arriving: u64 = missing.iter().map(|blob| blob.size_bytes - blob.staged_bytes).sum();
         let room = store.room().await.map_err(|error| refusal(&error))?;
         let needed_bytes = (arriving / 100).saturating_mul(room.needed_percent) + arriving % 100 + SPARE_BYTES;
@@ -194,7 +196,9 @@ impl<'a, S: Store> Session<'a, S> {
             Action::FetchDocument(document) => self.fetch_document(document),
             Action::CheckDocuments => {
                 let (context, image, documents) = (self.context.clone(), self.image.clone(), self.documents.clone());
-                self.tasks.spawn(async move { input(check_documents(&*context.store, &image, &documents).await.map(|()| Input::DocumentsChecked)) });
+                self.tasks.spawn(async move {
+                    input(check_documents(&*context.store, &image, &documents).await.map(|()| Input::DocumentsChecked))
+                });
             }
             Action::Claim(layer) => self.claim(layer),
             Action::Fetch { digest, range } => self.fetch(digest, range),
@@ -284,7 +288,9 @@ impl<'a, S: Store> Session<'a, S> {
     fn store(&mut self, digest: Digest) {
         let Some(arriving) = self.layers.remove(&digest) else { return };
         let adopts = self.context.store.properties().adopts_files;
-        self.tasks.spawn(async move { input(hand_over(arriving, adopts).await.map(|()| Input::Stored(digest)).map_err(|error| refusal(&error))) });
+        self.tasks.spawn(async move {
+            input(hand_over(arriving, adopts).await.map(|()| Input::Stored(digest)).map_err(|error| refusal(&error)))
+        });
     }
 
     fn commit(&mut self) {
@@ -322,7 +328,7 @@ impl<'a, S: Store> Session<'a, S> {
                 Some(Committed { image_id: imported.image_id, config_digest, received_bytes, replaced: imported.replaced })
             }
         };
-        Ok(Received { missing: std::mem::take(&mut self.missing), committed })
+        Ok(Received { missing: std::mem::take(&mut self.missing), committed, rule: std::mem::take(&mut self.rule) })
     }
 
     async fn report(&mut self, stream: &mut Stream) {

@@ -88,6 +88,7 @@ async fn dispatch<S: Store>(
             };
             stream.send(&Answer::Described(image)).await
         }
+        Request::Where(host) => stream.send(&Answer::Where(context.peers.addresses(&host))).await,
         Request::Members(list) => match accept_members(context, list).await {
             Ok(_) => stream.send(&Answer::Done).await,
             Err(error) => {
@@ -108,12 +109,15 @@ async fn receive_offer<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream:
     let transfer = context.transfers.start(true, &name, peer.name(), &context.shutdown);
     let result = receive::receive(context, peer, stream, offer, transfer.cancelled(), Interest::default()).await;
     match result {
-        Ok(Received { committed: Some(committed), .. }) => {
+        Ok(Received { committed: Some(committed), rule, .. }) => {
             let elapsed_ms = transfer.elapsed_ms();
             transfer.progress(committed.received_bytes, committed.received_bytes);
             transfer.end(TransferState::Done);
             if let Some(reference) = &reference {
-                audit::push_accepted(peer.name(), reference, committed.replaced.as_ref(), &committed.image_id, "policy");
+                audit::push_accepted(peer.name(), reference, committed.replaced.as_ref(), &committed.image_id, &rule);
+                if let Some(old) = &committed.replaced {
+                    audit::tag_moved(peer.name(), reference, old, &committed.image_id, &rule);
+                }
             }
             info!(image = name, id = %committed.image_id, received_bytes = committed.received_bytes, elapsed_ms, "received");
         }
@@ -146,8 +150,8 @@ fn may_pull<S>(context: &Context<S>, peer: &Peer, repository: &str) -> bool {
     member.is_some_and(|member| context.policy.decide_pull(&member, repository).allowed)
 }
 
-/// What the policy of this host says to an image that a peer wants to bring here.
-pub(super) async fn check_push<S: Store>(context: &Context<S>, peer: &Peer, image: &Image) -> Result<(), Refusal> {
+/// What the policy of this host says to an image that a peer wants to bring here: the rule that allows it.
+pub(super) async fn check_push<S: Store>(context: &Context<S>, peer: &Peer, image: &Image) -> Result<String, Refusal> {
     let member = context.trust.members().and_then(|list| list.by_id(&peer.id()).cloned());
     let member = member.ok_or_else(|| Refusal::Policy(format!("{} is not a member", peer.name())))?;
     let repository = image.reference.as_ref().map(proto::Reference::repository).unwrap_or_default();
@@ -159,14 +163,13 @@ pub(super) async fn check_push<S: Store>(context: &Context<S>, peer: &Peer, imag
     }
     let moving = decide(true);
     if moving.allowed {
-        return Ok(());
+        return Ok(still.rule);
     }
     // Only where a rule forbids to move tags it matters what is there.
-    let Some(reference) = &image.reference else { return Ok(()) };
+    let Some(reference) = &image.reference else { return Ok(still.rule) };
     match context.store.resolve(&Query::from(reference.clone()), Selection::Present).await {
         Ok(held) if held.image.root.digest != image.root.digest => Err(Refusal::Policy(moving.rule)),
-        Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
+        Ok(_) | Err(StoreError::NotFound(_)) => Ok(still.rule),
         Err(error) => Err(refusal(&error)),
     }
 }
-
