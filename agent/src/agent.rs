@@ -79,7 +79,8 @@ impl Agent {
             transfers: Transfers::default(),
             shutdown: shutdown.clone(),
         });
-        let mut agent = Self { address, socket: config.socket.clone(), inherited, net, peers, shutdown, tasks: JoinSet::new(), _lock: lock };
+        let mut agent =
+            Self { address, socket: config.socket.clone(), inherited, net, peers, shutdown, tasks: JoinSet::new(), _lock: lock };
         agent.spawn(&context, config, listener, welcomed);
         info!(name = context.trust.name(), id = ?context.trust.id(), %address, socket = %config.socket.display(), "agent started");
         Ok(agent)

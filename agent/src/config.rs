@@ -129,7 +129,9 @@ impl Config {
     pub fn load(flags: Flags) -> Result<Self, ConfigError> {
         let path = flags.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
         let file = match read(&path) {
-            Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound && flags.config.is_none() => File::default(),
+            Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound && flags.config.is_none() => {
+                File::default()
+            }
             file => file?,
         };
         let state_dir = flags.state_dir.or(file.state_dir).unwrap_or_else(|| PathBuf::from("/var/lib/imgd"));
@@ -139,7 +141,10 @@ impl Config {
         let beside = path.parent().unwrap_or(Path::new("/etc/imgd")).join("policy.toml");
         Ok(Self {
             socket: flags.socket.or(file.socket).unwrap_or_else(|| PathBuf::from("/run/imgd/imgd.sock")),
-            listen: flags.listen.or(file.listen).unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, crate::discovery::fixed::DEFAULT_PORT))),
+            listen: flags
+                .listen
+                .or(file.listen)
+                .unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, crate::discovery::fixed::DEFAULT_PORT))),
             name,
             store: StoreKind::parse(&store, &state_dir)?,
             peers: if flags.peers.is_empty() { file.peer } else { flags.peers },

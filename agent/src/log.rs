@@ -7,7 +7,8 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 /// Sets up the log of this process. `level` is a level, or a filter (`info,agent::net=debug`). Noise of libraries stays out unless it is asked for.
 pub(crate) fn init(level: &str) -> Result<(), ParseError> {
-    let quiet = if level.contains('=') { level.to_owned() } else { format!("{level},quinn=warn,quinn_proto=warn,rustls=warn,mdns_sd=error") };
+    let quiet =
+        if level.contains('=') { level.to_owned() } else { format!("{level},quinn=warn,quinn_proto=warn,rustls=warn,mdns_sd=error") };
     let filter = EnvFilter::builder().parse(quiet)?;
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     let layer = match journal {

@@ -180,7 +180,11 @@ async fn candidates<S: Store>(context: &Arc<Context<S>>, token: &Token, address:
     candidates.extend(context.peers.fixed().await);
     candidates.extend(announced(context, token).await);
     let mut unique = vec![];
-    candidates.into_iter().for_each(|candidate| if !unique.contains(&candidate) { unique.push(candidate) });
+    candidates.into_iter().for_each(|candidate| {
+        if !unique.contains(&candidate) {
+            unique.push(candidate)
+        }
+    });
     unique
 }
 

@@ -48,7 +48,8 @@ pub fn run(config: &Config) -> Result<(), RunError> {
 }
 
 async fn serve<S: Store>(config: &Config, store: S, staging: Arc<Staging>) -> Result<(), RunError> {
-    let mut stop = signals().map_err(|source| StartError::Store(StoreError::Io { action: "watch signals for", path: "imgd".into(), source }))?;
+    let mut stop =
+        signals().map_err(|source| StartError::Store(StoreError::Io { action: "watch signals for", path: "imgd".into(), source }))?;
     let mut agent = Agent::start(config, store, staging).await?;
     sys::service::ready(&format!("listening on UDP {}", agent.address()));
     let watchdog = tokio::spawn(sys::service::feed_watchdog());

@@ -56,9 +56,7 @@ impl FromStr for Digest {
     type Err = InvalidDigest;
 
     fn from_str(text: &str) -> Result<Self, InvalidDigest> {
-        text.strip_prefix("sha256:")
-            .and_then(|hex| Self::from_hex(hex).ok())
-            .ok_or_else(|| InvalidDigest(text.to_owned()))
+        text.strip_prefix("sha256:").and_then(|hex| Self::from_hex(hex).ok()).ok_or_else(|| InvalidDigest(text.to_owned()))
     }
 }
 
@@ -82,10 +80,7 @@ mod tests {
     #[test]
     fn text_round_trips() {
         let digest = Digest::of(b"");
-        assert_eq!(
-            digest.to_string(),
-            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        );
+        assert_eq!(digest.to_string(), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
         assert_eq!(digest.short(), "e3b0c44298fc");
     }

@@ -113,10 +113,8 @@ pub fn parse_config(manifest: &ManifestDocument, bytes: &[u8]) -> Result<ConfigD
     let malformed = |reason: String| DocumentError::Malformed { digest: manifest.config.digest, kind, reason };
     let raw: RawConfig = strict(bytes).map_err(malformed)?;
     let diff_ids = raw.rootfs.map(|rootfs| rootfs.diff_ids).unwrap_or_default();
-    let diff_ids: Vec<Digest> = diff_ids
-        .iter()
-        .map(|text| text.parse::<Digest>().map_err(|error| malformed(error.to_string())))
-        .collect::<Result<_, _>>()?;
+    let diff_ids: Vec<Digest> =
+        diff_ids.iter().map(|text| text.parse::<Digest>().map_err(|error| malformed(error.to_string()))).collect::<Result<_, _>>()?;
     if diff_ids.len() != manifest.layers.len() {
         return Err(malformed(format!("{} diff IDs for {} layers", diff_ids.len(), manifest.layers.len())));
     }

@@ -22,16 +22,8 @@ pub struct RangeHash([u8; 32]);
 
 impl RangeHash {
     /// The state before the first range of every blob (FIPS 180-4, 5.3.3).
-    pub const START: Self = Self::from_words([
-        0x6a09_e667,
-        0xbb67_ae85,
-        0x3c6e_f372,
-        0xa54f_f53a,
-        0x510e_527f,
-        0x9b05_688c,
-        0x1f83_d9ab,
-        0x5be0_cd19,
-    ]);
+    pub const START: Self =
+        Self::from_words([0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19]);
 
     /// The 32 bytes, as they stand on the wire and on disk.
     pub const fn as_bytes(&self) -> &[u8; 32] {

@@ -70,12 +70,7 @@ pub struct InvalidHostName(pub String);
 /// Checks a host or group name: a DNS label in lower case.
 pub fn check_name(name: &str) -> Result<(), InvalidHostName> {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if name.is_empty()
-        || name.len() > HOST_NAME_BYTES
-        || !name.bytes().all(allowed)
-        || name.starts_with('-')
-        || name.ends_with('-')
-    {
+    if name.is_empty() || name.len() > HOST_NAME_BYTES || !name.bytes().all(allowed) || name.starts_with('-') || name.ends_with('-') {
         return Err(InvalidHostName(name.to_owned()));
     }
     Ok(())

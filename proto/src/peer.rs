@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::frame::Bounded;
 use crate::hash::RangeHash;
 use crate::host::{HostId, SignedMemberList, check_name};
-use crate::limits::{BLOB_BYTES, BLOCK_BYTES, EXTENT_BYTES, IMAGE_BLOBS, LAYERS, IMAGE_MANIFESTS, NAMES, RANGE_BYTES, TEXT_BYTES};
+use crate::limits::{BLOB_BYTES, BLOCK_BYTES, EXTENT_BYTES, IMAGE_BLOBS, IMAGE_MANIFESTS, LAYERS, NAMES, RANGE_BYTES, TEXT_BYTES};
 use crate::{Descriptor, Digest, Image, Platform, Reference};
 
 /// ALPN of this protocol.

@@ -52,11 +52,7 @@ impl Reference {
 
     /// The whole name as people write it: `demo:nautilus`.
     pub fn familiar(&self) -> String {
-        let repository = if self.domain == DEFAULT_DOMAIN {
-            self.familiar_repository().to_owned()
-        } else {
-            self.repository()
-        };
+        let repository = if self.domain == DEFAULT_DOMAIN { self.familiar_repository().to_owned() } else { self.repository() };
         format!("{repository}{}", self.suffix())
     }
 
@@ -132,9 +128,7 @@ impl Reference {
 /// The part before the first slash is a registry only when it looks like a host.
 fn split_domain(text: &str) -> (&str, &str) {
     match text.split_once('/') {
-        Some((domain, rest))
-            if domain.contains(['.', ':']) || domain == "localhost" || domain.bytes().any(|b| b.is_ascii_uppercase()) =>
-        {
+        Some((domain, rest)) if domain.contains(['.', ':']) || domain == "localhost" || domain.bytes().any(|b| b.is_ascii_uppercase()) => {
             (if domain == LEGACY_DOMAIN { DEFAULT_DOMAIN } else { domain }, rest)
         }
         _ => (DEFAULT_DOMAIN, text),
@@ -184,10 +178,7 @@ fn check_path_component(component: &str) -> Result<(), &'static str> {
 fn check_tag(tag: &str) -> Result<(), &'static str> {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let bytes = tag.as_bytes();
-    if bytes.first().copied().is_some_and(word)
-        && bytes.len() <= TAG_BYTES
-        && bytes.iter().all(|&b| word(b) || matches!(b, b'.' | b'-'))
-    {
+    if bytes.first().copied().is_some_and(word) && bytes.len() <= TAG_BYTES && bytes.iter().all(|&b| word(b) || matches!(b, b'.' | b'-')) {
         Ok(())
     } else {
         Err("a tag has 1 to 128 letters, digits, _ . and -, and starts with none of the last two")
@@ -273,9 +264,35 @@ mod tests {
     #[test]
     fn texts_that_are_no_reference() {
         for text in [
-            "", ":", "@", "/", "/demo", "demo/", "demo:", "Demo", "library/Demo", "demo..x", "demo___x", "-demo", "demo-", "a//b",
-            "demo:-x", "demo:.x", "demo:a b", "demo@sha256:12", "demo@md5:12", "quay.io:x/demo", "quay..io/demo", "-q.io/demo",
-            "https://quay.io/demo", "../demo", "demo\u{1b}[2J", HEX, "демо", "[::1/demo", "quay.io:/demo",
+            "",
+            ":",
+            "@",
+            "/",
+            "/demo",
+            "demo/",
+            "demo:",
+            "Demo",
+            "library/Demo",
+            "demo..x",
+            "demo___x",
+            "-demo",
+            "demo-",
+            "a//b",
+            "demo:-x",
+            "demo:.x",
+            "demo:a b",
+            "demo@sha256:12",
+            "demo@md5:12",
+            "quay.io:x/demo",
+            "quay..io/demo",
+            "-q.io/demo",
+            "https://quay.io/demo",
+            "../demo",
+            "demo\u{1b}[2J",
+            HEX,
+            "демо",
+            "[::1/demo",
+            "quay.io:/demo",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text:?} passed");
         }

@@ -24,7 +24,8 @@ fn sources() -> Vec<(String, String)> {
 
 #[test]
 fn the_protocol_has_no_runtime() {
-    let output = Command::new(env!("CARGO")).args(["tree", "-p", "proto", "-e", "normal", "--offline"]).current_dir(root()).output().unwrap();
+    let output =
+        Command::new(env!("CARGO")).args(["tree", "-p", "proto", "-e", "normal", "--offline"]).current_dir(root()).output().unwrap();
     let tree = String::from_utf8(output.stdout).unwrap();
     assert!(tree.contains("bincode"), "{}", String::from_utf8_lossy(&output.stderr));
     for word in ["tokio", "quinn", "mio", "socket2"] {

@@ -3,6 +3,7 @@
 
 mod absence;
 mod archive;
+mod golden;
 mod layout;
 mod network;
 mod send;

@@ -64,7 +64,8 @@ fn a_pulled_cable_only_delays() {
     let output = sending.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", hosts[0].log());
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
-    let done = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).find(|line| line["event"] == "done").unwrap();
+    let done =
+        out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).find(|line| line["event"] == "done").unwrap();
     let sent = done["bytes_sent"].as_u64().unwrap();
     assert!(sent < 60_100_000 + RESENT_BYTES, "{sent} bytes sent");
     assert_eq!(ids(&hosts[0]), ids(&hosts[1]));

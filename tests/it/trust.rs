@@ -10,7 +10,8 @@ use tests::sample::{Recipe, Sample};
 async fn members_see_each_other_by_name() {
     let hosts = fleet(&["stapp01", "stapp02", "stapp03"]).await;
     let events = hosts[2].must(Request::Fleet(Fleet::List)).await;
-    let names: Vec<&str> = events.iter().filter_map(|event| if let Event::Member(row) = event { Some(row.name.as_str()) } else { None }).collect();
+    let names: Vec<&str> =
+        events.iter().filter_map(|event| if let Event::Member(row) = event { Some(row.name.as_str()) } else { None }).collect();
     assert_eq!(names, ["stapp01", "stapp02", "stapp03"]);
 }
 
@@ -113,7 +114,9 @@ async fn a_backup_makes_another_host_a_signer() {
     let hosts = fleet(&["a", "b"]).await;
     let events = hosts[0].must(Request::Fleet(Fleet::Backup)).await;
     let Some(Event::Backup(backup)) = events.into_iter().next() else { panic!("no backup") };
-    assert!(matches!(hosts[1].ask(Request::Fleet(Fleet::Backup)).await.unwrap_err().kind, FailureKind::NotSigner(Some(name)) if name == "a"));
+    assert!(
+        matches!(hosts[1].ask(Request::Fleet(Fleet::Backup)).await.unwrap_err().kind, FailureKind::NotSigner(Some(name)) if name == "a")
+    );
     hosts[1].must(Request::Fleet(Fleet::Restore(backup))).await;
     let mut third = Host::new("c");
     third.start().await;

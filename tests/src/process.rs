@@ -67,7 +67,12 @@ impl Process {
         self.child = Some(command.process_group(0).spawn().unwrap());
         let deadline = Instant::now() + Duration::from_secs(20);
         while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
-            assert!(Instant::now() < deadline && self.child.as_mut().unwrap().try_wait().unwrap().is_none(), "{}: {}", self.name, self.log());
+            assert!(
+                Instant::now() < deadline && self.child.as_mut().unwrap().try_wait().unwrap().is_none(),
+                "{}: {}",
+                self.name,
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -34,7 +34,8 @@ pub(super) async fn diff<S: Store>(context: &Arc<Context<S>>, client: &Client, i
 
 /// Which hosts have an image, this one included.
 pub(super) async fn who_has<S: Store>(context: &Arc<Context<S>>, client: &Client, image: &str) -> Done {
-    let reference: Reference = image.parse().map_err(|error: proto::reference::InvalidReference| failure(FailureKind::Usage, error.to_string()))?;
+    let reference: Reference =
+        image.parse().map_err(|error: proto::reference::InvalidReference| failure(FailureKind::Usage, error.to_string()))?;
     let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
     let here = context.store.resolve(&reference.clone().into(), Selection::Present).await.ok();
     if let Some(held) = &here {
@@ -46,7 +47,11 @@ pub(super) async fn who_has<S: Store>(context: &Arc<Context<S>>, client: &Client
 }
 
 /// Asks one host what it has under a name.
-pub(super) async fn describe<S: Store>(context: &Context<S>, member: &Member, reference: Reference) -> Result<(Peer, Option<Image>), NetError> {
+pub(super) async fn describe<S: Store>(
+    context: &Context<S>,
+    member: &Member,
+    reference: Reference,
+) -> Result<(Peer, Option<Image>), NetError> {
     let asking = async {
         let peer = context.net.connect(&member.id).await?;
         let mut stream = peer.request(&Request::Describe(reference)).await?;

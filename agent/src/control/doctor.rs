@@ -58,7 +58,12 @@ fn fleet<S>(context: &Context<S>) -> Check {
     let signers: Vec<&str> = members.members.iter().filter(|member| !member.roles.is_empty()).map(|member| member.name.as_str()).collect();
     let finding = format!("{}, {} members, epoch {}, signer {}", fleet.short(), members.members.len(), members.epoch, signers.join(", "));
     if members.by_id(&context.trust.id()).is_none() {
-        return check(Verdict::Wrong, "fleet", format!("{finding}; this host is not on its list"), Some("imgctl fleet invite on the signer, then imgctl fleet join here"));
+        return check(
+            Verdict::Wrong,
+            "fleet",
+            format!("{finding}; this host is not on its list"),
+            Some("imgctl fleet invite on the signer, then imgctl fleet join here"),
+        );
     }
     check(Verdict::Ok, "fleet", finding, None)
 }
@@ -69,15 +74,22 @@ fn certificate<S>(context: &Context<S>) -> Check {
         Ok(left) => check(Verdict::Ok, "certificate", format!("to be renewed in {} days", left.as_secs() / 86_400), None),
         Err(late) => {
             let finding = format!("should have been renewed {} hours ago", late.duration().as_secs() / 3600);
-            check(Verdict::Warning, "certificate", finding, Some("see that the fleet's signer runs and can be reached: imgctl fleet ls, imgctl doctor SIGNER"))
+            check(
+                Verdict::Warning,
+                "certificate",
+                finding,
+                Some("see that the fleet's signer runs and can be reached: imgctl fleet ls, imgctl doctor SIGNER"),
+            )
         }
     }
 }
 
 fn interfaces() -> Check {
-    let names = std::fs::read_dir("/sys/class/net").map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    let names =
+        std::fs::read_dir("/sys/class/net").map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()));
     let names: Vec<String> = names.map(Iterator::collect).unwrap_or_default();
-    let (skipped, used): (Vec<String>, Vec<String>) = names.into_iter().filter(|name| name != "lo").partition(|name| is_container_interface(name));
+    let (skipped, used): (Vec<String>, Vec<String>) =
+        names.into_iter().filter(|name| name != "lo").partition(|name| is_container_interface(name));
     let mut finding = format!("multicast DNS (UDP 5353) on {}", if used.is_empty() { "no interface".to_owned() } else { used.join(", ") });
     if !skipped.is_empty() {
         finding += &format!("; not on container interfaces {}", skipped.join(", "));
@@ -95,7 +107,10 @@ async fn way<S: Store>(context: &Context<S>, member: &Member) -> Check {
             check(Verdict::Ok, &subject, finding, None)
         }
         Err(error) => {
-            let remedy = format!("see that imgd runs on {} and that UDP 7117 (and 5353 for discovery) is open, or start imgd with --peer {}:7117", member.name, member.name);
+            let remedy = format!(
+                "see that imgd runs on {} and that UDP 7117 (and 5353 for discovery) is open, or start imgd with --peer {}:7117",
+                member.name, member.name
+            );
             Check { verdict: Verdict::Wrong, subject, finding: error.to_string(), remedy: Some(remedy) }
         }
     }

@@ -95,7 +95,9 @@ fn net_kind(host: &str, error: &NetError) -> FailureKind {
         NetError::Answer(refusal) => refusal_kind(refusal),
         NetError::Frame(_) | NetError::OutOfTurn(_) => FailureKind::Other,
         NetError::Bind { .. } => FailureKind::Other,
-        NetError::NoAddress | NetError::Unreachable(_) | NetError::Lost(_) | NetError::Silent(_) => FailureKind::HostUnreachable(host.to_owned()),
+        NetError::NoAddress | NetError::Unreachable(_) | NetError::Lost(_) | NetError::Silent(_) => {
+            FailureKind::HostUnreachable(host.to_owned())
+        }
     }
 }
 

@@ -7,9 +7,9 @@ use proto::HostId;
 use proto::control::{Event, Failure, FailureKind, Fleet, MemberRow};
 use proto::host::Role;
 
+use super::Done;
 use super::client::Client;
 use super::failure::{self, failure};
-use super::Done;
 use crate::membership;
 use crate::store::Store;
 use crate::sys;

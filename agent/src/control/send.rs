@@ -138,7 +138,11 @@ async fn one<S: Store>(
         Err(error) => {
             let what = format!("cannot send {} to {}", job.query, job.host);
             let failure = failure::transfer(what, &job.host, &error);
-            transfer.end(if failure.kind == FailureKind::Cancelled { TransferState::Cancelled } else { TransferState::Failed(error.to_string()) });
+            transfer.end(if failure.kind == FailureKind::Cancelled {
+                TransferState::Cancelled
+            } else {
+                TransferState::Failed(error.to_string())
+            });
             let _ = events.send(Event::HostFailed { host: job.host.clone(), image: job.query.to_string(), failure }).await;
             None
         }

@@ -17,5 +17,9 @@ pub(super) async fn status<S>(context: &Context<S>, client: &Client) -> Done {
 
 /// Cancels a transfer. What was verified until now stays for the next one.
 pub(super) fn cancel<S>(context: &Context<S>, id: u64) -> Done {
-    if context.transfers.cancel(id) { Ok(()) } else { Err(failure(FailureKind::HostNotFound(id.to_string()), format!("no transfer {id} is running"))) }
+    if context.transfers.cancel(id) {
+        Ok(())
+    } else {
+        Err(failure(FailureKind::HostNotFound(id.to_string()), format!("no transfer {id} is running")))
+    }
 }

@@ -47,7 +47,11 @@ pub struct Mdns {
 
 impl Mdns {
     /// Announces this host. `members` tells how many hosts the fleet has now.
-    pub fn start(config: &MdnsConfig, peers: &Arc<Peers>, members: impl Fn() -> usize + Send + Sync + 'static) -> Result<Self, mdns_sd::Error> {
+    pub fn start(
+        config: &MdnsConfig,
+        peers: &Arc<Peers>,
+        members: impl Fn() -> usize + Send + Sync + 'static,
+    ) -> Result<Self, mdns_sd::Error> {
         let mut mdns = Self::ask_only(&config.fleet, &config.id, &config.interfaces, peers)?;
         let fleet = config.fleet.short();
         let id = config.id.to_string();
@@ -141,7 +145,9 @@ impl std::fmt::Debug for Mdns {
 
 /// True for interfaces that lead to containers and virtual machines of this host, and not to other hosts.
 pub fn is_container_interface(name: &str) -> bool {
-    ["docker", "br-", "veth", "cni", "podman", "virbr", "flannel", "cali", "vnet", "lxc", "lxdbr"].iter().any(|prefix| name.starts_with(prefix))
+    ["docker", "br-", "veth", "cni", "podman", "virbr", "flannel", "cali", "vnet", "lxc", "lxdbr"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 /// Link-local addresses of IPv6 need a scope that we cannot check; hosts of a LAN have others.

@@ -84,7 +84,9 @@ impl Net {
                 self.probe_fixed().await;
                 match self.warm(id) {
                     Some(peer) => Ok(peer),
-                    None => self.dial_any(id, self.peers.addresses(id)).await.map_err(|again| if again.is_passing() { error } else { again }),
+                    None => {
+                        self.dial_any(id, self.peers.addresses(id)).await.map_err(|again| if again.is_passing() { error } else { again })
+                    }
                 }
             }
             result => result,

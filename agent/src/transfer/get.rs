@@ -56,7 +56,12 @@ pub(super) async fn document(peer: &Peer, blob: &Descriptor) -> Result<Vec<u8>, 
 }
 
 /// Fetches a range into staging, verified block by block. `verified_bytes` follows.
-pub(super) async fn range(peer: &Peer, staged: &Arc<StagedBlob>, range: Range<u64>, verified_bytes: &Arc<AtomicU64>) -> Result<(), GetError> {
+pub(super) async fn range(
+    peer: &Peer,
+    staged: &Arc<StagedBlob>,
+    range: Range<u64>,
+    verified_bytes: &Arc<AtomicU64>,
+) -> Result<(), GetError> {
     let digest = staged.descriptor().digest;
     let mut stream = ask(peer, digest, &range).await?;
     let mut offset = range.start;
@@ -96,7 +101,11 @@ async fn block(stream: &mut Stream, left_bytes: u64) -> Result<BlockHeader, GetE
             let ranges = bytes.div_ceil(RANGE_BYTES).max(1);
             let last = bytes == left_bytes;
             let whole = last || (bytes > 0 && bytes < left_bytes && bytes.is_multiple_of(RANGE_BYTES));
-            if whole && ranges == header.after.len() as u64 { Ok(header) } else { Err(GetError::Net(NetError::Frame(FrameError::Malformed))) }
+            if whole && ranges == header.after.len() as u64 {
+                Ok(header)
+            } else {
+                Err(GetError::Net(NetError::Frame(FrameError::Malformed)))
+            }
         }
     }
 }

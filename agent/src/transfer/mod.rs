@@ -2,8 +2,8 @@
 
 mod get;
 mod limit;
-mod offers;
 mod offering;
+mod offers;
 mod provide;
 mod pull;
 mod receive;

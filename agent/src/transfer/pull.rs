@@ -114,7 +114,12 @@ async fn publish(receiver: &mut mpsc::Receiver<News>, host: &str, image: &proto:
 }
 
 /// Answers a peer that pulls: offers what it asks for, if it may have it.
-pub(super) async fn answer<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut Stream, pull: peer::Pull) -> Result<(), NetError> {
+pub(super) async fn answer<S: Store>(
+    context: &Arc<Context<S>>,
+    peer: &Peer,
+    stream: &mut Stream,
+    pull: peer::Pull,
+) -> Result<(), NetError> {
     let repository = pull.reference.repository();
     let member = context.trust.members().and_then(|list| list.by_id(&peer.id()).cloned());
     let decision = member.map(|member| context.policy.decide_pull(&member, &repository));

@@ -160,10 +160,8 @@ impl<'a, S: Store> Session<'a, S> {
         let mut import = store.import(offer.image.clone()).await.map_err(|error| refusal(&error))?;
         let missing = import.missing().await.map_err(|error| refusal(&error))?;
         let staged = |blob: &Descriptor| self.context.staging.staged_bytes(blob).min(blob.size_bytes);
-        let missing: Vec<Missing> = missing
-            .iter()
-            .map(|blob| Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes: staged(blob) })
-            .collect();
+        let missing: Vec<Missing> =
+            missing.iter().map(|blob| Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes: staged(blob) }).collect();
         let arriving: u64 = missing.iter().map(|blob| blob.size_bytes - blob.staged_bytes).sum();
         let room = store.room().await.map_err(|error| refusal(&error))?;
         let needed_bytes = (arriving / 100).saturating_mul(room.needed_percent) + arriving % 100 + SPARE_BYTES;
@@ -185,7 +183,9 @@ impl<'a, S: Store> Session<'a, S> {
             Action::FetchDocument(document) => self.fetch_document(document),
             Action::CheckDocuments => {
                 let (context, image, documents) = (self.context.clone(), self.image.clone(), self.documents.clone());
-                self.tasks.spawn(async move { input(check_documents(&*context.store, &image, &documents).await.map(|()| Input::DocumentsChecked)) });
+                self.tasks.spawn(async move {
+                    input(check_documents(&*context.store, &image, &documents).await.map(|()| Input::DocumentsChecked))
+                });
             }
             Action::Claim(layer) => self.claim(layer),
             Action::Fetch { digest, range } => self.fetch(digest, range),
@@ -275,7 +275,9 @@ impl<'a, S: Store> Session<'a, S> {
     fn store(&mut self, digest: Digest) {
         let Some(arriving) = self.layers.remove(&digest) else { return };
         let adopts = self.context.store.properties().adopts_files;
-        self.tasks.spawn(async move { input(hand_over(arriving, adopts).await.map(|()| Input::Stored(digest)).map_err(|error| refusal(&error))) });
+        self.tasks.spawn(async move {
+            input(hand_over(arriving, adopts).await.map(|()| Input::Stored(digest)).map_err(|error| refusal(&error)))
+        });
     }
 
     fn commit(&mut self) {

@@ -47,7 +47,8 @@ pub async fn send<S: Store>(
     events: &mpsc::Sender<Event>,
 ) -> Result<Done, TransferError> {
     let span = info_span!("send", image = %job.query, host = job.host, transfer = transfer.id());
-    let result = Sending { context, job, transfer, events, sent_before_bytes: 0, wire_before_bytes: 0 }.run().instrument(span.clone()).await;
+    let result =
+        Sending { context, job, transfer, events, sent_before_bytes: 0, wire_before_bytes: 0 }.run().instrument(span.clone()).await;
     let _entered = span.enter();
     match &result {
         Ok(done) => {
@@ -152,10 +153,13 @@ impl<S: Store> Sending<'_, S> {
                     self.transfer.progress(standing.sent_bytes(), total_bytes);
                     let (digest, verified_bytes) = (progress.digest, progress.verified_bytes);
                     // A client that is slow to draw misses a step, and nothing waits for it.
-                    let _ = self.events.try_send(Event::Progress(Progress { host: host.clone(), image: name.clone(), digest, verified_bytes }));
+                    let _ =
+                        self.events.try_send(Event::Progress(Progress { host: host.clone(), image: name.clone(), digest, verified_bytes }));
                 }
                 Step::Suspect(digest) => offering::inspect_suspect(self.context, digest).await,
-                Step::Committed(committed) => return Ok((planned.map(|(want, _)| want).unwrap_or(Want { missing: vec![] }), Some(committed))),
+                Step::Committed(committed) => {
+                    return Ok((planned.map(|(want, _)| want).unwrap_or(Want { missing: vec![] }), Some(committed)));
+                }
                 Step::Refused(refusal) => return Err(TransferError::Refused(refusal)),
             }
         }

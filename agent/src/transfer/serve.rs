@@ -169,4 +169,3 @@ pub(super) async fn check_push<S: Store>(context: &Context<S>, peer: &Peer, imag
         Err(error) => Err(refusal(&error)),
     }
 }
-

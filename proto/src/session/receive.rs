@@ -296,8 +296,10 @@ mod tests {
     }
 
     fn offer(layers: &[u64], dry_run: bool) -> Offer {
-        let layers = layers.iter().enumerate().map(|(i, size)| ImageLayer { descriptor: blob(&format!("layer {i}"), *size), diff_id: None });
-        let manifest = Manifest { descriptor: blob("manifest", 500), platform: None, config: blob("config", 900), layers: layers.collect() };
+        let layers =
+            layers.iter().enumerate().map(|(i, size)| ImageLayer { descriptor: blob(&format!("layer {i}"), *size), diff_id: None });
+        let manifest =
+            Manifest { descriptor: blob("manifest", 500), platform: None, config: blob("config", 900), layers: layers.collect() };
         let image = Image { reference: None, root: blob("manifest", 500), indexes: vec![], manifests: vec![manifest] };
         Offer { image, dry_run }
     }
