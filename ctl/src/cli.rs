@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn hosts_are_last_and_wanted() {
         let parse = |line: &str| command().try_get_matches_from(line.split(' '));
-        assert!(parse("imgctl send demo:nautilus stapp03 stapp04 -i b:1 --limit 50MB/s --as x:1").is_ok());
+        assert!(parse("imgctl send demo:nautilus stapp03 stapp04 -i b:1 --limit 50MB/s").is_ok());
         assert!(parse("imgctl send demo:nautilus --all --json").is_ok());
         assert!(parse("imgctl pull demo --from a --dry-run").is_ok());
         assert!(parse("imgctl fleet invite --valid 7d --uses 500").is_ok());

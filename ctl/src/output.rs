@@ -70,7 +70,7 @@ impl Output {
     /// An object for programs.
     pub(crate) fn object(&self, object: &Value) {
         if self.json {
-            self.write(&visible(&object.to_string()));
+            self.write(&visible(&one_line(object)));
         }
     }
 
@@ -142,6 +142,15 @@ pub(crate) fn parsed(error: &clap::Error) -> Exit {
     if error.exit_code() == 0 { Exit::Done } else { Exit::Usage }
 }
 
+/// What kind of object it is comes first, for people who read along.
+fn one_line(object: &Value) -> String {
+    let mut rest = object.clone();
+    match rest.as_object_mut().and_then(|fields| fields.remove("event")) {
+        Some(event) => format!("{{\"event\":{event},{}", &rest.to_string()[1..]),
+        None => rest.to_string(),
+    }
+}
+
 /// Valid JSON stays valid, and shows nothing that a terminal would obey: what `escape` changes is written as `\uXXXX`.
 fn visible(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -166,6 +175,12 @@ mod tests {
         let text = visible(&value.to_string());
         assert!(!text.contains(['\u{202e}', '\u{9b}', '\u{1b}', '\u{e0001}']), "{text}");
         assert_eq!(serde_json::from_str::<Value>(&text).ok(), Some(value));
+    }
+
+    #[test]
+    fn objects_begin_with_their_event() {
+        assert_eq!(one_line(&json!({"a": 1, "event": "done"})), "{\"event\":\"done\",\"a\":1}");
+        assert_eq!(one_line(&json!([1])), "[1]");
     }
 
     #[test]

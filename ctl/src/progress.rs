@@ -1,12 +1,18 @@
 //! Bars on a terminal. The only file that names indicatif.
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use proto::Digest;
 use proto::control::{Event, Planned, Progress};
 use proto::text::escape_short;
+
+use crate::format::{duration_ms, size};
+
+/// Often enough to seem smooth.
+const TICK: Duration = Duration::from_millis(100);
 
 /// A bar for every layer and, with several, one for all of them; or a bar for every host.
 pub(crate) struct Bars {
@@ -105,7 +111,7 @@ impl Bars {
         // What was there before says nothing about the rate.
         bar.set_position(present_bytes);
         bar.reset_eta();
-        bar.enable_steady_tick(Duration::from_millis(250));
+        bar.enable_steady_tick(TICK);
         bar
     }
 }
@@ -117,9 +123,27 @@ impl Drop for Bars {
 }
 
 fn style() -> ProgressStyle {
-    const TEMPLATE: &str = "  {prefix}  {bar:28}  {decimal_bytes} / {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
+    const TEMPLATE: &str = "  {prefix}  {bar:28}  {done} / {all}  {rate}  {left}";
     // The template is written above, and a test draws it: the default is never used.
-    ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
+    ProgressStyle::with_template(TEMPLATE)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸─")
+        .with_key("done", |state: &ProgressState, line: &mut dyn Write| {
+            let _ = line.write_str(&size(state.pos()));
+        })
+        .with_key("all", |state: &ProgressState, line: &mut dyn Write| {
+            let _ = line.write_str(&size(state.len().unwrap_or(0)));
+        })
+        .with_key("rate", |state: &ProgressState, line: &mut dyn Write| {
+            let bytes_per_s = state.per_sec();
+            // Before the first bytes there is no rate, and no end in sight.
+            let _ = if bytes_per_s >= 1.0 { write!(line, "{}/s", size(bytes_per_s as u64)) } else { line.write_str("-") };
+        })
+        .with_key("left", |state: &ProgressState, line: &mut dyn Write| {
+            if state.per_sec() >= 1.0 && state.eta() >= Duration::from_secs(1) {
+                let _ = write!(line, "{} left", duration_ms(state.eta().as_secs() * 1000));
+            }
+        })
 }
 
 #[cfg(test)]
@@ -185,10 +209,11 @@ mod tests {
         bars.event(&Event::Planned(Planned { host: host.clone(), image: image.clone(), layers, send_bytes: 42_000_000, present_bytes: 0 }));
         let digest = Digest::of(b"a");
         bars.event(&Event::Progress(Progress { host: host.clone(), image: image.clone(), digest, verified_bytes: 20_000_000 }));
-        std::thread::sleep(Duration::from_millis(20));
+        // Bars are drawn at their tick, however many events there are.
+        std::thread::sleep(TICK * 3);
         bars.event(&Event::Progress(Progress { host, image, digest, verified_bytes: 40_000_000 }));
         assert_eq!(bars.hosts.values().next().unwrap().total.as_ref().unwrap().position(), 40_000_000);
         let drawn = screen.0.lock().unwrap().clone();
-        assert!(drawn.contains(&digest.short()) && drawn.contains("total") && drawn.contains("20.00 MB / 40.00 MB"), "{drawn}");
+        assert!(drawn.contains(&digest.short()) && drawn.contains("total") && drawn.contains("20.0 MB / 42.0 MB"), "{drawn}");
     }
 }

@@ -100,11 +100,11 @@ mod tests {
         let interrupt = Interrupt::default();
         let (sender, receiver) = channel();
         let late = sender.clone();
-        interrupt.on_signal(move || drop(sender.send(1)));
+        interrupt.on_signal(move || assert!(sender.send(1).is_ok()));
         assert!(!interrupt.came() && receiver.try_recv().is_err());
         interrupt.raise();
         interrupt.raise();
-        interrupt.on_signal(move || drop(late.send(2)));
+        interrupt.on_signal(move || assert!(late.send(2).is_ok()));
         assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [1, 2]);
     }
 }

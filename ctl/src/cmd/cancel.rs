@@ -17,7 +17,8 @@ pub(crate) struct Args {
 
 /// Cancels.
 pub(crate) fn run(context: &Context, args: &Args) -> super::Result {
-    context.each(&Request::Cancel(args.id), |_| {})?;
+    let asked = context.each(&Request::Cancel(args.id), |_| {});
+    asked.map_err(|error| error.hint("imgctl status shows the transfers and their numbers"))?;
     context.output.object(&json!({"event": "cancelled", "id": args.id}));
     context.output.line(&format!("cancelled {}", args.id));
     Ok(Exit::Done)

@@ -24,7 +24,7 @@ use crate::exit::Exit;
 pub(crate) struct Args {
     /// Archive to read, instead of standard input
     #[arg(long, short, value_name = "FILE")]
-    input: Option<PathBuf>,
+    pub(super) input: Option<PathBuf>,
 }
 
 /// Loads, and names what came in.
@@ -64,12 +64,11 @@ pub(crate) fn run(context: &Context, args: &Args) -> super::Result {
 fn loaded(context: &Context, reference: Option<&proto::Reference>, image_id: &proto::Digest) {
     let name = reference.map(proto::Reference::familiar);
     context.output.object(&json!({"event": "loaded", "image": name, "image_id": image_id.to_string()}));
+    let id = image_id.short();
     match name {
         _ if context.output.is_quiet() => context.output.answer(&image_id.to_string()),
-        Some(name) => context.output.line(&format!("loaded {name}  sha256:{}", image_id.short())),
-        None => {
-            context.output.line(&format!("loaded sha256:{}, which has no name: imgctl tag {} NAME", image_id.short(), image_id.short()))
-        }
+        Some(name) => context.output.line(&format!("loaded {name}  sha256:{id}")),
+        None => context.output.line(&format!("loaded sha256:{id}, which has no name: imgctl tag {id} NAME")),
     }
 }
 

@@ -5,6 +5,7 @@ use proto::control::Platforms;
 
 /// Which platforms of a multi-platform image are meant.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// This platform of a multi-platform image, instead of the receiver's
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", conflicts_with = "all_platforms")]

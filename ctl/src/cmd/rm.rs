@@ -20,8 +20,8 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
     context.each(&Request::Remove(args.images), |event| {
         if let Event::Removed { name, deleted } = event {
             context.output.object(&json!({"event": "removed", "image": name, "deleted": deleted}));
-            let image = if deleted { ", and the image with it" } else { "; the image has other names, or its layers other images" };
-            context.output.line(&format!("removed {}{image}", escape(&name)));
+            let blobs = if deleted { " and its blobs" } else { "" };
+            context.output.line(&format!("removed {}{blobs}", escape(&name)));
         }
     })?;
     Ok(Exit::Done)

@@ -54,6 +54,12 @@ pub(crate) struct Args {
 
 /// Sends, and says how it goes.
 pub(crate) fn run(context: &Context, args: Args) -> super::Result {
+    let (request, report) = prepare(args);
+    transfer::run(context, &request, report)
+}
+
+/// What to ask for, and how to report it.
+pub(crate) fn prepare(args: Args) -> (Request, Report) {
     let mut report = Report::new(Direction::Send, is_one_host(&args));
     report.retry = retry(&args);
     report.detached = args.detach;
@@ -70,7 +76,7 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
         max_parallel: args.max_parallel,
         detach: args.detach,
     });
-    transfer::run(context, &request, report)
+    (request, report)
 }
 
 /// A single plain name: its layers are shown. Else every host has a line of its own.

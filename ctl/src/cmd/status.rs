@@ -10,7 +10,7 @@ use crate::format::{duration_ms, size};
 
 /// Shows transfers, running and recent.
 pub(crate) fn run(context: &Context) -> super::Result {
-    let mut rows = vec![["ID", "DIRECTION", "IMAGE", "HOST", "STATE", "BYTES", "%", "TIME"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["ID", "DIRECTION", "IMAGE", "HOST", "BYTES", "%", "TIME", "STATE"].map(str::to_owned).to_vec()];
     context.each(&Request::Status, |event| {
         if let Event::Transfer(transfer) = event {
             context.output.object(&object(&transfer));
@@ -32,10 +32,10 @@ fn row(transfer: &TransferRow) -> Vec<String> {
         if transfer.incoming { "in" } else { "out" }.to_owned(),
         escape(&transfer.image),
         escape(&transfer.host),
-        state(&transfer.state),
         if known { format!("{} / {}", size(transfer.done_bytes), size(transfer.total_bytes)) } else { size(transfer.done_bytes) },
         if known { percent(transfer.done_bytes, transfer.total_bytes) } else { "-".to_owned() },
         duration_ms(transfer.elapsed_ms),
+        state(&transfer.state),
     ]
 }
 
@@ -78,9 +78,9 @@ mod tests {
             elapsed_ms: 412,
         };
         let running = row(&transfer(TransferState::Running, 82_000_000));
-        assert_eq!(running, ["7", "out", "demo:nautilus", "stapp03", "running", "41.0 MB / 82.0 MB", "50", "0.4 s"]);
+        assert_eq!(running, ["7", "out", "demo:nautilus", "stapp03", "41.0 MB / 82.0 MB", "50", "0.4 s", "running"]);
         let failed = transfer(TransferState::Failed("no\u{1b}".to_owned()), 0);
-        assert_eq!(row(&failed)[4..7], ["failed: no\\u{1b}", "41.0 MB", "-"]);
+        assert_eq!(row(&failed)[4..], ["41.0 MB", "-", "0.4 s", "failed: no\\u{1b}"]);
         assert_eq!(object(&failed)["state"], "failed");
     }
 }

@@ -21,6 +21,6 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
     let (image, name) = (args.image, args.name);
     context.each(&Request::Tag { image: image.clone(), name: name.clone() }, |_| {})?;
     context.output.object(&json!({"event": "tagged", "image": image, "name": name.familiar()}));
-    context.output.line(&format!("{} is {} now", name.familiar(), proto::text::escape(&image)));
+    context.output.line(&format!("tagged {} as {}", proto::text::escape(&image), name.familiar()));
     Ok(Exit::Done)
 }

@@ -5,7 +5,7 @@ mod lines;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::Digest;
 use proto::control::{Done, Event, Failure, Planned, Progress, Summary};
@@ -85,6 +85,11 @@ impl Report {
         self.done.first().filter(|done| !done.dry_run).map(|done| done.image_id)
     }
 
+    /// What was sent, and the whole image, of the first host.
+    pub(crate) fn bytes(&self) -> Option<(u64, u64)> {
+        self.done.first().map(|done| (done.sent_bytes, done.sent_bytes + done.present_bytes))
+    }
+
     /// The lines that this event is worth.
     pub(crate) fn event(&mut self, event: &Event) -> Vec<String> {
         match event {
@@ -117,7 +122,9 @@ impl Report {
         if !self.one_host {
             lines.extend(table(&self.rows()));
         }
-        if !self.done.is_empty() {
+        // The forecast of one image has said it all.
+        let forecast = self.one_host && self.done.iter().all(|done| done.dry_run) && self.done.len() == 1;
+        if !self.done.is_empty() && !forecast {
             lines.push(self.total());
         }
         lines
@@ -202,7 +209,8 @@ impl Report {
     fn forecast(&self, done: &Done) -> String {
         let (send_bytes, present_bytes) = self.forecast_bytes(done);
         let verb = self.verb();
-        format!("dry run: {send_bytes} bytes would be {verb}, {present_bytes} bytes are there already")
+        let place = if self.is_pull() { "here" } else { "there" };
+        format!("dry run: {send_bytes} bytes would be {verb}, {present_bytes} are {place} already")
     }
 
     fn forecast_bytes(&self, done: &Done) -> (u64, u64) {
@@ -254,8 +262,10 @@ impl Report {
         let slowest_ms = self.done.iter().map(|done| done.elapsed_ms).max().unwrap_or(0);
         let time = duration_ms(self.summary.as_ref().map_or(slowest_ms, |summary| summary.elapsed_ms));
         let sent = if sent_bytes == 0 { "nothing".to_owned() } else { size(sent_bytes) };
-        let hosts = if self.one_host { String::new() } else { format!(" to {}", count(self.done.len() as u64, "host")) };
-        let mut line = format!("{} {sent}{hosts} in {time}, {} were already {place}", self.verb(), size(present_bytes));
+        let hosts: BTreeSet<&str> = self.done.iter().map(|done| done.host.as_str()).collect();
+        let hosts = if self.one_host { String::new() } else { format!(" to {}", count(hosts.len() as u64, "host")) };
+        let present = if present_bytes == 0 { String::new() } else { format!(", {} were already {place}", size(present_bytes)) };
+        let mut line = format!("{} {sent}{hosts} in {time}{present}", self.verb());
         if let Some(summary) = self.summary.as_ref().filter(|summary| summary.egress_bytes < sent_bytes) {
             line += &format!("; {} left this host", size(summary.egress_bytes));
         }

@@ -112,8 +112,8 @@ fn dry_runs_have_exact_bytes() {
     let mut report = Report::new(Direction::Send, true);
     let done = Done { dry_run: true, sent_bytes: 0, ..done("b") };
     let text = said(&mut report, &[planned("b"), Event::Done(done)]);
-    assert!(text.contains("\ndry run: 41000000 bytes would be sent, 146000000 bytes are there already\n"), "{text}");
-    assert!(!text.contains('✔') && text.ends_with("nothing was sent; 41.0 MB would be, 146 MB are there already"), "{text}");
+    assert!(text.ends_with("\ndry run: 41000000 bytes would be sent, 146000000 are there already"), "{text}");
+    assert!(!text.contains('✔'), "{text}");
 }
 
 #[test]
