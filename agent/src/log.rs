@@ -1,5 +1,7 @@
 //! Where the log goes: to the journal under systemd, with all fields; else to standard error.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -13,7 +15,7 @@ pub(crate) fn init(level: &str) -> Result<(), ParseError> {
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     let layer = match journal {
         Some(journal) => journal.boxed(),
-        None => fmt::layer().with_writer(std::io::stderr).with_target(false).boxed(),
+        None => fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
     };
     // A second agent in the same process (tests) keeps the first one's log.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();

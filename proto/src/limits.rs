@@ -88,11 +88,21 @@ pub const WINDOW: u32 = 16 * 1024 * 1024;
 /// Receive window of one stream. Four streams of a session times (window + block) stay below the 8 MiB that an interruption may cost.
 pub const STREAM_WINDOW: u32 = 1024 * 1024;
 
-/// Bytes to one peer that it has not acknowledged. With [`WINDOW`] the most memory a member can hold.
+/// Connection receive window of a second connection of the same peer, and of further ones: enough for the four streams of a session.
+pub const WINDOW_FURTHER: u32 = 4 * 1024 * 1024;
+
+/// Bytes to one peer that it has not acknowledged, on one connection.
 pub const SEND_WINDOW: u64 = 12 * 1024 * 1024;
 
-/// Sessions that one peer may have open here at once, each holding an import.
+/// Sessions that one peer may have open here at once, over all its connections, each holding an import.
 pub const SESSIONS_PER_HOST: usize = 16;
+
+/// Ranges that one peer reads here at once, over all its connections: each holds up to four blocks. Whoever asks keeps to it too, so that
+/// no honest host waits at the other end, where its patience would run out. Two sessions at full speed.
+pub const GETS_PER_HOST: usize = 2 * EXTENTS_AT_ONCE;
+
+/// Documents that the sessions of one peer hold in memory until their images are committed: the largest of each kind, once.
+pub const DOCUMENT_BYTES: u64 = 2 * MANIFEST_BYTES + CONFIG_BYTES;
 
 /// A peer that has a stream open and sends nothing on it while we wait for it.
 pub const STALL_TIMEOUT_MS: u64 = 30_000;

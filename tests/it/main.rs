@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod absence;
+mod abuse;
 mod archive;
 mod golden;
 mod layout;
