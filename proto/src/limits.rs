@@ -83,16 +83,16 @@ pub const STREAMS: u32 = 64;
 pub const WINDOW_BEFORE_WELCOME: u32 = 128 * 1024;
 
 /// Connection receive window of a welcomed peer: 100 ms at 1 Gbit/s, 1 ms at 100 Gbit/s.
-pub const WINDOW: u32 = 16 * 1024 * 1024;
+pub const WINDOW: u32 = 12 * 1024 * 1024;
 
 /// Receive window of one stream. Four streams of a session times (window + block) stay below the 8 MiB that an interruption may cost.
 pub const STREAM_WINDOW: u32 = 1024 * 1024;
 
-/// Connection receive window of a second connection of the same peer, and of further ones: enough for the four streams of a session.
-pub const WINDOW_FURTHER: u32 = 4 * 1024 * 1024;
+/// Connection receive window of a second connection of the same peer, and of further ones. All that a peer holds here has to stay below 32 MiB.
+pub const WINDOW_FURTHER: u32 = 3 * 1024 * 1024;
 
-/// Bytes to one peer that it has not acknowledged, on one connection.
-pub const SEND_WINDOW: u64 = 12 * 1024 * 1024;
+/// Bytes to one peer that it has not acknowledged, on its first connection; on a further one as many as [`WINDOW_FURTHER`].
+pub const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 
 /// Sessions that one peer may have open here at once, over all its connections, each holding an import.
 pub const SESSIONS_PER_HOST: usize = 16;

@@ -8,7 +8,7 @@ use agent::trust::Trust;
 use proto::frame::{self, Bounded, PREFIX_BYTES};
 use proto::limits::FRAME;
 use proto::peer::{Greeting, Hello, MAJOR};
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,7 +28,7 @@ impl Rogue {
     pub async fn replace(mut host: Host) -> Self {
         host.stop().await;
         let trust = Trust::open(host.path(), &host.name).unwrap();
-        Self { trust, endpoint: listen(host.address()), _host: Some(host) }
+        Self { trust, endpoint: listen(([127, 0, 0, 1], 0).into()), _host: Some(host) }
     }
 
     /// With the state directory of a stopped agent, at an address of its own.
@@ -46,10 +46,19 @@ impl Rogue {
         Self { trust: self.trust.clone(), endpoint: listen((address, 0).into()), _host: None }
     }
 
+    /// Settings with which a member dials.
+    pub fn tls(&self) -> Arc<quinn::rustls::ClientConfig> {
+        self.trust.tls_client(None).unwrap()
+    }
+
+    /// Waits until every connection of this socket is over.
+    pub async fn idle(&self) {
+        self.endpoint.wait_idle().await;
+    }
+
     /// TLS as a member's, but not more than that.
     pub async fn dial(&self, address: SocketAddr) -> Result<Connection, quinn::ConnectionError> {
-        let tls = self.trust.tls_client(None).unwrap();
-        self.dial_with(address, Arc::unwrap_or_clone(tls)).await
+        self.dial_with(address, Arc::unwrap_or_clone(self.tls())).await
     }
 
     /// As [`Rogue::dial`], with no certificate of its own, for a protocol.
@@ -71,18 +80,6 @@ impl Rogue {
         let mut stream = Channel::open(&connection).await;
         self.greet(&mut stream).await?;
         Ok(connection)
-    }
-
-    /// Waits for a host that dials, and says what an honest member says.
-    pub async fn accept(&self) -> Connection {
-        let tls = QuicServerConfig::try_from(self.trust.tls_server().unwrap()).unwrap();
-        let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
-        config.transport_config(Arc::new(transport()));
-        self.endpoint.set_server_config(Some(config));
-        let connection = self.endpoint.accept().await.unwrap().await.unwrap();
-        let mut stream = Channel::accept(&connection).await;
-        self.greet(&mut stream).await.unwrap();
-        connection
     }
 
     async fn greet(&self, stream: &mut Channel) -> Result<(), String> {

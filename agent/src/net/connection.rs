@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use proto::HostId;
-use proto::limits::{STREAMS, WINDOW, WINDOW_FURTHER};
+use proto::limits::{SEND_WINDOW, STREAMS, WINDOW, WINDOW_FURTHER};
 use proto::peer::{Hello, Request};
 use quinn::VarInt;
 use rustls::pki_types::CertificateDer;
@@ -44,6 +44,7 @@ impl Peer {
     ) -> Self {
         connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS));
         connection.set_receive_window(VarInt::from_u32(if first { WINDOW } else { WINDOW_FURTHER }));
+        connection.set_send_window(if first { SEND_WINDOW } else { WINDOW_FURTHER.into() });
         Self(Arc::new(Inner { id, name, hello, connection, allowance }))
     }
 
