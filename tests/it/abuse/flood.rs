@@ -24,7 +24,8 @@ fn first_packets(rogue: &Rogue, to: SocketAddr, count: usize) -> Vec<Vec<u8>> {
     for _ in 0..count {
         let (_, mut connection) = endpoint.connect(Instant::now(), config.clone(), to, "imgd.internal").unwrap();
         let mut packet = vec![];
-        connection.poll_transmit(Instant::now(), 1, &mut packet).expect("a first packet");
+        let transmit = connection.poll_transmit(Instant::now(), 1, &mut packet);
+        assert!(transmit.is_some_and(|transmit| transmit.size == packet.len()));
         packets.push(packet);
     }
     packets
