@@ -83,17 +83,27 @@ pub const STREAMS: u32 = 64;
 pub const WINDOW_BEFORE_WELCOME: u32 = 128 * 1024;
 
 /// Connection receive window of a welcomed peer: 100 ms at 1 Gbit/s, 1 ms at 100 Gbit/s.
-pub const WINDOW: u32 = 16 * 1024 * 1024;
+pub const WINDOW: u32 = 12 * 1024 * 1024;
 
 /// Receive window of one stream. Four streams of a session times (window + block) stay below the 8 MiB that an interruption may cost.
 /// And together they stay below the socket buffers of a server, so that a burst is not lost in the receiver's own kernel.
 pub const STREAM_WINDOW: u32 = 512 * 1024;
 
-/// Bytes to one peer that it has not acknowledged. With [`WINDOW`] the most memory a member can hold.
-pub const SEND_WINDOW: u64 = 12 * 1024 * 1024;
+/// Connection receive window of a second connection of the same peer, and of further ones. All that a peer holds here has to stay below 32 MiB.
+pub const WINDOW_FURTHER: u32 = 3 * 1024 * 1024;
 
-/// Sessions that one peer may have open here at once, each holding an import.
+/// Bytes to one peer that it has not acknowledged, on its first connection; on a further one as many as [`WINDOW_FURTHER`].
+pub const SEND_WINDOW: u64 = 8 * 1024 * 1024;
+
+/// Sessions that one peer may have open here at once, over all its connections, each holding an import.
 pub const SESSIONS_PER_HOST: usize = 16;
+
+/// Ranges that one peer reads here at once, over all its connections: each holds up to four blocks. Whoever asks keeps to it too, so that
+/// no honest host waits at the other end, where its patience would run out. Two sessions at full speed.
+pub const GETS_PER_HOST: usize = 2 * EXTENTS_AT_ONCE;
+
+/// Documents that the sessions of one peer hold in memory until their images are committed: the largest of each kind, once.
+pub const DOCUMENT_BYTES: u64 = 2 * MANIFEST_BYTES + CONFIG_BYTES;
 
 /// A peer that has a stream open and sends nothing on it while we wait for it.
 pub const STALL_TIMEOUT_MS: u64 = 30_000;

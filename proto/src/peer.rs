@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::frame::Bounded;
 use crate::hash::RangeHash;
 use crate::host::{HostId, SignedMemberList, check_name};
-use crate::limits::{BLOB_BYTES, BLOCK_BYTES, EXTENT_BYTES, GROUPS, IMAGE_BLOBS, IMAGE_MANIFESTS, LAYERS, NAMES, RANGE_BYTES, TEXT_BYTES};
+use crate::limits::{
+    BLOB_BYTES, BLOCK_BYTES, CONFIG_BYTES, EXTENT_BYTES, GROUPS, IMAGE_BLOBS, IMAGE_MANIFESTS, LAYERS, MANIFEST_BYTES, NAMES, RANGE_BYTES,
+    TEXT_BYTES,
+};
 use crate::{Descriptor, Digest, Image, Platform, Reference};
 
 /// ALPN of this protocol.
@@ -341,13 +344,15 @@ impl Bounded for Answer {
 
 impl Bounded for Image {
     fn within_limits(&self) -> bool {
-        let descriptor = |d: &Descriptor| d.media_type.len() <= 255 && d.size_bytes <= BLOB_BYTES;
-        let layers = |m: &crate::Manifest| m.layers.len() <= LAYERS && m.layers.iter().all(|layer| descriptor(&layer.descriptor));
-        descriptor(&self.root)
+        let descriptor = |d: &Descriptor, most_bytes| d.media_type.len() <= 255 && d.size_bytes <= most_bytes;
+        let layers =
+            |m: &crate::Manifest| m.layers.len() <= LAYERS && m.layers.iter().all(|layer| descriptor(&layer.descriptor, BLOB_BYTES));
+        let document = |d: &Descriptor| descriptor(d, MANIFEST_BYTES);
+        document(&self.root)
             && (1..=IMAGE_MANIFESTS).contains(&self.manifests.len())
             && self.indexes.len() <= IMAGE_MANIFESTS
-            && self.indexes.iter().all(descriptor)
-            && self.manifests.iter().all(|m| layers(m) && descriptor(&m.descriptor) && descriptor(&m.config))
+            && self.indexes.iter().all(document)
+            && self.manifests.iter().all(|m| layers(m) && document(&m.descriptor) && descriptor(&m.config, CONFIG_BYTES))
             && self.manifests.iter().map(|m| m.layers.len() + 2).sum::<usize>() <= IMAGE_BLOBS
     }
 }

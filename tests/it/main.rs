@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod absence;
+mod abuse;
 mod archive;
+mod golden;
 mod layout;
 mod network;
 mod send;

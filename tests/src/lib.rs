@@ -6,4 +6,5 @@ pub mod conformance;
 pub mod fleet;
 pub mod namespace;
 pub mod process;
+pub mod rogue;
 pub mod sample;

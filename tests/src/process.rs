@@ -17,6 +17,11 @@ pub fn program(name: &str) -> PathBuf {
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
+        // What cargo tells its tests would have the build scripts of libraries run again, here and after it (ring).
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO_PKG_")) {
+            build.env_remove(name);
+        }
+        build.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_MANIFEST_PATH");
         assert!(build.status().unwrap().success(), "imgd and imgctl do not build");
         // target/<profile>/deps/<this test>
         std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned()
@@ -63,6 +68,8 @@ impl Process {
         let mut command = self.command(&program("imgd"));
         command.arg("--config").arg(&empty).arg("--state-dir").arg(self.path().join("state")).arg("--socket").arg(self.socket());
         command.args(["--name", &self.name]).args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        // As imgd.service has it: what is measured here is what runs.
+        command.env("MALLOC_ARENA_MAX", "2");
         // The group is signalled as a whole: `ip netns exec` replaces itself, but a wrapper may not.
         self.child = Some(command.process_group(0).spawn().unwrap());
         let deadline = Instant::now() + Duration::from_secs(20);

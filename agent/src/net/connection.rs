@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use proto::HostId;
-use proto::limits::{STREAMS, WINDOW};
+use proto::limits::{SEND_WINDOW, STREAMS, WINDOW, WINDOW_FURTHER};
 use proto::peer::{Hello, Request};
 use quinn::VarInt;
 use rustls::pki_types::CertificateDer;
 
-use super::{NetError, Stream};
+use super::allowance::Allowance;
+use super::{NetError, Share, Stream};
 use crate::trust;
 
 /// A connection to another member, after the Welcome on both sides. Cheap to clone; all clones are the same connection.
@@ -22,6 +23,7 @@ struct Inner {
     name: String,
     hello: Hello,
     connection: quinn::Connection,
+    allowance: Arc<Allowance>,
 }
 
 /// Who the handshake has proven to be at the other end; `None` without a certificate.
@@ -31,11 +33,39 @@ pub(super) fn connected_id(connection: &quinn::Connection) -> Option<HostId> {
 }
 
 impl Peer {
-    /// Raises the limits of a connection that has been welcomed.
-    pub(super) fn new(id: HostId, name: String, hello: Hello, connection: quinn::Connection) -> Self {
+    /// Raises the limits of a connection that has been welcomed. `first`: it is the only one to that host.
+    pub(super) fn new(
+        id: HostId,
+        name: String,
+        hello: Hello,
+        connection: quinn::Connection,
+        allowance: Arc<Allowance>,
+        first: bool,
+    ) -> Self {
         connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS));
-        connection.set_receive_window(VarInt::from_u32(WINDOW));
-        Self(Arc::new(Inner { id, name, hello, connection }))
+        connection.set_receive_window(VarInt::from_u32(if first { WINDOW } else { WINDOW_FURTHER }));
+        connection.set_send_window(if first { SEND_WINDOW } else { WINDOW_FURTHER.into() });
+        Self(Arc::new(Inner { id, name, hello, connection, allowance }))
+    }
+
+    /// A place for a session that it opens; `None` when it has as many as it may have.
+    pub fn session(&self) -> Option<Share> {
+        self.0.allowance.session()
+    }
+
+    /// Room for the documents of a session; `None` when its sessions hold too much already.
+    pub fn documents(&self, bytes: u64) -> Option<Share> {
+        self.0.allowance.documents(bytes)
+    }
+
+    /// Its turn to read a range from us.
+    pub async fn provide(&self) -> Option<Share> {
+        self.0.allowance.provide().await
+    }
+
+    /// Our turn to read a range from it.
+    pub async fn ask(&self) -> Option<Share> {
+        self.0.allowance.ask().await
     }
 
     /// Its identity, proven by the handshake.
@@ -77,14 +107,14 @@ impl Peer {
     /// Opens a stream and asks.
     pub async fn request(&self, request: &Request) -> Result<Stream, NetError> {
         let opened = self.0.connection.open_bi().await?;
-        let mut stream = Stream::new(opened);
+        let mut stream = Stream::welcomed(opened, &self.0.allowance);
         stream.send(request).await?;
         Ok(stream)
     }
 
     /// The next stream that the peer opens.
     pub async fn accept(&self) -> Result<Stream, NetError> {
-        Ok(Stream::new(self.0.connection.accept_bi().await?))
+        Ok(Stream::welcomed(self.0.connection.accept_bi().await?, &self.0.allowance))
     }
 
     /// False once the connection is gone.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::limits::{HANDSHAKE_TIMEOUT_MS, SEND_WINDOW, STREAM_WINDOW, WINDOW_BEFORE_WELCOME};
+use proto::limits::{HANDSHAKE_TIMEOUT_MS, STREAM_WINDOW, WINDOW_BEFORE_WELCOME};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt};
 
@@ -67,7 +67,7 @@ fn transport() -> TransportConfig {
     config.max_concurrent_uni_streams(VarInt::from_u32(0));
     config.receive_window(VarInt::from_u32(WINDOW_BEFORE_WELCOME));
     config.stream_receive_window(VarInt::from_u32(STREAM_WINDOW));
-    config.send_window(SEND_WINDOW);
+    config.send_window(WINDOW_BEFORE_WELCOME.into());
     config.datagram_receive_buffer_size(None);
     // A LAN: the default of 333 ms makes the first loss wait for a third of a second.
     config.initial_rtt(Duration::from_millis(20));

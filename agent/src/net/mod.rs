@@ -4,6 +4,7 @@
 //! greeting. Only then streams are served. All settings of quinn are in [`endpoint`].
 
 mod accept;
+mod allowance;
 mod connection;
 mod endpoint;
 mod greeting;
@@ -18,6 +19,7 @@ use proto::frame::FrameError;
 use proto::join::JoinRefusal;
 use proto::peer::{GreetingRefusal, Refusal};
 
+pub use allowance::Share;
 pub use connection::Peer;
 pub use pool::{Net, NetConfig};
 pub use stream::Stream;

@@ -14,6 +14,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::task::JoinSet;
 use tracing::debug;
 
+use super::allowance::Allowance;
 use super::connection::connected_id;
 use super::{NetError, Peer, Stream, accept, endpoint, greeting, join};
 use crate::discovery::Peers;
@@ -39,9 +40,24 @@ pub struct Net {
     store: String,
     trust: Arc<Trust>,
     peers: Arc<Peers>,
-    pool: Mutex<HashMap<HostId, Vec<Peer>>>,
+    pool: Mutex<HashMap<HostId, Known>>,
     dialling: Mutex<HashMap<HostId, Arc<AsyncMutex<()>>>>,
     welcomed: mpsc::Sender<Peer>,
+}
+
+/// A host that proved its identity once, and its connections.
+#[derive(Debug, Default)]
+struct Known {
+    peers: Vec<Peer>,
+    /// Connections that are being greeted: they count, or many at once would slip through.
+    greeting: usize,
+    allowance: Arc<Allowance>,
+}
+
+impl Known {
+    fn alive(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().filter(|peer| peer.is_alive())
+    }
 }
 
 impl Net {
@@ -146,7 +162,7 @@ impl Net {
     /// Peers with a connection now.
     pub fn alive(&self) -> Vec<Peer> {
         let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.values().filter_map(|peers| peers.iter().find(|peer| peer.is_alive()).cloned()).collect()
+        pool.values().filter_map(|known| known.alive().next().cloned()).collect()
     }
 
     /// Where others reach us.
@@ -174,8 +190,8 @@ impl Net {
 
     /// Greets, and keeps the connection when both sides say Welcome.
     pub(super) async fn welcome(&self, mut stream: Stream, id: HostId, connection: Connection) -> Result<Peer, NetError> {
-        let full = self.count(&id) >= CONNECTIONS_PER_HOST;
-        let greeted = match greeting::greet(&mut stream, id, &self.hello(), &self.trust, full).await {
+        let place = Greeting::take(self, id);
+        let greeted = match greeting::greet(&mut stream, id, &self.hello(), &self.trust, place.full).await {
             Ok(greeted) => greeted,
             Err(error) => {
                 // A refusal is of use only to a peer that gets it before the connection ends.
@@ -188,14 +204,16 @@ impl Net {
             }
         };
         stream.finish();
-        let peer = Peer::new(id, greeted.member.name, greeted.hello, connection);
-        self.peers.reached(&id, peer.address());
-        {
+        let peer = {
             let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-            let peers = pool.entry(id).or_default();
-            peers.retain(Peer::is_alive);
-            peers.push(peer.clone());
-        }
+            let known = pool.entry(id).or_default();
+            known.peers.retain(Peer::is_alive);
+            let peer = Peer::new(id, greeted.member.name, greeted.hello, connection, known.allowance.clone(), known.peers.is_empty());
+            known.peers.push(peer.clone());
+            peer
+        };
+        drop(place);
+        self.peers.reached(&id, peer.address());
         // Whoever serves has stopped when this fails: then the agent is about to end.
         let _ = self.welcomed.send(peer.clone()).await;
         Ok(peer)
@@ -203,12 +221,7 @@ impl Net {
 
     fn warm(&self, id: &HostId) -> Option<Peer> {
         let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.get(id)?.iter().find(|peer| peer.is_alive()).cloned()
-    }
-
-    fn count(&self, id: &HostId) -> usize {
-        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.get(id).map_or(0, |peers| peers.iter().filter(|peer| peer.is_alive()).count())
+        pool.get(id)?.alive().next().cloned()
     }
 
     /// Dials the addresses side by side; the first that answers as `id` wins.
@@ -291,10 +304,37 @@ impl Net {
         self.quinn.set_server_config(config);
         let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.trust.members();
-        for (id, peers) in pool.iter() {
+        for (id, known) in pool.iter() {
             if members.as_ref().is_none_or(|list| list.by_id(id).is_none()) {
-                peers.iter().for_each(|peer| peer.close("no longer a member"));
+                known.peers.iter().for_each(|peer| peer.close("no longer a member"));
             }
+        }
+    }
+}
+
+/// A connection between the proof of its identity and the Welcome.
+struct Greeting<'a> {
+    net: &'a Net,
+    id: HostId,
+    /// The host holds as many connections as it may.
+    full: bool,
+}
+
+impl<'a> Greeting<'a> {
+    fn take(net: &'a Net, id: HostId) -> Self {
+        let mut pool = net.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = pool.entry(id).or_default();
+        let full = known.alive().count() + known.greeting >= CONNECTIONS_PER_HOST;
+        known.greeting += 1;
+        Self { net, id, full }
+    }
+}
+
+impl Drop for Greeting<'_> {
+    fn drop(&mut self) {
+        let mut pool = self.net.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = pool.get_mut(&self.id) {
+            known.greeting -= 1;
         }
     }
 }

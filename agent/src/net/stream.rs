@@ -1,5 +1,6 @@
 //! One conversation on a connection: frames in both directions, and bytes that are no frames.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,19 +9,28 @@ use proto::limits::{FRAME, STALL_TIMEOUT_MS};
 use quinn::{ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 
 use super::NetError;
+use super::allowance::Allowance;
 
 /// A bidirectional stream of a connection. Dropping it resets what was not finished.
 #[derive(Debug)]
 pub struct Stream {
     send: SendStream,
     receive: RecvStream,
+    /// What the messages of the host at the other end may take while they arrive; `None` before the Welcome, where there is one stream.
+    frame_bytes: Option<Arc<Semaphore>>,
 }
 
 impl Stream {
     pub(super) fn new((send, receive): (SendStream, RecvStream)) -> Self {
-        Self { send, receive }
+        Self { send, receive, frame_bytes: None }
+    }
+
+    /// One of many streams of a host: its messages wait for one another when they are large.
+    pub(super) fn welcomed((send, receive): (SendStream, RecvStream), allowance: &Allowance) -> Self {
+        Self { send, receive, frame_bytes: Some(allowance.frame_bytes.clone()) }
     }
 
     /// Sends one message.
@@ -63,7 +73,12 @@ impl Stream {
             Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
             Err(error) => return Err(lost_read(error)),
         }
-        let mut body = vec![0; frame::body_length(prefix, limit_bytes)?];
+        let length_bytes = frame::body_length(prefix, limit_bytes)?;
+        let _share = match &self.frame_bytes {
+            Some(bytes) => bytes.acquire_many(length_bytes.min(FRAME) as u32).await.ok(),
+            None => None,
+        };
+        let mut body = vec![0; length_bytes];
         self.receive.read_exact(&mut body).await.map_err(lost_read)?;
         Ok(Some(frame::decode(&body)?))
     }

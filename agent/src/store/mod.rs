@@ -148,9 +148,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader and the end into which a backend puts what it reads, a few blocks ahead of the reader at the most.
+    /// A reader and the end into which a backend puts what it reads: one block waits for the reader while the next one is read.
     pub fn channel() -> (mpsc::Sender<Result<Bytes, StoreError>>, Self) {
-        let (sender, blocks) = mpsc::channel(2);
+        let (sender, blocks) = mpsc::channel(1);
         (sender, Self { blocks })
     }
 

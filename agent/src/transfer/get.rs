@@ -43,6 +43,7 @@ impl GetError {
 /// Fetches a whole document, checked against its digest.
 pub(super) async fn document(peer: &Peer, blob: &Descriptor) -> Result<Vec<u8>, GetError> {
     let range = 0..blob.size_bytes;
+    let _turn = peer.ask().await;
     let mut stream = ask(peer, blob.digest, &range).await?;
     let mut bytes = Vec::with_capacity(blob.size_bytes as usize);
     loop {
@@ -64,6 +65,7 @@ pub(super) async fn range(
     limit: Option<&Limit>,
 ) -> Result<(), GetError> {
     let digest = staged.descriptor().digest;
+    let _turn = peer.ask().await;
     let mut stream = ask(peer, digest, &range).await?;
     let mut offset = range.start;
     let mut writing: Option<tokio::task::JoinHandle<Result<(), GetError>>> = None;

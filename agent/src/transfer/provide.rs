@@ -18,6 +18,8 @@ pub(super) async fn provide<S: Store>(context: &Context<S>, peer: &Peer, stream:
     let Some(blob) = offer.blob(&get.digest).filter(|blob| fits(&get, blob.size_bytes)).cloned() else {
         return refuse(stream, Refusal::OutOfTurn).await;
     };
+    // It waits for its own other ranges: each one holds blocks that nobody may have read yet.
+    let _turn = peer.provide().await;
     let prepared = async {
         let hashes = offer.hashes(&get.digest, &*context.store).await?;
         let reader = context.store.read(&blob, get.offset..get.offset + get.length_bytes).await?;

@@ -61,6 +61,9 @@ async fn pull_from<S: Store>(
         Answer::Refused(refusal) => return Err(TransferError::Refused(refusal)),
         _ => return Err(NetError::OutOfTurn(OutOfTurn("an answer to a pull")).into()),
     };
+    if !answers(pull, &offer.image) {
+        return Err(NetError::OutOfTurn(OutOfTurn("an offer of an image that was not asked for")).into());
+    }
     offer.dry_run = pull.dry_run;
     let source_reference = offer.image.reference.take();
     offer.image.reference = pull.rename.clone().or(source_reference);
@@ -93,6 +96,15 @@ async fn pull_from<S: Store>(
         replaced: committed.and_then(|committed| committed.replaced),
         dry_run: pull.dry_run,
     })
+}
+
+/// True when an offer is of the name, and of the digest, that was asked for: whoever is asked does not choose which name moves here.
+fn answers(pull: &Pull, image: &proto::Image) -> bool {
+    let named = |reference: &proto::Reference| {
+        reference.repository() == pull.image.repository() && pull.image.tag().is_none_or(|tag| reference.tag() == Some(tag))
+    };
+    let has = |digest| image.root.digest == digest || image.documents().iter().any(|document| document.digest == digest);
+    image.reference.as_ref().is_none_or(named) && pull.image.digest().is_none_or(has)
 }
 
 /// Turns the news of a session into events, until it ends.

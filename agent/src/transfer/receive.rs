@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::image::{Selection, Walk};
-use proto::limits::BLOCK_BYTES;
+use proto::limits::{BLOCK_BYTES, DOCUMENT_BYTES};
 use proto::peer::{Answer, Committed, Missing, Offer, Progress, Refusal};
 use proto::session::Receive;
 use proto::session::receive::{Action, Input};
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::get;
 use super::{Context, Limit, refusal};
-use crate::net::{Peer, Stream};
+use crate::net::{Peer, Share, Stream};
 use crate::staging::StagedBlob;
 use crate::store::{Import, Imported, Ingest, Store, StoreError};
 
@@ -95,6 +95,8 @@ struct Session<'a, S: Store> {
     import: Option<Arc<S::Import>>,
     missing: Vec<Missing>,
     documents: Arc<Mutex<HashMap<Digest, Bytes>>>,
+    /// Room for them.
+    _room: Option<Share>,
     layers: HashMap<Digest, Arriving<S>>,
     received_bytes: Arc<AtomicU64>,
     imported: Option<Imported>,
@@ -128,6 +130,7 @@ impl<'a, S: Store> Session<'a, S> {
             import: None,
             missing: vec![],
             documents: Arc::default(),
+            _room: None,
             layers: HashMap::new(),
             received_bytes: Arc::default(),
             imported: None,
@@ -181,6 +184,12 @@ impl<'a, S: Store> Session<'a, S> {
         if arriving > 0 && needed_bytes > room.free_bytes {
             return Err(Refusal::NoSpace { needed_bytes, free_bytes: room.free_bytes });
         }
+        let lacks = |document: &&&Descriptor| missing.iter().any(|missing| missing.digest == document.digest);
+        let documents_bytes: u64 = offer.image.documents().iter().filter(lacks).map(|document| document.size_bytes).sum();
+        if documents_bytes > DOCUMENT_BYTES {
+            return Err(Refusal::InvalidImage(format!("its documents have {documents_bytes} bytes, the limit is {DOCUMENT_BYTES}")));
+        }
+        self._room = Some(self.peer.documents(documents_bytes).ok_or(Refusal::Busy)?);
         self.import = Some(Arc::new(import));
         self.missing = missing.clone();
         Ok(missing)

@@ -1,13 +1,12 @@
 //! What peers ask of us: one stream, one request, one task.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proto::Image;
 use proto::control::TransferState;
 use proto::host::SignedMemberList;
 use proto::image::Selection;
-use proto::limits::{FRAME, NAMES, SESSIONS_PER_HOST};
+use proto::limits::{FRAME, NAMES};
 use proto::peer::{Answer, ImageRow, Offer, Refusal, Request};
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -21,15 +20,14 @@ use crate::trust::{Accepted, TrustError, audit};
 
 /// Serves a peer until its connection ends or the agent stops. Every stream has its own task; none of them outlives the peer.
 pub async fn serve<S: Store>(context: Arc<Context<S>>, peer: Peer) {
-    let sessions = Arc::new(AtomicUsize::new(0));
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
             accepted = peer.accept() => match accepted {
                 Ok(stream) => {
-                    let (context, peer, sessions) = (context.clone(), peer.clone(), sessions.clone());
+                    let (context, peer) = (context.clone(), peer.clone());
                     let span = info_span!("peer", name = peer.name());
-                    streams.spawn(answer(context, peer, stream, sessions).instrument(span));
+                    streams.spawn(answer(context, peer, stream).instrument(span));
                 }
                 Err(error) => {
                     debug!(host = peer.name(), %error, "connection ended");
@@ -41,10 +39,10 @@ pub async fn serve<S: Store>(context: Arc<Context<S>>, peer: Peer) {
     }
 }
 
-async fn answer<S: Store>(context: Arc<Context<S>>, peer: Peer, mut stream: Stream, sessions: Arc<AtomicUsize>) {
+async fn answer<S: Store>(context: Arc<Context<S>>, peer: Peer, mut stream: Stream) {
     let answered = match stream.receive_or_end(FRAME).await {
         Ok(None) => Ok(()),
-        Ok(Some(request)) => dispatch(&context, &peer, &mut stream, request, &sessions).await,
+        Ok(Some(request)) => dispatch(&context, &peer, &mut stream, request).await,
         Err(error) => Err(error),
     };
     match answered {
@@ -56,28 +54,16 @@ async fn answer<S: Store>(context: Arc<Context<S>>, peer: Peer, mut stream: Stre
     }
 }
 
-async fn dispatch<S: Store>(
-    context: &Arc<Context<S>>,
-    peer: &Peer,
-    stream: &mut Stream,
-    request: Request,
-    sessions: &AtomicUsize,
-) -> Result<(), NetError> {
+async fn dispatch<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut Stream, request: Request) -> Result<(), NetError> {
     match request {
-        Request::Offer(_) | Request::Pull(_) if sessions.fetch_add(1, Ordering::Relaxed) >= SESSIONS_PER_HOST => {
-            sessions.fetch_sub(1, Ordering::Relaxed);
-            stream.send(&Answer::Refused(Refusal::Busy)).await
-        }
-        Request::Offer(offer) => {
-            let result = receive_offer(context, peer, stream, offer).await;
-            sessions.fetch_sub(1, Ordering::Relaxed);
-            result
-        }
-        Request::Pull(request) => {
-            let result = pull::answer(context, peer, stream, request).await;
-            sessions.fetch_sub(1, Ordering::Relaxed);
-            result
-        }
+        Request::Offer(offer) => match peer.session() {
+            Some(_session) => receive_offer(context, peer, stream, offer).await,
+            None => stream.send(&Answer::Refused(Refusal::Busy)).await,
+        },
+        Request::Pull(request) => match peer.session() {
+            Some(_session) => pull::answer(context, peer, stream, request).await,
+            None => stream.send(&Answer::Refused(Refusal::Busy)).await,
+        },
         Request::Get(get) => provide::provide(context, peer, stream, get).await,
         Request::List => list(context, peer, stream).await,
         Request::Describe(reference) => {

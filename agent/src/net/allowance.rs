@@ -1,0 +1,62 @@
+//! What one host may make us hold in memory, over all its connections together.
+
+use std::sync::Arc;
+
+use proto::limits::{DOCUMENT_BYTES, FRAME, GETS_PER_HOST, SESSIONS_PER_HOST};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// A part of an allowance that is in use. Given back when it is dropped.
+#[derive(Debug)]
+pub struct Share {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The allowance of one host. Who waits for a share waits for that host alone.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    pub(super) frame_bytes: Arc<Semaphore>,
+    sessions: Arc<Semaphore>,
+    document_bytes: Arc<Semaphore>,
+    provided: Arc<Semaphore>,
+    asked: Arc<Semaphore>,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        let of = |permits| Arc::new(Semaphore::new(permits));
+        Self {
+            frame_bytes: of(FRAME),
+            sessions: of(SESSIONS_PER_HOST),
+            document_bytes: of(DOCUMENT_BYTES as usize),
+            provided: of(GETS_PER_HOST),
+            asked: of(GETS_PER_HOST),
+        }
+    }
+}
+
+impl Allowance {
+    /// A session that it opens; `None` when it has as many as it may have.
+    pub(super) fn session(&self) -> Option<Share> {
+        share(self.sessions.clone().try_acquire_owned().ok())
+    }
+
+    /// Documents that a session of it will hold; `None` when its sessions hold too much already.
+    pub(super) fn documents(&self, bytes: u64) -> Option<Share> {
+        let permits = u32::try_from(bytes).ok()?;
+        share(self.document_bytes.clone().try_acquire_many_owned(permits).ok())
+    }
+
+    /// A range that it reads from us.
+    pub(super) async fn provide(&self) -> Option<Share> {
+        share(self.provided.clone().acquire_owned().await.ok())
+    }
+
+    /// A range that we read from it: what we ask for beyond its allowance for us would only wait there.
+    pub(super) async fn ask(&self) -> Option<Share> {
+        share(self.asked.clone().acquire_owned().await.ok())
+    }
+}
+
+fn share(permit: Option<OwnedSemaphorePermit>) -> Option<Share> {
+    permit.map(|permit| Share { _permit: permit })
+}
