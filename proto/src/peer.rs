@@ -109,12 +109,12 @@ pub enum Answer {
     Images(Vec<ImageRow>),
     /// What is behind a name; `None` when there is no such image.
     Described(Option<Image>),
-    /// Addresses at which a member was reached or seen: hints, like all addresses.
-    Where(Vec<SocketAddr>),
     /// It is done.
     Done,
     /// It is not going to happen.
     Refused(Refusal),
+    /// Addresses at which a member was reached or seen: hints, like all addresses.
+    Where(Vec<SocketAddr>),
 }
 
 /// An image and what the offering host wants done with it.

@@ -90,6 +90,10 @@ impl Host {
     pub async fn stop(&mut self) {
         if let Some(agent) = self.agent.take() {
             agent.stop().await;
+            // The driver of the endpoint lets go of the socket when it is polled next; a new agent wants the same address.
+            while std::net::UdpSocket::bind(self.address).is_err() {
+                tokio::task::yield_now().await;
+            }
         }
     }
 

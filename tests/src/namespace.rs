@@ -1,7 +1,10 @@
 //! Hosts on a LAN of their own: network namespaces on a bridge, made and removed by whoever holds the [`Lan`].
 
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::thread::LinkNameSpaceType;
 
 /// A bridge with hosts on it; nothing of it is connected to the machine's own network. Everything goes when it is dropped.
 pub struct Lan {
@@ -54,6 +57,23 @@ impl Lan {
             let arguments = ["netns", "exec", namespace, "tc", "qdisc", "replace", "dev", device, "root", "tbf", "rate", rate];
             ip(&[&arguments[..], &["burst", "256k", "latency", "50ms"]].concat());
         }
+    }
+
+    /// Runs something on a thread of its own inside the namespace of a host.
+    pub fn inside<T: Send>(&self, number: u32, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = std::fs::File::open(format!("/var/run/netns/{}", self.host(number))).unwrap();
+        let entered = move || {
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(entered).join().unwrap())
+    }
+
+    /// Packets that a host has sent so far.
+    pub fn sent_packets(&self, number: u32) -> u64 {
+        let arguments = ["netns", "exec", &self.host(number), "cat", "/sys/class/net/eth0/statistics/tx_packets"];
+        let output = Command::new("ip").args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
     }
 
     fn bridge(&self) -> String {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proto::limits::{HANDSHAKE_TIMEOUT_MS, HANDSHAKES, HANDSHAKES_PER_ADDRESS};
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, Incoming};
+use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::connection::connected_id;
@@ -17,7 +18,13 @@ use super::{NetError, Stream, join};
 /// Looks at first packets for as long as the endpoint lives. Every handshake has its own task, a deadline and a place among the few.
 pub(super) async fn run(net: Arc<Net>) {
     let places = Places::default();
-    while let Some(incoming) = net.quinn().accept().await {
+    let mut handshakes = JoinSet::new();
+    loop {
+        let incoming = tokio::select! {
+            incoming = net.quinn().accept() => incoming,
+            Some(_) = handshakes.join_next() => continue,
+        };
+        let Some(incoming) = incoming else { return };
         if !incoming.remote_address_validated() {
             // Costs the stranger a round trip and us nothing: no state is kept for an address that cannot answer.
             let _ = incoming.retry();
@@ -28,7 +35,7 @@ pub(super) async fn run(net: Arc<Net>) {
             continue;
         };
         let net = net.clone();
-        tokio::spawn(async move {
+        handshakes.spawn(async move {
             let address = incoming.remote_address();
             let handled = tokio::time::timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), handshake(&net, incoming)).await;
             drop(place);

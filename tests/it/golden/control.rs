@@ -183,6 +183,7 @@ fn failure_kinds() -> Vec<FailureKind> {
         FailureKind::Cancelled,
         FailureKind::ShuttingDown,
         FailureKind::Version,
+        FailureKind::TransferNotFound(7),
     ]
 }
 

@@ -58,6 +58,7 @@ fn requests() -> Vec<Request> {
         Request::List,
         Request::Describe(reference()),
         Request::Members(list()),
+        Request::Where(id("c")),
     ]
 }
 
@@ -89,6 +90,7 @@ fn answers() -> Vec<Answer> {
         Answer::Described(None),
         Answer::Done,
         Answer::Refused(Refusal::Busy),
+        Answer::Where(vec!["10.0.0.2:7117".parse().unwrap(), "[2001:db8::2]:7117".parse().unwrap()]),
     ]
 }
 

@@ -1,0 +1,354 @@
+//! What `imgd` tells, as it happens.
+
+use serde::{Deserialize, Serialize};
+
+use super::Failure;
+use crate::frame::Bounded;
+use crate::host::HostId;
+use crate::limits::{GROUPS, IMAGE_BLOBS};
+use crate::peer::ImageRow;
+use crate::{Digest, Reference};
+
+/// What happens, as it happens.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A transfer has this number, for `status` and `cancel`.
+    Accepted {
+        /// The number.
+        id: u64,
+    },
+    /// A host has answered what it lacks.
+    Planned(Planned),
+    /// A blob is further.
+    Progress(Progress),
+    /// The connection was lost; it goes on when the host is back.
+    Waiting {
+        /// Which host.
+        host: String,
+        /// Why.
+        reason: String,
+    },
+    /// An image is on a host.
+    Done(Done),
+    /// An image could not be brought to a host.
+    HostFailed {
+        /// Which host.
+        host: String,
+        /// As it was written.
+        image: String,
+        /// Why.
+        failure: Failure,
+    },
+    /// The end of a `send` or a `pull`.
+    Summary(Summary),
+    /// A row of `ls`.
+    Image {
+        /// `None`: here.
+        host: Option<String>,
+        /// The image.
+        row: ImageRow,
+    },
+    /// A host that did not answer.
+    HostSilent {
+        /// Which host.
+        host: String,
+        /// Why.
+        failure: Failure,
+    },
+    /// A row of `peers`.
+    Peer(PeerRow),
+    /// A row of `status`.
+    Transfer(TransferRow),
+    /// An image came in from an archive.
+    Loaded {
+        /// `None`: only an ID.
+        reference: Option<Reference>,
+        /// Its ID.
+        image_id: Digest,
+    },
+    /// A name, or an image, is gone.
+    Removed {
+        /// What `rm` was asked to remove, in full.
+        name: String,
+        /// True when blobs went with it.
+        deleted: bool,
+    },
+    /// JSON for `inspect`.
+    Inspected(String),
+    /// A row of `diff` and `who-has`.
+    Difference(Difference),
+    /// A blob that is damaged, and was put aside.
+    Damaged(Digest),
+    /// The end of a scrub.
+    Scrubbed {
+        /// Blobs looked at.
+        blobs: u64,
+        /// Bytes hashed.
+        bytes: u64,
+        /// How many were damaged.
+        damaged: u64,
+    },
+    /// A row of `fleet ls`.
+    Member(MemberRow),
+    /// A token for `fleet join`.
+    Invited {
+        /// `imgj1-…`
+        token: String,
+        /// Seconds since 1970.
+        expires_unix_s: u64,
+        /// How many hosts may use it.
+        uses: u32,
+    },
+    /// This host is in a fleet now.
+    Joined {
+        /// Identity of the fleet.
+        fleet: HostId,
+        /// Name of this host.
+        name: String,
+        /// Members, this one included.
+        members: u64,
+    },
+    /// What `fleet restore` takes: a secret.
+    Backup(Vec<u8>),
+    /// A line of `doctor`.
+    Check(Check),
+    /// Data frames follow.
+    Data,
+    /// All that was asked for was done.
+    End,
+    /// It was not.
+    Failed(Failure),
+}
+
+/// What a host lacks of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// Which host.
+    pub host: String,
+    /// Name of the image there.
+    pub image: String,
+    /// All its layers, lowest first.
+    pub layers: Vec<PlannedLayer>,
+    /// Bytes that will travel, documents included.
+    pub send_bytes: u64,
+    /// Bytes that are there already, staged ones included.
+    pub present_bytes: u64,
+}
+
+/// One layer of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedLayer {
+    /// Its blob.
+    pub digest: Digest,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Bytes of it that are there already; all of them when it is present.
+    pub present_bytes: u64,
+}
+
+/// How far a blob is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Which host.
+    pub host: String,
+    /// Which image.
+    pub image: String,
+    /// Which blob.
+    pub digest: Digest,
+    /// Verified bytes at the receiver.
+    pub verified_bytes: u64,
+}
+
+/// An image is on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// Which host.
+    pub host: String,
+    /// Name of the image there.
+    pub image: String,
+    /// What the receiving store shows.
+    pub image_id: Digest,
+    /// What the sending store shows.
+    pub source_image_id: Digest,
+    /// The portable identity.
+    pub config_digest: Digest,
+    /// Blob bytes that were transferred.
+    pub sent_bytes: u64,
+    /// What crossed the network for them, in both directions.
+    pub wire_bytes: u64,
+    /// Bytes that were there already.
+    pub present_bytes: u64,
+    /// Layers that were transferred, in whole or in part.
+    pub layers_sent: u64,
+    /// Layers of the image.
+    pub layers_total: u64,
+    /// From the request on.
+    pub elapsed_ms: u64,
+    /// Image ID that the name had before there, when it was another one.
+    pub replaced: Option<Digest>,
+    /// Only planned.
+    pub dry_run: bool,
+}
+
+/// The end of a `send` or a `pull`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Pairs of host and image.
+    pub total: u64,
+    /// Of these, done.
+    pub done: u64,
+    /// Of these, failed.
+    pub failed: u64,
+    /// Blob bytes that left the source.
+    pub egress_bytes: u64,
+    /// From the request on.
+    pub elapsed_ms: u64,
+}
+
+/// A host as seen from here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// From the member list; `None` for a host that is not on it.
+    pub name: Option<String>,
+    /// Its identity, when it is known.
+    pub id: Option<HostId>,
+    /// Where it was last reached or seen.
+    pub addresses: Vec<String>,
+    /// Kind of its store, when it was ever connected.
+    pub store: Option<String>,
+    /// Its software, when it was ever connected.
+    pub software: Option<String>,
+    /// What is known of it.
+    pub state: PeerState,
+    /// Seconds since 1970.
+    pub last_seen_unix_s: Option<u64>,
+}
+
+/// What is known of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerState {
+    /// A member, and connected now.
+    Connected,
+    /// A member.
+    Trusted,
+    /// Seen on the network, but not a member.
+    NotMember,
+    /// Was removed from the fleet.
+    Removed,
+    /// This host.
+    Here,
+}
+
+/// A transfer, running or recent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferRow {
+    /// For `cancel`.
+    pub id: u64,
+    /// True when it comes in.
+    pub incoming: bool,
+    /// Name of the image.
+    pub image: String,
+    /// The other host.
+    pub host: String,
+    /// Running, or how it ended.
+    pub state: TransferState,
+    /// Blob bytes that travelled so far.
+    pub done_bytes: u64,
+    /// Blob bytes that have to travel; 0 while that is not known.
+    pub total_bytes: u64,
+    /// Since it started, or how long it took.
+    pub elapsed_ms: u64,
+}
+
+/// Where a transfer is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TransferState {
+    /// Bytes move.
+    Running,
+    /// The other host does not answer; it is tried again.
+    Waiting,
+    /// The image is there.
+    Done,
+    /// It is not, because.
+    Failed(String),
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+/// What a host has under a name, beside what is here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Which host; `None`: this one, as the side that the others are compared with.
+    pub host: Option<String>,
+    /// `None`: nothing under that name.
+    pub image_id: Option<Digest>,
+    /// Layers that it has of those here.
+    pub layers_shared: u64,
+    /// Layers that the image has here.
+    pub layers_total: u64,
+    /// Bytes of the layers that it lacks.
+    pub missing_bytes: u64,
+    /// Only there.
+    pub layers_extra: u64,
+}
+
+/// A member of the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRow {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub id: HostId,
+    /// Holds the signing key.
+    pub signer: bool,
+    /// This host.
+    pub here: bool,
+    /// Its groups.
+    pub groups: Vec<String>,
+}
+
+/// A line of `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Ok, a warning, or wrong.
+    pub verdict: Verdict,
+    /// What was looked at.
+    pub subject: String,
+    /// What was found.
+    pub finding: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Fine.
+    Ok,
+    /// Works, but look at it.
+    Warning,
+    /// Does not work.
+    Wrong,
+}
+
+/// What the agent of this host sends is capped by the frame limit; `imgctl` trusts it as it trusts its own host.
+impl Bounded for Event {
+    fn within_limits(&self) -> bool {
+        match self {
+            Self::Planned(planned) => planned.layers.len() <= IMAGE_BLOBS,
+            Self::Member(member) => member.groups.len() <= GROUPS,
+            _ => true,
+        }
+    }
+}
+
+/// Secrets stay out of logs.
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Invited { .. } => f.write_str("Invited"),
+            Self::Backup(_) => f.write_str("Backup"),
+            other => f.write_str(&serde_json::to_string(other).map_err(|_| std::fmt::Error)?),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What `imgctl` asks for.
+
+use serde::{Deserialize, Serialize};
+
+use crate::frame::Bounded;
+use crate::host::check_name;
+use crate::limits::{NAMES, TEXT_BYTES};
+use crate::{Platform, Reference};
+
+/// What a person asks for. The same words as the commands of `imgctl`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// `send`.
+    Send(Send),
+    /// `pull`.
+    Pull(Pull),
+    /// `ls`: events `Image`; for other hosts with the host's name.
+    List(Hosts),
+    /// `peers`: events `Peer`.
+    Peers,
+    /// `status`: events `Transfer`.
+    Status,
+    /// `cancel`.
+    Cancel(u64),
+    /// `load`: data frames follow; events `Loaded`.
+    Load,
+    /// `save`: event `Data`, then data frames, then `End` or `Failed`.
+    Save(Save),
+    /// `tag`.
+    Tag {
+        /// What is there: a name or an ID.
+        image: String,
+        /// Its further name.
+        name: Reference,
+    },
+    /// `rm`: events `Removed`.
+    Remove(Vec<String>),
+    /// `inspect`: events `Inspected`.
+    Inspect(Vec<String>),
+    /// `diff`: events `Difference`.
+    Diff {
+        /// A name here.
+        image: String,
+        /// To compare with.
+        hosts: Hosts,
+    },
+    /// `who-has`: events `Difference`.
+    WhoHas(String),
+    /// `scrub`: events `Scrubbed`; hashes every blob again.
+    Scrub,
+    /// `fleet …`.
+    Fleet(Fleet),
+    /// `doctor`: events `Check`.
+    Doctor(Option<String>),
+}
+
+/// Which hosts are meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Hosts {
+    /// Names, as they were written.
+    pub names: Vec<String>,
+    /// Every member.
+    pub all: bool,
+}
+
+/// Makes images present on other hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Send {
+    /// Names or IDs, as they were written.
+    pub images: Vec<String>,
+    /// Where to.
+    pub hosts: Hosts,
+    /// Name at the destination.
+    pub rename: Option<Reference>,
+    /// Which of an index.
+    pub platforms: Platforms,
+    /// Every tag of the repositories.
+    pub all_tags: bool,
+    /// Only say what would travel.
+    pub dry_run: bool,
+    /// Bytes a second for all of it together.
+    pub limit_bytes_per_s: Option<u64>,
+    /// Hosts at once.
+    pub max_parallel: Option<u32>,
+    /// Goes on when the client goes.
+    pub detach: bool,
+}
+
+/// Makes an image present here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pull {
+    /// A name there.
+    pub image: Reference,
+    /// From this host; else from one that has it.
+    pub from: Option<String>,
+    /// Which of an index.
+    pub platforms: Platforms,
+    /// Name here.
+    pub rename: Option<Reference>,
+    /// Only say what would travel.
+    pub dry_run: bool,
+    /// Bytes a second.
+    pub limit_bytes_per_s: Option<u64>,
+}
+
+/// Which platforms of an index travel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Platforms {
+    /// The receiver's.
+    #[default]
+    Receiver,
+    /// This one.
+    One(Platform),
+    /// All.
+    All,
+}
+
+/// Writes an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Save {
+    /// Names or IDs.
+    pub images: Vec<String>,
+    /// Layout of the archive.
+    pub format: ArchiveFormat,
+    /// Compression of the archive as a whole.
+    pub compression: Compression,
+    /// `Receiver` here means: all that is present.
+    pub platforms: Platforms,
+}
+
+/// Layouts of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum ArchiveFormat {
+    /// Both in one, as `docker save` writes since 25: every engine loads it.
+    #[default]
+    Docker,
+    /// OCI image layout alone.
+    Oci,
+}
+
+/// Compression of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Compression {
+    /// Plain tar.
+    #[default]
+    None,
+    /// gzip.
+    Gzip,
+    /// zstd.
+    Zstd,
+}
+
+/// Trust and groups.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fleet {
+    /// `fleet init`.
+    Init,
+    /// `fleet invite`: event `Invited`.
+    Invite {
+        /// How many hosts may use the token.
+        uses: u32,
+        /// For how long.
+        valid_s: u64,
+        /// Only for this name.
+        for_name: Option<String>,
+        /// Takes the place of the member of this name.
+        replace: Option<String>,
+    },
+    /// `fleet join`: event `Joined`.
+    Join {
+        /// `imgj1-…`; never shown again.
+        token: String,
+        /// `ADDR:PORT` to ask instead of the one in the token.
+        address: Option<String>,
+    },
+    /// `fleet ls`: events `Member`.
+    List,
+    /// `fleet remove`: names or ids.
+    Remove(Vec<String>),
+    /// `fleet group add`/`rm`.
+    Group {
+        /// Group name.
+        group: String,
+        /// Host names.
+        hosts: Vec<String>,
+        /// Else removed from it.
+        add: bool,
+    },
+    /// `fleet backup`: event `Backup`.
+    Backup,
+    /// `fleet restore`.
+    Restore(Vec<u8>),
+}
+
+impl Request {
+    /// The command that makes this request.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Send(_) => "send",
+            Self::Pull(_) => "pull",
+            Self::List(_) => "ls",
+            Self::Peers => "peers",
+            Self::Status => "status",
+            Self::Cancel(_) => "cancel",
+            Self::Load => "load",
+            Self::Save(_) => "save",
+            Self::Tag { .. } => "tag",
+            Self::Remove(_) => "rm",
+            Self::Inspect(_) => "inspect",
+            Self::Diff { .. } => "diff",
+            Self::WhoHas(_) => "who-has",
+            Self::Scrub => "scrub",
+            Self::Doctor(_) => "doctor",
+            Self::Fleet(Fleet::Init) => "fleet init",
+            Self::Fleet(Fleet::Invite { .. }) => "fleet invite",
+            Self::Fleet(Fleet::Join { .. }) => "fleet join",
+            Self::Fleet(Fleet::List) => "fleet ls",
+            Self::Fleet(Fleet::Remove(_)) => "fleet remove",
+            Self::Fleet(Fleet::Group { .. }) => "fleet group",
+            Self::Fleet(Fleet::Backup) => "fleet backup",
+            Self::Fleet(Fleet::Restore(_)) => "fleet restore",
+        }
+    }
+}
+
+impl Bounded for Request {
+    fn within_limits(&self) -> bool {
+        let hosts = |hosts: &Hosts| texts(&hosts.names);
+        match self {
+            Self::Send(send) => texts(&send.images) && hosts(&send.hosts),
+            Self::Pull(pull) => pull.from.as_deref().is_none_or(text),
+            Self::List(list) => hosts(list),
+            Self::Save(save) => texts(&save.images),
+            Self::Tag { image, .. } => text(image),
+            Self::Remove(images) | Self::Inspect(images) => texts(images),
+            Self::Diff { image, hosts: others } => text(image) && hosts(others),
+            Self::WhoHas(image) => text(image),
+            Self::Doctor(host) => host.as_deref().is_none_or(text),
+            Self::Fleet(fleet) => fleet.within_limits(),
+            Self::Peers | Self::Status | Self::Cancel(_) | Self::Load | Self::Scrub => true,
+        }
+    }
+}
+
+impl Bounded for Fleet {
+    fn within_limits(&self) -> bool {
+        match self {
+            Self::Invite { for_name, replace, .. } => for_name.as_deref().is_none_or(text) && replace.as_deref().is_none_or(text),
+            Self::Join { token, address } => text(token) && address.as_deref().is_none_or(text),
+            Self::Remove(names) => texts(names),
+            Self::Group { group, hosts, .. } => check_name(group).is_ok() && texts(hosts),
+            Self::Init | Self::List | Self::Backup | Self::Restore(_) => true,
+        }
+    }
+}
+
+/// Secrets stay out of logs.
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.verb())
+    }
+}
+
+fn text(text: &str) -> bool {
+    text.len() <= TEXT_BYTES
+}
+
+fn texts(list: &[String]) -> bool {
+    list.len() <= NAMES && list.iter().map(String::as_str).all(text)
+}
