@@ -1,9 +1,11 @@
 //! The tests that need more than one crate, in one binary.
-#![allow(clippy::unwrap_used)]
+// What is skipped, and what was measured, is printed.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod absence;
 mod abuse;
 mod archive;
+mod docker;
 mod golden;
 mod layout;
 mod network;
