@@ -6,6 +6,7 @@ mod abuse;
 mod archive;
 mod golden;
 mod layout;
+mod mistakes;
 mod network;
 mod send;
 mod store_conformance;
