@@ -182,7 +182,7 @@ async fn candidates<S: Store>(context: &Arc<Context<S>>, token: &Token, address:
     let mut unique = vec![];
     candidates.into_iter().for_each(|candidate| {
         if !unique.contains(&candidate) {
-            unique.push(candidate)
+            unique.push(candidate);
         }
     });
     unique
