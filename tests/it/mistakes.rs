@@ -1,4 +1,5 @@
 //! What people do wrong, and what they are told: an exit code for scripts, the thing that is meant, and what helps.
+#![allow(clippy::print_stdout)]
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -141,8 +141,8 @@ impl Process {
     /// The last `--json` line of a command that must succeed, with this event.
     pub fn json(&self, arguments: &[&str], event: &str) -> serde_json::Value {
         let out = self.must(&[&["--json"], arguments].concat());
-        let lines = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        lines.filter(|line| line["event"] == event).last().unwrap_or_else(|| panic!("no {event} in {out}"))
+        let mut lines = out.lines().rev().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.find(|line| line["event"] == event).unwrap_or_else(|| panic!("no {event} in {out}"))
     }
 
     /// Ends it as a power cut would: `kill -9`.
