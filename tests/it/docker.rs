@@ -29,7 +29,11 @@ impl Docker {
         let mut command = Command::new(daemon);
         command.arg("--config-file").arg(at("daemon.json")).arg("--data-root").arg(at("root")).arg("--exec-root").arg(at("exec"));
         command.arg("-p").arg(at("pid")).arg("-H").arg(format!("unix://{}", at("docker.sock").display()));
-        command.args(["--iptables=false", "--bridge=none", "--storage-driver", "vfs"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command
+            .args(["--iptables=false", "--bridge=none", "--storage-driver", "vfs"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         let docker = Self { daemon: command.spawn().unwrap(), directory };
         let deadline = Instant::now() + Duration::from_secs(60);
         while !docker.run(&["version"]).status.success() {

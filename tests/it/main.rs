@@ -8,6 +8,7 @@ mod archive;
 mod docker;
 mod golden;
 mod layout;
+mod mistakes;
 mod network;
 mod send;
 mod store_conformance;

@@ -54,6 +54,20 @@ impl Process {
         Self { name: name.to_owned(), directory: tempfile::tempdir().unwrap(), arguments, prefix, child: None }
     }
 
+    /// An agent as [`Process::new`] makes it, whose state lies on a disk of so many MiB, which only it sees.
+    pub fn on_disk(name: &str, mib: u32) -> Self {
+        let mut process = Self::new(name);
+        let state = process.path().join("state");
+        let mount = format!("mkdir -p '{0}' && mount -t tmpfs -o size={mib}m none '{0}' && exec \"$@\"", state.display());
+        process.prefix = ["unshare", "--mount", "sh", "-c", &mount, "sh"].map(str::to_owned).to_vec();
+        process
+    }
+
+    /// False where disks cannot be mounted: that needs root.
+    pub fn can_mount(&self) -> bool {
+        self.command(Path::new("true")).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+
     /// Further arguments for the next start.
     pub fn argument(&mut self, argument: &str) -> &mut Self {
         self.arguments.push(argument.to_owned());

@@ -53,7 +53,7 @@ enum Compress {
     None,
     /// gzip
     Gzip,
-    /// zstd
+    /// zstd, which engines from Docker 23 on read
     Zstd,
 }
 

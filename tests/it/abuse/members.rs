@@ -119,7 +119,8 @@ async fn a_receiver_out_of_turn_ends_the_send() {
 async fn whoever_is_asked_does_not_choose_the_name() {
     let sample = sample();
     let (host, _rogue, connection) = honest_and_rogue(&sample).await;
-    let other = Recipe::new(81, &[1_000]).build("demo:1");
+    // All of it is there already: nothing but its name stands between this offer and the store.
+    let other = sample.clone().named("base:1");
     let pull = proto::control::Pull {
         image: "wanted:1".parse().unwrap(),
         from: Some("rogue".to_owned()),
@@ -133,13 +134,14 @@ async fn whoever_is_asked_does_not_choose_the_name() {
             let mut stream = Channel::accept(&connection).await;
             if matches!(stream.hear().await, Ok(Request::Pull(_))) {
                 stream.say(&Answer::Offer(Offer { image: other.image.clone(), dry_run: false })).await.unwrap();
-                return stream.ends().await;
+                while stream.hear::<Answer>().await.is_ok() {}
+                return;
             }
             // Anything else is a question that needs no true answer.
             let _ = stream.say(&Answer::Described(Some(other.image.clone()))).await;
         }
     };
-    let (pulled, _) = tokio::join!(host.ask(Ask::Pull(pull)), lying);
+    let (pulled, ()) = tokio::join!(host.ask(Ask::Pull(pull)), lying);
     let failures = match pulled {
         Ok(events) => events.into_iter().filter(|event| matches!(event, Event::HostFailed { .. })).count(),
         Err(failure) => usize::from(failure.kind != FailureKind::Usage),

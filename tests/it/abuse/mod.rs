@@ -1,4 +1,5 @@
 //! What strangers and bad members can do to an agent: nothing that others notice.
+#![allow(clippy::print_stdout)]
 
 mod flood;
 mod frames;
