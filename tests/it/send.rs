@@ -209,3 +209,66 @@ async fn a_fleet_of_five_gets_it_at_once() {
     let events = hosts[0].must(send_request("demo:1", &["web[02-05]"])).await;
     assert_eq!(done(&events).len(), 4);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_index_the_receivers_platform_travels_and_the_index_stays_as_it_is() {
+    let here = proto::Platform::host();
+    let recipes = [Recipe::new(20, &[100_000]), Recipe::new(21, &[100_000]).platform("linux/s390x")];
+    let sample = Sample::index("demo:1", &recipes);
+    let mut hosts = vec![Host::new("a"), Host::new("b"), Host::new("c")];
+    hosts[0].have(&sample).await;
+    fleet::found(&mut hosts).await;
+    let events = hosts[0].send("demo:1", "b").await;
+    assert_eq!(done(&events)[0].layers_total, 1);
+    let rows = |events: Vec<Event>| events.into_iter().find_map(|event| if let Event::Image { row, .. } = event { Some(row) } else { None });
+    let row = rows(hosts[1].must(Request::List(proto::control::Hosts::default())).await).unwrap();
+    assert_eq!((row.root, row.platforms), (sample.image.root.digest, vec![here]));
+    // From there the other platform cannot be had, and that is said.
+    let platforms = proto::control::Platforms::One("linux/s390x".parse().unwrap());
+    let request = Request::Send(proto::control::Send { platforms, ..send("demo:1", &["c"]) });
+    let events = hosts[1].must(request).await;
+    assert_eq!(done(&events).len(), 0, "what is not here cannot be sent");
+    let all = Request::Send(proto::control::Send { platforms: proto::control::Platforms::All, ..send("demo:1", &["c"]) });
+    let events = hosts[0].must(all).await;
+    assert_eq!(done(&events)[0].layers_total, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_for_another_platform_is_refused_unless_it_is_asked_for() {
+    let sample = Recipe::new(22, &[1_000]).platform("linux/s390x").build("demo:1");
+    let hosts = two_with(&sample).await;
+    let events = hosts[0].send("demo:1", "stapp03").await;
+    let failure = failed(&events)[0].1;
+    assert_eq!(failure.kind, FailureKind::PlatformAbsent(vec!["linux/s390x".parse().unwrap()]), "{failure:?}");
+    let platforms = proto::control::Platforms::One("linux/s390x".parse().unwrap());
+    hosts[0].must(Request::Send(proto::control::Send { platforms, ..send("demo:1", &["stapp03"]) })).await;
+    assert_eq!(hosts[1].images().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_of_which_only_another_one_knows_the_address_is_found() {
+    let sample = Recipe::new(23, &[1_000]).build("demo:1");
+    let mut hosts = vec![Host::new("a"), Host::new("b"), Host::new("c")];
+    hosts[1].have(&sample).await;
+    for host in &mut hosts {
+        host.start().await;
+    }
+    hosts[0].must(Request::Fleet(proto::control::Fleet::Init)).await;
+    fleet::join(&hosts[0], &hosts[1]).await.unwrap();
+    fleet::join(&hosts[0], &hosts[2]).await.unwrap();
+    // b has never met c, and there is no multicast: a knows both.
+    hosts[1].send("demo:1", "c").await;
+    assert_eq!(hosts[2].images().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_tag_of_a_repository() {
+    let mut hosts = vec![Host::new("a"), Host::new("b")];
+    for tag in ["demo:1", "demo:2", "other:1"] {
+        hosts[0].have(&Sample::small(tag, 5)).await;
+    }
+    fleet::found(&mut hosts).await;
+    hosts[0].must(Request::Send(proto::control::Send { all_tags: true, ..send("demo", &["b"]) })).await;
+    let names: Vec<String> = hosts[1].images().await.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["demo:1", "demo:2"]);
+}
