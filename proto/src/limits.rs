@@ -90,7 +90,7 @@ pub const WINDOW: u32 = 12 * 1024 * 1024;
 pub const STREAM_WINDOW: u32 = 512 * 1024;
 
 /// Connection receive window of a second connection of the same peer, and of further ones. All that a peer holds here has to stay below 32 MiB.
-pub const WINDOW_FURTHER: u32 = 3 * 1024 * 1024;
+pub const WINDOW_FURTHER: u32 = 2 * 1024 * 1024;
 
 /// Bytes to one peer that it has not acknowledged, on its first connection; on a further one as many as [`WINDOW_FURTHER`].
 pub const SEND_WINDOW: u64 = 8 * 1024 * 1024;
