@@ -31,6 +31,7 @@ pub enum RunError {
 
 /// Runs the agent of this process until SIGTERM or SIGINT.
 pub fn run(config: &Config) -> Result<(), RunError> {
+    sys::memory::share_arenas();
     log::init(&config.log_level).map_err(|_| RunError::Log(config.log_level.clone()))?;
     // Hashing and file I/O have threads of their own; these two move packets and decide.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).enable_all().build()?;

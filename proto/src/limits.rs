@@ -99,8 +99,8 @@ pub const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 pub const SESSIONS_PER_HOST: usize = 16;
 
 /// Ranges that one peer reads here at once, over all its connections: each holds up to four blocks. Whoever asks keeps to it too, so that
-/// no honest host waits at the other end, where its patience would run out. Two sessions at full speed.
-pub const GETS_PER_HOST: usize = 2 * EXTENTS_AT_ONCE;
+/// no honest host waits at the other end, where its patience would run out. One session at full speed, and a half.
+pub const GETS_PER_HOST: usize = EXTENTS_AT_ONCE + EXTENTS_AT_ONCE / 2;
 
 /// Documents that the sessions of one peer hold in memory until their images are committed: the largest of each kind, once.
 pub const DOCUMENT_BYTES: u64 = 2 * MANIFEST_BYTES + CONFIG_BYTES;

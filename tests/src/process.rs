@@ -82,8 +82,6 @@ impl Process {
         let mut command = self.command(&program("imgd"));
         command.arg("--config").arg(&empty).arg("--state-dir").arg(self.path().join("state")).arg("--socket").arg(self.socket());
         command.args(["--name", &self.name]).args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        // As imgd.service has it: what is measured here is what runs.
-        command.env("MALLOC_ARENA_MAX", "2");
         // The group is signalled as a whole: `ip netns exec` replaces itself, but a wrapper may not.
         self.child = Some(command.process_group(0).spawn().unwrap());
         let deadline = Instant::now() + Duration::from_secs(20);

@@ -3,6 +3,7 @@
 pub mod durable;
 pub mod file;
 pub mod interface;
+pub mod memory;
 pub mod service;
 pub mod socket;
 
