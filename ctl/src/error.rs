@@ -28,7 +28,8 @@ impl Error {
 
     /// Something on this host failed: `what` was tried with `path`.
     pub(crate) fn file(what: &str, path: &Path, cause: &std::io::Error) -> Self {
-        Self::new(Exit::Failed, format!("{what} {}", path.display())).because(cause)
+        let hint = format!("ls -ld {} shows whether it is there, and what you may do with it", escape(&path.display().to_string()));
+        Self::new(Exit::Failed, format!("{what} {}", path.display())).because(cause).hint(hint)
     }
 
     /// A wrong command line that the parser cannot see.

@@ -56,7 +56,7 @@ fn archives_that_are_none() {
         ("cut.tar", whole[..whole.len() / 2].to_vec()),
         ("other.tar", tar.into_inner().unwrap()),
     ] {
-        fails(&host, &["load", "-i", &file(&host, name, &content)], 1, "archive");
+        fails(&host, &["load", "-i", &file(&host, name, &content)], 1, name);
     }
     assert_eq!(host.must(&["-q", "ls"]).trim(), "");
 }

@@ -47,7 +47,10 @@ pub(crate) fn run(context: &Context, args: &Args) -> super::Result {
             Ok(Some(_)) => {}
             Ok(None) => break,
             Err(error) => {
-                result = Err(error);
+                result = Err(match &args.input {
+                    Some(path) => error.under(path.display().to_string()),
+                    None => error,
+                });
                 break;
             }
         }
