@@ -46,6 +46,7 @@ fn every_library_has_one_place() {
         ("rcgen::", &["agent/src/trust/"]),
         // The tests of trust shake hands over quinn, to see that its settings are taken.
         ("quinn::", &["agent/src/net/", "agent/src/trust/tests/"]),
+        ("quinn_proto::", &["agent/src/net/"]),
         ("indicatif::", &["ctl/src/progress.rs"]),
         ("sd_notify::", &["agent/src/sys/service.rs"]),
         ("tar::", &["agent/src/archive/", "ctl/src/cmd/demo"]),

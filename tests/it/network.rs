@@ -88,6 +88,18 @@ fn kill_9_of_the_receiver_costs_little() {
 }
 
 #[test]
+fn a_restart_of_the_receiver_only_delays() {
+    let Some(lan) = Lan::new(2) else { return };
+    let mut hosts = two_on(&lan, "demo:1", &[40_000_000]);
+    let mut sending = hosts[0].imgctl(&["-q", "send", "demo:1", "stapp03", "--limit", "20MB/s"]).spawn().unwrap();
+    wait_for_bytes(&hosts[0], 10_000_000);
+    assert!(hosts[1].terminate().success(), "{}", hosts[1].log());
+    hosts[1].start();
+    assert!(sending.wait().unwrap().success(), "{}", hosts[0].log());
+    assert_eq!(ids(&hosts[0]), ids(&hosts[1]));
+}
+
+#[test]
 fn kill_9_of_the_sender_costs_little() {
     let Some(lan) = Lan::new(2) else { return };
     let mut hosts = two_on(&lan, "demo:1", &[60_000_000]);

@@ -220,7 +220,8 @@ async fn of_an_index_the_receivers_platform_travels_and_the_index_stays_as_it_is
     fleet::found(&mut hosts).await;
     let events = hosts[0].send("demo:1", "b").await;
     assert_eq!(done(&events)[0].layers_total, 1);
-    let rows = |events: Vec<Event>| events.into_iter().find_map(|event| if let Event::Image { row, .. } = event { Some(row) } else { None });
+    let rows =
+        |events: Vec<Event>| events.into_iter().find_map(|event| if let Event::Image { row, .. } = event { Some(row) } else { None });
     let row = rows(hosts[1].must(Request::List(proto::control::Hosts::default())).await).unwrap();
     assert_eq!((row.root, row.platforms), (sample.image.root.digest, vec![here]));
     // From there the other platform cannot be had, and that is said.

@@ -22,12 +22,13 @@ pub(super) async fn send<S: Store>(context: &Arc<Context<S>>, client: &Client, r
     let plan = plan(context, &request).await?;
     let (events, mut receiver) = mpsc::channel(256);
     let running = context.shutdown.child_token();
+    let mut to_accept = plan.queries.len() * plan.hosts.len();
     let job = tokio::spawn(run(context.clone(), request.clone(), plan, events, running.clone()));
     let forward = async {
         while let Some(event) = receiver.recv().await {
-            let accepted = matches!(event, Event::Accepted { .. });
+            to_accept -= usize::from(matches!(event, Event::Accepted { .. }));
             client.event(event).await;
-            if request.detach && accepted && receiver.is_empty() {
+            if request.detach && to_accept == 0 {
                 return;
             }
         }
@@ -43,6 +44,8 @@ pub(super) async fn send<S: Store>(context: &Arc<Context<S>>, client: &Client, r
     if request.detach {
         return Ok(());
     }
+    // Nobody listens any more: what the job still says must not make it wait.
+    drop(receiver);
     match job.await {
         Ok(()) => Ok(()),
         Err(error) => match error.try_into_panic() {

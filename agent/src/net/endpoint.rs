@@ -7,6 +7,8 @@ use std::time::Duration;
 use proto::limits::{HANDSHAKE_TIMEOUT_MS, STREAM_WINDOW, WINDOW_BEFORE_WELCOME};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
+use ring::hmac;
 
 use super::NetError;
 
@@ -21,13 +23,19 @@ const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 const MTU_UPPER_BOUND: u16 = 8_952;
 
 /// Opens the socket. It serves once [`server`] settings are given to it.
-pub(super) fn bind(address: SocketAddr) -> Result<quinn::Endpoint, NetError> {
+///
+/// `secret` stays the same after a restart, so that the new process can reset the connections of the old one (RFC 9000, 10.3): a peer
+/// learns at once that they are gone, and does not wait for the idle timeout.
+pub(super) fn bind(address: SocketAddr, secret: &[u8; 32]) -> Result<quinn::Endpoint, NetError> {
     let open = || {
         let socket = std::net::UdpSocket::bind(address)?;
         // Smaller buffers cost speed, not correctness.
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
-        let mut config = EndpointConfig::default();
+        let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, secret)));
+        let (key, _) = secret.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        let key = u64::from_le_bytes(*key);
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
         // Without it peers never send more than 1472 bytes in a packet, whatever the path carries.
         config.max_udp_payload_size(MTU_UPPER_BOUND).map_err(std::io::Error::other)?;
         quinn::Endpoint::new(config, None, socket, Arc::new(quinn::TokioRuntime))

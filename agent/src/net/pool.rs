@@ -63,7 +63,7 @@ impl Known {
 impl Net {
     /// Opens the socket. Every peer that is welcomed, whoever dialled, comes out of the channel once, to be served.
     pub fn bind(config: NetConfig, trust: Arc<Trust>, peers: Arc<Peers>) -> Result<(Arc<Self>, mpsc::Receiver<Peer>), NetError> {
-        let quinn = endpoint::bind(config.listen)?;
+        let quinn = endpoint::bind(config.listen, &trust.reset_secret())?;
         let (welcomed, receiver) = mpsc::channel(16);
         let (pool, dialling) = (Mutex::default(), Mutex::default());
         Ok((Arc::new(Self { quinn, store: config.store, trust, peers, pool, dialling, welcomed }), receiver))

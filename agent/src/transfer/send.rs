@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::control::{Done, Event, Platforms, Progress, TransferState};
-use proto::peer::{Committed, Offer, Request, Want};
+use proto::peer::{Committed, Offer, Refusal, Request, Want};
 use proto::session::send::Step;
 use proto::{Digest, HostId, Image, Reference};
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::offering::{self, Offering};
 use super::{Context, Limit, Transfer, TransferError};
-use crate::net::Peer;
+use crate::net::{NetError, Peer};
 use crate::store::{Query, Store};
 
 /// A host that was lost is tried again for this long: a cable that was pulled by mistake, a switch or an agent that restarts.
@@ -95,6 +95,8 @@ impl<S: Store> Sending<'_, S> {
             };
             let error = match result {
                 Err(TransferError::Net(error)) if was_connected && error.is_passing() => error,
+                // It is restarted, perhaps: then it is back soon.
+                Err(TransferError::Refused(Refusal::ShuttingDown)) => NetError::Lost(Refusal::ShuttingDown.to_string()),
                 result => return result,
             };
             let Some(pause) = retry.next(self.sent_before_bytes) else { return Err(error.into()) };

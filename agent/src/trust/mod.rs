@@ -90,6 +90,12 @@ impl Trust {
         self.key.public().id()
     }
 
+    /// A secret that only this host's key can make, and always makes the same: for the stateless resets of its connections.
+    pub fn reset_secret(&self) -> [u8; 32] {
+        // Ed25519 signatures are deterministic (RFC 8032), and nobody signs this text for anything else.
+        *proto::Digest::of(&self.key.sign(b"imgd stateless reset\0")).as_bytes()
+    }
+
     /// Its name: that on the member list; that in the configuration while it is on none.
     pub fn name(&self) -> String {
         let listed = self.members().and_then(|list| list.by_id(&self.id()).map(|member| member.name.clone()));
