@@ -2,6 +2,7 @@
 
 mod agents;
 mod library;
+mod next;
 mod sample;
 
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use crate::format::{shell, size};
 /// Needs no rights and no running imgd, touches no engine, listens on the loopback interface only, and leaves nothing behind.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Send the first image of this archive (docker save), instead of a sample
+    /// Send the first image of this archive (docker save) and a next version of it, instead of a sample
     #[arg(long, value_name = "FILE")]
     archive: Option<PathBuf>,
 }
@@ -99,10 +100,26 @@ impl Story<'_> {
         let first = self.send(&image)?;
         self.command(1, "imgctl ls")?;
         self.compare(&image)?;
-        self.say("\n4. It goes there once more.");
-        let second = self.send(&image)?;
+        let next = format!("{image}-next");
+        self.say(&format!("\n4. The next version has one small layer more. It is made here and called {next}."));
+        let made = next::write(self.agents.directory(), &self.inspect(&image)?, &next);
+        let made = made.map_err(|error| Error::new(Exit::Failed, "cannot make the next version").because(error))?;
+        self.load(&made)?;
+        let second = self.send(&next)?;
+        self.command(1, "imgctl ls")?;
+        self.compare(&next)?;
         self.conclude(first, second);
         Ok(())
+    }
+
+    fn inspect(&self, image: &str) -> Result<serde_json::Value, Error> {
+        let mut inspected = serde_json::Value::Null;
+        self.agents.context(0).each(&Request::Inspect(vec![image.to_owned()]), |event| {
+            if let Event::Inspected(text) = event {
+                inspected = serde_json::from_str(&text).unwrap_or_default();
+            }
+        })?;
+        Ok(inspected)
     }
 
     fn conclude(&self, first: (u64, u64), second: (u64, u64)) {

@@ -37,13 +37,13 @@ fn write_all(directory: &Path, imgd: &Path) -> std::io::Result<[PathBuf; 2]> {
 }
 
 /// A layer on disk, and its diff ID.
-struct Layer {
-    path: PathBuf,
-    diff_id: Digest,
+pub(super) struct Layer {
+    pub(super) path: PathBuf,
+    pub(super) diff_id: Digest,
 }
 
 /// Writes a layer. The same entries make the same bytes: nothing in it depends on the time or the user.
-fn layer(path: &Path, entries: &BTreeMap<PathBuf, Entry>) -> std::io::Result<Layer> {
+pub(super) fn layer(path: &Path, entries: &BTreeMap<PathBuf, Entry>) -> std::io::Result<Layer> {
     let mut tar = tar::Builder::new(Hashing { file: File::create(path)?, hash: sha2::Sha256::new() });
     for (name, entry) in entries {
         let name = name.strip_prefix("/").unwrap_or(name);
@@ -99,7 +99,8 @@ fn write_archive(path: &Path, version: &str, layers: &[&Layer]) -> std::io::Resu
     tar.into_inner()?.flush()
 }
 
-fn append(tar: &mut tar::Builder<File>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+/// Adds a small file.
+pub(super) fn append(tar: &mut tar::Builder<File>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     let mut header = header(0o644);
     header.set_size(bytes.len() as u64);
     tar.append_data(&mut header, name, bytes)
