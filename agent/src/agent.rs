@@ -73,7 +73,7 @@ impl Agent {
             trust,
             net: net.clone(),
             peers: peers.clone(),
-            mdns_interfaces: config.interfaces.clone(),
+            mdns_interfaces: config.mdns.then(|| config.interfaces.clone()),
             policy,
             offers: Offers::default(),
             transfers: Transfers::default(),
@@ -140,6 +140,7 @@ impl Agent {
         if config.mdns {
             self.task("announcer", membership::announce(context.clone(), config.interfaces.clone()));
         }
+        self.task("spreader", membership::spread_changes(context.clone()));
         // Ends by itself when the agent stops, after its clients have heard of it.
         let serving = control::serve(context.clone(), listener);
         self.tasks.spawn(async move {

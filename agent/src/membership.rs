@@ -105,6 +105,19 @@ pub async fn spread<S: Store>(context: &Arc<Context<S>>) {
     while told.join_next().await.is_some() {}
 }
 
+/// A signer brings every change of the list to the others as it happens: who joins can be reached by name from everywhere. Runs as long as the agent.
+pub async fn spread_changes<S: Store>(context: Arc<Context<S>>) {
+    let mut changes = context.trust.changes();
+    let mut spread_epoch = context.trust.epoch();
+    while changes.changed().await.is_ok() {
+        let epoch = context.trust.epoch();
+        if context.trust.is_signer() && epoch > spread_epoch {
+            spread(&context).await;
+        }
+        spread_epoch = epoch;
+    }
+}
+
 /// Announces this host, as long as it is in a fleet, and asks for the others now and then. Runs as long as the agent.
 pub async fn announce<S: Store>(context: Arc<Context<S>>, interfaces: Vec<String>) {
     let mut changes = context.trust.changes();
@@ -197,7 +210,8 @@ async fn candidates<S: Store>(context: &Arc<Context<S>>, token: &Token, address:
 /// Addresses of whoever announces the fleet that the token names: we are not in it yet, so this asks once, without announcing ourselves.
 async fn announced<S: Store>(context: &Arc<Context<S>>, token: &Token) -> Vec<SocketAddr> {
     let found = Peers::transient();
-    let Ok(mdns) = Mdns::ask_only(&token.fleet, &context.trust.id(), &context.mdns_interfaces, &found) else { return vec![] };
+    let Some(interfaces) = &context.mdns_interfaces else { return vec![] };
+    let Ok(mdns) = Mdns::ask_only(&token.fleet, &context.trust.id(), interfaces, &found) else { return vec![] };
     mdns.burst(None).await;
     found.all().into_values().flat_map(|sighting| sighting.addresses).collect()
 }

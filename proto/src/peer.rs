@@ -133,6 +133,8 @@ pub struct Pull {
     pub reference: Reference,
     /// `None`: all platforms.
     pub platform: Option<Platform>,
+    /// Only to know what would travel.
+    pub dry_run: bool,
 }
 
 /// Asks for a range of a blob. Allowed to who was offered it on this connection.
@@ -226,10 +228,12 @@ pub struct ImageRow {
     pub root: Digest,
     /// The platforms that are here.
     pub platforms: Vec<Platform>,
-    /// Bytes of all its blobs that are here.
+    /// Bytes of all its blobs.
     pub size_bytes: u64,
-    /// Seconds since 1970; when the name last moved.
-    pub created_unix_s: u64,
+    /// False: a blob of it is missing, or was damaged and put aside.
+    pub complete: bool,
+    /// Seconds since 1970; when the name last moved here.
+    pub tagged_unix_s: u64,
 }
 
 /// Why a request is not carried out.

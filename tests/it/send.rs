@@ -257,6 +257,11 @@ async fn a_host_of_which_only_another_one_knows_the_address_is_found() {
     hosts[0].must(Request::Fleet(proto::control::Fleet::Init)).await;
     fleet::join(&hosts[0], &hosts[1]).await.unwrap();
     fleet::join(&hosts[0], &hosts[2]).await.unwrap();
+    // The signer tells b of c by itself.
+    let lists_c = |events: &[Event]| events.iter().any(|event| matches!(event, Event::Member(row) if row.name == "c"));
+    while !lists_c(&hosts[1].must(Request::Fleet(proto::control::Fleet::List)).await) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
     // b has never met c, and there is no multicast: a knows both.
     hosts[1].send("demo:1", "c").await;
     assert_eq!(hosts[2].images().await.len(), 1);

@@ -72,7 +72,7 @@ pub async fn round_trip<S: Store>(store: &S) {
     let row = &store.list().await.unwrap()[0];
     assert_eq!((row.image_id, row.root), (sample.image_id(), sample.image.root.digest));
     assert_eq!((row.size_bytes, &row.platforms), (sample.image.size_bytes(), &vec![Platform::host()]));
-    assert!(row.created_unix_s > 1_700_000_000);
+    assert!(row.complete && row.tagged_unix_s > 1_700_000_000);
     for id in [sample.image_id().to_string(), sample.image_id().short(), sample.image.root.digest.hex()] {
         let held = store.resolve(&query(&id), Selection::All).await.unwrap();
         assert_eq!((held.image.reference, held.image_id), (None, sample.image_id()));

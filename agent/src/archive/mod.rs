@@ -31,7 +31,7 @@ pub enum ArchiveError {
     #[error("cannot read the archive")]
     Input(#[source] std::io::Error),
     /// It ends in the middle.
-    #[error("the archive is truncated")]
+    #[error("the archive is empty or truncated")]
     Truncated,
     /// Its gzip or zstd frame is damaged.
     #[error("the archive cannot be decompressed: {0}")]

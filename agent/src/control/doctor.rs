@@ -2,11 +2,13 @@
 
 use proto::control::{Check, Event, FailureKind, Hosts, Verdict};
 use proto::host::Member;
+use proto::peer::ImageRow;
 
 use super::client::Client;
 use super::failure::failure;
 use super::{Done, hosts};
 use crate::discovery::is_container_interface;
+use crate::net::NetError;
 use crate::store::Store;
 use crate::transfer::Context;
 
@@ -15,7 +17,7 @@ const FREE_BYTES: u64 = 1 << 30;
 
 /// Checks this host, and the way to `host` when it is named.
 pub(super) async fn doctor<S: Store>(context: &Context<S>, client: &Client, host: Option<&str>) -> Done {
-    let mut checks = vec![store(context).await, socket(context), fleet(context), certificate(context), interfaces()];
+    let mut checks = vec![store(context).await, socket(context), fleet(context), certificate(context), interfaces(context)];
     if let Some(host) = host {
         let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
         let selected = hosts::select(&members, &Hosts { names: vec![host.to_owned()], all: false }, &context.trust.name())?;
@@ -32,6 +34,13 @@ pub(super) async fn doctor<S: Store>(context: &Context<S>, client: &Client, host
 async fn store<S: Store>(context: &Context<S>) -> Check {
     let kind = context.store.properties().kind;
     match (context.store.list().await, context.store.room().await) {
+        (Ok(images), Ok(_)) if images.iter().any(|image| !image.complete) => {
+            let incomplete = images.iter().filter(|image| !image.complete);
+            let name = |image: &ImageRow| image.reference.as_ref().map_or_else(|| image.image_id.short(), proto::Reference::familiar);
+            let names: Vec<String> = incomplete.map(name).collect();
+            let finding = format!("{kind}, {} images, of which blobs are missing or damaged: {}", images.len(), names.join(", "));
+            check(Verdict::Wrong, "store", finding, Some("load, pull or send them again, or imgctl rm them"))
+        }
         (Ok(images), Ok(room)) if room.free_bytes < FREE_BYTES => {
             let finding = format!("{kind}, {} images, only {} MB free", images.len(), room.free_bytes / 1_000_000);
             check(Verdict::Warning, "store", finding, Some("remove images with imgctl rm, or give the store more space"))
@@ -84,7 +93,13 @@ fn certificate<S>(context: &Context<S>) -> Check {
     }
 }
 
-fn interfaces() -> Check {
+fn interfaces<S>(context: &Context<S>) -> Check {
+    let Some(named) = &context.mdns_interfaces else {
+        return check(Verdict::Ok, "interfaces", "multicast DNS is off: other hosts are found by address".to_owned(), None);
+    };
+    if !named.is_empty() {
+        return check(Verdict::Ok, "interfaces", format!("multicast DNS (UDP 5353) on {} only, as configured", named.join(", ")), None);
+    }
     let names =
         std::fs::read_dir("/sys/class/net").map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()));
     let names: Vec<String> = names.map(Iterator::collect).unwrap_or_default();
@@ -106,10 +121,16 @@ async fn way<S: Store>(context: &Context<S>, member: &Member) -> Check {
             let finding = format!("{} answers at {} in {trip} µs: {}, store {}", member.name, peer.address(), hello.software, hello.store);
             check(Verdict::Ok, &subject, finding, None)
         }
+        Err(error @ (NetError::Handshake(_) | NetError::Refused(_) | NetError::NotMember(_))) => {
+            let remedy = "one of the two does not take the other for a member: imgctl fleet ls on both says who is; \
+                a host that was removed joins again with a new key (README, \"Trust\")";
+            check(Verdict::Wrong, &subject, error.to_string(), Some(remedy))
+        }
         Err(error) => {
+            let port = context.net.local_address().map_or(7117, |address| address.port());
             let remedy = format!(
-                "see that imgd runs on {} and that UDP 7117 (and 5353 for discovery) is open, or start imgd with --peer {}:7117",
-                member.name, member.name
+                "see that imgd runs on {name} and that UDP {port} (and 5353 for discovery) is open, or start imgd with --peer {name}:{port}",
+                name = member.name
             );
             Check { verdict: Verdict::Wrong, subject, finding: error.to_string(), remedy: Some(remedy) }
         }

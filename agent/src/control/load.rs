@@ -1,5 +1,6 @@
 //! `imgctl load`: an archive comes in as it is read.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use proto::control::{Event, FailureKind};
@@ -31,15 +32,14 @@ pub(super) async fn load<S: Store>(context: &Arc<Context<S>>, client: &Client) -
             }
         }
         drop(sender);
-        // Reads on, so that a client which still sends after a failure comes to hear of it.
-        while client.read_data().await.is_ok_and(|bytes| !bytes.is_empty()) {}
-        std::future::pending::<()>().await;
+        // The archive is in, or the client is gone: what remains is for the loader to say.
+        std::future::pending::<Infallible>().await
     };
     let mut visible = vec![];
     let loading = archive::load(&*context.store, &context.staging, receiver, |image| visible.push(image.clone()));
     let result = tokio::select! {
         result = loading => result,
-        () = feed => return Err(failure::shutting_down()),
+        never = feed => match never {},
         () = context.shutdown.cancelled() => return Err(failure::shutting_down()),
     };
     // Also after a failure: what became visible before it is there.

@@ -28,7 +28,7 @@ pub(super) async fn save<S: Store>(context: &Context<S>, client: &Client, reques
     client.event(Event::Data).await;
     let (sender, mut receiver) = mpsc::channel::<Bytes>(4);
     let saving = archive::save(&*context.store, &held, request.format, request.compression, sender);
-    let sending = async {
+    let sending = async move {
         while let Some(bytes) = receiver.recv().await {
             if !client.data(bytes).await {
                 break;

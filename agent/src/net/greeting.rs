@@ -9,7 +9,7 @@ use proto::limits::{FRAME_BEFORE_WELCOME, FRAME_MEMBERS};
 use proto::peer::{Greeting, GreetingRefusal, Hello, MAJOR};
 
 use super::{NetError, Stream};
-use crate::trust::Trust;
+use crate::trust::{Trust, TrustError};
 
 /// What a greeting came to.
 pub(super) struct Greeted {
@@ -62,8 +62,11 @@ async fn exchange_members(stream: &mut Stream, ours: &Hello, theirs: &Hello, tru
     match stream.receive_within(FRAME_MEMBERS + 1024).await? {
         Greeting::Members(list) => {
             let trust = trust.clone();
-            crate::sys::blocking(move || trust.accept_members(&list)).await?;
-            Ok(None)
+            match crate::sys::blocking(move || trust.accept_members(&list)).await {
+                // A newer one has come by another way meanwhile.
+                Ok(_) | Err(TrustError::StaleList { .. }) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
         }
         verdict => Ok(Some(verdict)),
     }

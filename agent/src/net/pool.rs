@@ -213,6 +213,11 @@ impl Net {
             peer
         };
         drop(place);
+        if self.trust.members().is_none_or(|list| list.by_id(&id).is_none()) {
+            // Removed between the verdict and now: whoever follows the list has not seen this connection.
+            peer.close("no longer a member");
+            return Err(NetError::NotMember(id));
+        }
         self.peers.reached(&id, peer.address());
         // Whoever serves has stopped when this fails: then the agent is about to end.
         let _ = self.welcomed.send(peer.clone()).await;

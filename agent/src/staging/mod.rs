@@ -8,7 +8,7 @@
 //! ```
 //! Nothing here is trusted after a restart: every range that the map claims is hashed again against the hashes in the map, so that neither
 //! `kill -9` nor a power cut, which may lose data that the map already names, can bring in a wrong byte. Staging is therefore never synced;
-//! the store syncs when it takes a blob over. What nobody asked for in 24 h is removed.
+//! the store syncs when it takes a blob over. What was not written to for 24 h is removed.
 
 mod blob;
 mod file;
@@ -75,7 +75,9 @@ impl Staging {
     /// Removes what was last written longer ago than `age` and that no session holds.
     pub fn sweep(&self, age: Duration) -> Result<(), StoreError> {
         let now = SystemTime::now();
-        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of one that was given up while it waited, the entry may have stayed.
+        claims.retain(|_, turn| Arc::strong_count(turn) > 1);
         for path in self.files()? {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let held = Digest::from_hex(&name).is_ok_and(|digest| claims.contains_key(&digest)) || name.starts_with("incoming-");

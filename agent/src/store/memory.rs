@@ -158,14 +158,17 @@ impl Store for MemoryStore {
     async fn list(&self) -> Result<Vec<ImageRow>, StoreError> {
         let state = self.shared.state();
         let row = |entry: &Entry| {
-            let image = state.present(None, &entry.root).ok();
+            let present = state.present(None, &entry.root).ok();
+            let complete = present.is_some();
+            let image = present.or_else(|| state.image(None, &entry.root, Selection::Present).ok());
             ImageRow {
                 reference: entry.reference.clone(),
-                image_id: state.image_id(&entry.root),
+                image_id: image.as_ref().and_then(|image| image.id(&Platform::host())).unwrap_or(entry.root.digest),
                 root: entry.root.digest,
                 platforms: image.iter().flat_map(|image| &image.manifests).filter_map(|m| m.platform.clone()).collect(),
                 size_bytes: image.as_ref().map_or(0, Image::size_bytes),
-                created_unix_s: entry.tagged_unix_s,
+                complete,
+                tagged_unix_s: entry.tagged_unix_s,
             }
         };
         let mut rows: Vec<ImageRow> = state.entries.iter().map(row).collect();
@@ -285,12 +288,8 @@ impl Import for MemoryImport {
     type Ingest = MemoryIngest;
 
     async fn missing(&mut self) -> Result<Vec<Descriptor>, StoreError> {
-        let mut state = self.shared.state();
-        let missing: Vec<Descriptor> = self.image.blobs().into_iter().filter(|blob| !state.has(blob)).cloned().collect();
-        if !missing.is_empty() {
-            state.announced.insert(self.image.root.digest, self.image.blobs().into_iter().map(|blob| blob.digest).collect());
-        }
-        Ok(missing)
+        let state = self.shared.state();
+        Ok(self.image.blobs().into_iter().filter(|blob| !state.has(blob)).cloned().collect())
     }
 
     async fn ingest(&self, blob: &Descriptor) -> Result<Option<MemoryIngest>, StoreError> {
@@ -300,6 +299,8 @@ impl Import for MemoryImport {
             if state.has(blob) {
                 return Ok(None);
             }
+            let blobs = || self.image.blobs().into_iter().map(|blob| blob.digest).collect();
+            state.announced.entry(self.image.root.digest).or_insert_with(blobs);
             state.parts.remove(&blob.digest).filter(|part| part.len() as u64 <= blob.size_bytes).unwrap_or_default()
         };
         Ok(Some(MemoryIngest { shared: self.shared.clone(), blob: blob.clone(), bytes, _turn: turn }))

@@ -42,8 +42,8 @@ pub struct Context<S> {
     pub net: Arc<Net>,
     /// Where others are.
     pub peers: Arc<Peers>,
-    /// Interfaces for multicast DNS; all but container interfaces, when empty.
-    pub mdns_interfaces: Vec<String>,
+    /// Interfaces for multicast DNS: all but container interfaces, when empty; `None` without multicast DNS.
+    pub mdns_interfaces: Option<Vec<String>>,
     /// Who may do what here.
     pub policy: Policy,
     /// What peers may read here now.
@@ -67,7 +67,7 @@ pub enum TransferError {
     #[error("refused: {0}")]
     Refused(Refusal),
     /// We say no, as the receiver.
-    #[error("{0}")]
+    #[error("refused by this host: {0}")]
     Here(Refusal),
     /// It says that it has the image, but with another config.
     #[error("the image there has config {theirs}, here it has {ours}")]

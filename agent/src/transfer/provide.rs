@@ -41,6 +41,9 @@ pub(super) async fn provide<S: Store>(context: &Context<S>, peer: &Peer, stream:
             Err(error) => return refuse(stream, refusal(&error)).await,
         };
         let length_bytes = bytes.len() as u64;
+        if length_bytes == 0 && get.length_bytes > 0 {
+            return refuse(stream, Refusal::Corrupt(get.digest)).await;
+        }
         offer.pass(length_bytes).await;
         stream.send(&Block::Bytes(header(&hashes, offset, length_bytes))).await?;
         stream.write(bytes).await?;

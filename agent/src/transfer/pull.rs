@@ -55,7 +55,7 @@ async fn pull_from<S: Store>(
         proto::image::Selection::One(platform) => Some(platform),
         _ => None,
     };
-    let mut stream = peer.request(&Request::Pull(peer::Pull { reference: pull.image.clone(), platform })).await?;
+    let mut stream = peer.request(&Request::Pull(peer::Pull { reference: pull.image.clone(), platform, dry_run: pull.dry_run })).await?;
     let mut offer = match stream.receive().await? {
         Answer::Offer(offer) => offer,
         Answer::Refused(refusal) => return Err(TransferError::Refused(refusal)),
@@ -71,7 +71,7 @@ async fn pull_from<S: Store>(
     let (news, mut receiver) = mpsc::channel(64);
     let (name, host) = (display_name(&image), peer.name().to_owned());
     let limit = pull.limit_bytes_per_s.map(|bytes_per_s| Arc::new(Limit::new(bytes_per_s)));
-    let interest = Interest { news: Some(news), limit };
+    let interest = Interest { asked_here: true, news: Some(news), limit, ..Interest::default() };
     let received = {
         let receiving = receive::receive(context, peer, &mut stream, offer, transfer.cancelled(), interest);
         let publishing = publish(&mut receiver, &host, &image, transfer, events);
@@ -150,17 +150,23 @@ pub(super) async fn answer<S: Store>(
         Err(StoreError::NotFound(_)) => return stream.send(&Answer::Refused(Refusal::ImageNotFound(pull.reference))).await,
         Err(error) => return stream.send(&Answer::Refused(refusal(&error))).await,
     };
-    audit::pull_accepted(peer.name(), &pull.reference, &held.image_id, &decision.rule);
+    if !pull.dry_run {
+        audit::pull_accepted(peer.name(), &pull.reference, &held.image_id, &decision.rule);
+    }
     let transfer = context.transfers.start(false, &pull.reference.familiar(), peer.name(), &context.shutdown);
     let mut image = held.image.clone();
     image.reference = image.reference.map(|reference| reference.without_digest());
     let standing = context.offers.stand(peer.id(), held, None);
-    stream.send(&Answer::Offer(Offer { image: image.clone(), dry_run: false })).await?;
-    let mut offering = Offering::new(stream, &image, false, transfer.cancelled());
+    stream.send(&Answer::Offer(Offer { image: image.clone(), dry_run: pull.dry_run })).await?;
+    let mut offering = Offering::new(stream, &image, pull.dry_run, transfer.cancelled());
     let mut total_bytes = 0;
     loop {
         match offering.next().await {
-            Ok(Step::Planned(want) | Step::Forecast(want)) => {
+            Ok(Step::Forecast(_)) => {
+                transfer.end(TransferState::Done);
+                return Ok(());
+            }
+            Ok(Step::Planned(want)) => {
                 total_bytes = offering::plan(peer.name(), "", &image, &want).send_bytes;
                 transfer.progress(0, total_bytes);
             }

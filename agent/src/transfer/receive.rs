@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::get;
-use super::{Context, Limit, refusal};
+use super::{Context, Limit, Transfer, refusal};
 use crate::net::{Peer, Share, Stream};
 use crate::staging::StagedBlob;
 use crate::store::{Import, Imported, Ingest, Store, StoreError};
@@ -51,7 +51,11 @@ pub(super) enum News {
 
 /// What somebody on this host has to do with a session.
 #[derive(Debug, Default)]
-pub(super) struct Interest {
+pub(super) struct Interest<'a> {
+    /// Somebody on this host asked for the image: then the policy for what others bring does not matter.
+    pub(super) asked_here: bool,
+    /// Is shown how far it is.
+    pub(super) transfer: Option<&'a Transfer>,
     /// Wants to know how it goes.
     pub(super) news: Option<mpsc::Sender<News>>,
     /// Does not want it to be faster.
@@ -66,7 +70,7 @@ pub(super) async fn receive<S: Store>(
     stream: &mut Stream,
     offer: Offer,
     cancel: CancellationToken,
-    interest: Interest,
+    interest: Interest<'_>,
 ) -> Result<Received, Refusal> {
     let mut session = Session::new(context, peer, &offer, interest);
     let result = session.run(stream, &offer, cancel).await;
@@ -99,10 +103,14 @@ struct Session<'a, S: Store> {
     _room: Option<Share>,
     layers: HashMap<Digest, Arriving<S>>,
     received_bytes: Arc<AtomicU64>,
+    /// Of layers that are in the store already.
+    stored_bytes: u64,
     imported: Option<Imported>,
     tasks: JoinSet<Outcome<S>>,
-    interest: Interest,
+    interest: Interest<'a>,
     rule: String,
+    /// The name is about to move: from now on nobody is in time to stop it.
+    committing: bool,
 }
 
 /// A layer between its claim and the store.
@@ -121,7 +129,7 @@ enum Outcome<S: Store> {
 }
 
 impl<'a, S: Store> Session<'a, S> {
-    fn new(context: &'a Arc<Context<S>>, peer: &'a Peer, offer: &Offer, interest: Interest) -> Self {
+    fn new(context: &'a Arc<Context<S>>, peer: &'a Peer, offer: &Offer, interest: Interest<'a>) -> Self {
         Self {
             context,
             peer,
@@ -133,10 +141,12 @@ impl<'a, S: Store> Session<'a, S> {
             _room: None,
             layers: HashMap::new(),
             received_bytes: Arc::default(),
+            stored_bytes: 0,
             imported: None,
             tasks: JoinSet::new(),
             interest,
             rule: String::new(),
+            committing: false,
         }
     }
 
@@ -160,8 +170,8 @@ impl<'a, S: Store> Session<'a, S> {
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 _ = report.tick() => self.report(stream).await,
-                () = stream.given_up() => self.tell(Input::Failed(Refusal::Cancelled)),
-                () = cancel.cancelled() => {
+                () = stream.given_up(), if !self.committing => self.tell(Input::Failed(Refusal::Cancelled)),
+                () = cancel.cancelled(), if !self.committing => {
                     let stopping = self.context.shutdown.is_cancelled();
                     self.tell(Input::Failed(if stopping { Refusal::ShuttingDown } else { Refusal::Cancelled }));
                 }
@@ -171,7 +181,10 @@ impl<'a, S: Store> Session<'a, S> {
 
     /// Policy, then the store's question, then room: all before a byte moves.
     async fn admit(&mut self, offer: &Offer) -> Result<Vec<Missing>, Refusal> {
-        self.rule = super::serve::check_push(self.context, self.peer, &offer.image).await?;
+        self.rule = match self.interest.asked_here {
+            true => "asked for on this host".to_owned(),
+            false => super::serve::check_push(self.context, self.peer, &offer.image).await?,
+        };
         let store = &self.context.store;
         let mut import = store.import(offer.image.clone()).await.map_err(|error| refusal(&error))?;
         let missing = import.missing().await.map_err(|error| refusal(&error))?;
@@ -296,6 +309,7 @@ impl<'a, S: Store> Session<'a, S> {
 
     fn store(&mut self, digest: Digest) {
         let Some(arriving) = self.layers.remove(&digest) else { return };
+        self.stored_bytes += arriving.staged.descriptor().size_bytes;
         let adopts = self.context.store.properties().adopts_files;
         self.tasks.spawn(async move {
             input(hand_over(arriving, adopts).await.map(|()| Input::Stored(digest)).map_err(|error| refusal(&error)))
@@ -303,7 +317,10 @@ impl<'a, S: Store> Session<'a, S> {
     }
 
     fn commit(&mut self) {
+        self.committing = true;
         let (import, documents) = (self.import.take(), self.documents.clone());
+        // Asked again: somebody else may have given the name to another image since the offer came.
+        let (context, peer, image, asked_here) = (self.context.clone(), self.peer.clone(), self.image.clone(), self.interest.asked_here);
         let blobs: Vec<Descriptor> = self.image.documents().into_iter().cloned().collect();
         self.tasks.spawn(async move {
             let commit = async {
@@ -317,11 +334,18 @@ impl<'a, S: Store> Session<'a, S> {
                         ingest.commit().await?;
                     }
                 }
-                import.commit().await
+                Ok(import)
             };
-            match commit.await {
+            let imported = async {
+                let import = commit.await.map_err(|error| refusal(&error))?;
+                if !asked_here {
+                    super::serve::check_push(&context, &peer, &image).await?;
+                }
+                import.commit().await.map_err(|error| refusal(&error))
+            };
+            match imported.await {
                 Ok(imported) => Outcome::Imported(imported),
-                Err(error) => Outcome::Input(Input::Failed(refusal(&error))),
+                Err(refusal) => Outcome::Input(Input::Failed(refusal)),
             }
         });
     }
@@ -348,6 +372,11 @@ impl<'a, S: Store> Session<'a, S> {
                 arriving.reported_bytes = verified_bytes;
                 reports.push(Progress { digest: *digest, verified_bytes });
             }
+        }
+        if let Some(transfer) = self.interest.transfer {
+            let total_bytes = self.missing.iter().map(|missing| missing.size_bytes - missing.staged_bytes).sum();
+            let arriving = self.layers.values().map(|arriving| arriving.verified_bytes.load(Ordering::Relaxed)).sum::<u64>();
+            transfer.progress((self.stored_bytes + arriving).min(total_bytes), total_bytes);
         }
         for progress in reports {
             let _ = stream.send(&Answer::Progress(progress.clone())).await;

@@ -23,7 +23,7 @@ pub(crate) struct Args {
 /// Lists.
 pub(crate) fn run(context: &Context, args: Args) -> super::Result {
     let others = args.all || !args.hosts.is_empty();
-    let heading = ["HOST", "NAME", "TAG", "IMAGE ID", "PLATFORM", "SIZE", "CREATED"];
+    let heading = ["HOST", "NAME", "TAG", "IMAGE ID", "PLATFORM", "SIZE", "TAGGED"];
     let mut rows = vec![heading[usize::from(!others)..].iter().map(|&word| word.to_owned()).collect::<Vec<_>>()];
     let mut silent = Silent::default();
     let mut answers = 0;
@@ -58,7 +58,8 @@ fn columns(others: bool, host: Option<&str>, row: &ImageRow) -> Vec<String> {
         [first, second, _, ..] => format!("{first}, {second} and {} more", platforms.len() - 2),
         few => few.join(", "),
     };
-    let mut columns = vec![name, tag, row.image_id.short(), platforms, size(row.size_bytes), ago(row.created_unix_s)];
+    let platforms = if row.complete { platforms } else { "incomplete".to_owned() };
+    let mut columns = vec![name, tag, row.image_id.short(), platforms, size(row.size_bytes), ago(row.tagged_unix_s)];
     if others {
         columns.insert(0, host.map_or_else(|| "here".to_owned(), escape));
     }
@@ -78,7 +79,7 @@ fn object(host: Option<&str>, row: &ImageRow) -> Value {
     json!({
         "event": "image", "host": host, "name": row.reference.as_ref().map(proto::Reference::familiar), "image_id": row.image_id.to_string(),
         "digest": row.root.to_string(), "platforms": row.platforms.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "bytes": row.size_bytes, "created_unix_s": row.created_unix_s,
+        "bytes": row.size_bytes, "complete": row.complete, "tagged_unix_s": row.tagged_unix_s,
     })
 }
 
@@ -97,7 +98,8 @@ mod tests {
             root: Digest::of(b""),
             platforms: vec![Platform::new("linux", "arm64", "")],
             size_bytes: 187_000_000,
-            created_unix_s: crate::format::now_unix_s() - 3 * 86_400,
+            complete: true,
+            tagged_unix_s: crate::format::now_unix_s() - 3 * 86_400,
         };
         let here = columns(false, None, &row);
         assert_eq!(here, ["quay.io:443/acme/app", "2", "e3b0c44298fc", "linux/arm64", "187 MB", "3 days ago"]);

@@ -25,7 +25,9 @@ pub(crate) fn run(context: &Context) -> super::Result {
     })?;
     if damaged_blobs > 0 {
         let error = Error::new(Exit::Failed, format!("{} damaged", count(damaged_blobs, "blob")));
-        return Err(error.hint("imgctl load, imgctl pull, or imgctl send from another host brings them back"));
+        return Err(error.hint(
+            "imgctl ls shows which images are incomplete now; imgctl load, imgctl pull, or imgctl send from another host heals them",
+        ));
     }
     Ok(Exit::Done)
 }

@@ -40,7 +40,7 @@ async fn only_what_was_offered_is_served_and_only_in_whole_ranges() {
     let layer = sample.image.layers()[0].descriptor.clone();
     let get = |offset, length_bytes| Get { digest: layer.digest, offset, length_bytes };
     assert_eq!(refusal(&connection, get(0, RANGE_BYTES)).await, Some(Refusal::BlobNotOffered(layer.digest)));
-    let pull = Pull { reference: "demo:1".parse().unwrap(), platform: None };
+    let pull = Pull { reference: "demo:1".parse().unwrap(), platform: None, dry_run: false };
     let mut standing = Channel::ask(&connection, &Request::Pull(pull)).await;
     assert!(matches!(standing.hear().await, Ok(Answer::Offer(_))));
     let unknown = Digest::of(b"something else");

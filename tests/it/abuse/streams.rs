@@ -63,7 +63,7 @@ async fn ranges_that_nobody_reads_cost_little() {
     let mut held = vec![];
     for _ in 0..CONNECTIONS_PER_HOST {
         let connection = rogue.connect(address).await.unwrap();
-        let pull = Pull { reference: "demo:1".parse().unwrap(), platform: None };
+        let pull = Pull { reference: "demo:1".parse().unwrap(), platform: None, dry_run: false };
         let mut offer = Channel::ask(&connection, &Request::Pull(pull)).await;
         let Ok(Answer::Offer(offered)) = offer.hear().await else { panic!("no offer") };
         let layer = offered.image.layers()[0].descriptor.digest;

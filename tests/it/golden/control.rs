@@ -91,7 +91,7 @@ fn done() -> Done {
 
 fn image_row() -> ImageRow {
     let (image_id, root) = (digest("id"), digest("root"));
-    ImageRow { reference: Some(reference()), image_id, root, platforms: vec![platform()], size_bytes: 1, created_unix_s: 2 }
+    ImageRow { reference: Some(reference()), image_id, root, platforms: vec![platform()], size_bytes: 1, complete: true, tagged_unix_s: 2 }
 }
 
 fn peer_row(state: PeerState) -> Event {

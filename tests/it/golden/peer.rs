@@ -52,8 +52,8 @@ fn requests() -> Vec<Request> {
     vec![
         Request::Offer(Offer { image: image(), dry_run: false }),
         Request::Offer(Offer { image: bare(), dry_run: true }),
-        Request::Pull(Pull { reference: reference(), platform: None }),
-        Request::Pull(Pull { reference: reference(), platform: Some(platform()) }),
+        Request::Pull(Pull { reference: reference(), platform: None, dry_run: false }),
+        Request::Pull(Pull { reference: reference(), platform: Some(platform()), dry_run: true }),
         Request::Get(Get { digest: digest("layer"), offset: 65_536, length_bytes: 1_000_000 }),
         Request::List,
         Request::Describe(reference()),
@@ -69,7 +69,8 @@ fn rows() -> Vec<ImageRow> {
         root: digest("root"),
         platforms: vec![platform()],
         size_bytes: 187_000_000,
-        created_unix_s: 1_700_000_000,
+        complete: true,
+        tagged_unix_s: 1_700_000_000,
     };
     vec![row.clone(), ImageRow { reference: None, platforms: vec![], ..row }]
 }

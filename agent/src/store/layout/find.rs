@@ -140,7 +140,13 @@ impl Layout {
     }
 
     fn row(&self, entry: &Entry) -> Result<ImageRow, StoreError> {
-        let image = self.present_or_nothing(&entry.root)?;
+        let present = self.present_or_nothing(&entry.root)?;
+        let complete = present.is_some();
+        // What its documents say is shown of an image that has lost a layer.
+        let image = match present {
+            None => self.image(None, &entry.root, Selection::Present).ok(),
+            present => present,
+        };
         let written = || {
             let metadata = self.blobs.metadata(&entry.root.digest).ok().flatten()?;
             Some(metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_secs())
@@ -151,7 +157,8 @@ impl Layout {
             root: entry.root.digest,
             platforms: image.iter().flat_map(|image| &image.manifests).filter_map(|manifest| manifest.platform.clone()).collect(),
             size_bytes: image.as_ref().map_or(0, Image::size_bytes),
-            created_unix_s: entry.tagged_unix_s.or_else(written).unwrap_or(0),
+            complete,
+            tagged_unix_s: entry.tagged_unix_s.or_else(written).unwrap_or(0),
         })
     }
 }

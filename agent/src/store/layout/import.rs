@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use proto::{Descriptor, Digest, Image};
@@ -20,6 +20,8 @@ use crate::sys::blocking;
 pub struct LayoutImport {
     layout: Arc<Layout>,
     image: Arc<Image>,
+    /// It is noted on disk what is on its way.
+    announced: AtomicBool,
     _leased: Leased,
 }
 
@@ -27,7 +29,7 @@ impl LayoutImport {
     /// The lease is taken before anything is looked for, so that what is found stays.
     pub(super) fn new(layout: Arc<Layout>, image: Image) -> Self {
         let leased = layout.leases.take(image.blobs().into_iter().map(|blob| blob.digest));
-        Self { layout, image: Arc::new(image), _leased: leased }
+        Self { layout, image: Arc::new(image), announced: AtomicBool::new(false), _leased: leased }
     }
 }
 
@@ -43,15 +45,15 @@ impl Import for LayoutImport {
             }
         }
         let absent: HashSet<Digest> = missing.iter().map(|blob| blob.digest).collect();
-        let ordered = self.image.blobs().into_iter().filter(|blob| absent.contains(&blob.digest)).cloned().collect();
-        if !absent.is_empty() {
-            let (layout, image) = (self.layout.clone(), self.image.clone());
-            blocking(move || layout.announce(&image)).await?;
-        }
-        Ok(ordered)
+        Ok(self.image.blobs().into_iter().filter(|blob| absent.contains(&blob.digest)).cloned().collect())
     }
 
     async fn ingest(&self, blob: &Descriptor) -> Result<Option<LayoutIngest>, StoreError> {
+        // Not before: who only asks what is missing leaves nothing behind.
+        if !self.announced.swap(true, Ordering::Relaxed) {
+            let (layout, image) = (self.layout.clone(), self.image.clone());
+            blocking(move || layout.announce(&image)).await?;
+        }
         LayoutIngest::open(&self.layout, blob).await
     }
 
