@@ -21,7 +21,7 @@ use std::sync::Arc;
 use proto::control::{Event, Failure, FailureKind, Request};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
-use tracing::{Instrument, debug, info_span};
+use tracing::{Instrument, debug, error, info_span};
 
 use self::client::Client;
 use crate::store::Store;
@@ -49,7 +49,11 @@ pub async fn serve<S: Store>(context: Arc<Context<S>>, listener: UnixListener) {
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 }
             },
-            Some(_) = clients.join_next() => {}
+            Some(ended) = clients.join_next() => {
+                if let Err(error) = ended {
+                    error!(%error, "answering imgctl failed");
+                }
+            }
             () = context.shutdown.cancelled() => break,
         }
     }

@@ -217,7 +217,7 @@ pub enum StoreError {
     #[error("several images have an ID that starts with {0}")]
     Ambiguous(Query),
     /// An image is named by several names, and was to be removed by its ID.
-    #[error("image {id} has several names: {}", .names.join(", "))]
+    #[error("image {id} has several names, remove them one by one: {}", .names.join(", "))]
     SeveralNames {
         /// Short ID.
         id: String,

@@ -9,7 +9,7 @@ use proto::image::Selection;
 use proto::limits::{FRAME, NAMES};
 use proto::peer::{Answer, ImageRow, Offer, Refusal, Request};
 use tokio::task::JoinSet;
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::receive::{Interest, Received};
 use super::send::display_name;
@@ -34,7 +34,11 @@ pub async fn serve<S: Store>(context: Arc<Context<S>>, peer: Peer) {
                     return;
                 }
             },
-            Some(_) = streams.join_next() => {}
+            Some(ended) = streams.join_next() => {
+                if let Err(error) = ended {
+                    error!(host = peer.name(), %error, "answering a request failed");
+                }
+            }
         }
     }
 }
