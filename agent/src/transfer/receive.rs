@@ -323,7 +323,7 @@ impl<'a, S: Store> Session<'a, S> {
         let (context, peer, image, asked_here) = (self.context.clone(), self.peer.clone(), self.image.clone(), self.interest.asked_here);
         let blobs: Vec<Descriptor> = self.image.documents().into_iter().cloned().collect();
         self.tasks.spawn(async move {
-            let commit = async {
+            let documents_stored = async {
                 let import = import.and_then(Arc::into_inner).ok_or(StoreError::BlobMissing(blobs[0].digest))?;
                 // Children before parents: what a document names is there before the document is.
                 for blob in blobs.iter().rev() {
@@ -337,7 +337,7 @@ impl<'a, S: Store> Session<'a, S> {
                 Ok(import)
             };
             let imported = async {
-                let import = commit.await.map_err(|error| refusal(&error))?;
+                let import = documents_stored.await.map_err(|error| refusal(&error))?;
                 if !asked_here {
                     super::serve::check_push(&context, &peer, &image).await?;
                 }
