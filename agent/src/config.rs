@@ -19,7 +19,7 @@ pub struct Flags {
     /// Socket for imgctl [default: /run/imgd/imgd.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// UDP address for other hosts; port 0 is any [default: [::]:7117]
+    /// UDP address for other hosts; port 0 is any; default: all addresses, port 7117
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
     /// Name of this host in its fleet [default: the short host name]

@@ -1,7 +1,7 @@
 //! Connections to other hosts: who is allowed to speak to us, and how we speak to them.
 //!
 //! Nothing is parsed for a stranger: an address proves itself by a retry, an identity by the handshake, membership by the
-//! greeting. Only then streams are served. All settings of quinn are in [`endpoint`].
+//! greeting. Only then streams are served. All settings of quinn are in `endpoint.rs`.
 
 mod accept;
 mod allowance;
