@@ -197,10 +197,11 @@ impl Report {
     fn host_done(&mut self, done: &Done) -> Vec<String> {
         let mut lines = vec![];
         if self.one_host && !done.dry_run {
-            // Progress may be left out when much happens; what is done was sent.
+            // Progress may be left out when much happens; what is done was sent, by us or, when nothing was, in another transfer.
+            let verb = if done.sent_bytes == 0 { "came with another transfer" } else { self.verb() };
             let plan = self.plans.get(&(done.host.clone(), done.image.clone()));
             let unsaid = plan.into_iter().flat_map(|plan| plan.planned.layers.iter().filter(|layer| !plan.said.contains(&layer.digest)));
-            lines.extend(unsaid.map(|layer| format!("  {}  {}  {}", layer.digest.short(), self.verb(), size(layer.size_bytes))));
+            lines.extend(unsaid.map(|layer| format!("  {}  {verb}  {}", layer.digest.short(), size(layer.size_bytes))));
             lines.push(lines::result(self.direction, done));
         } else if done.dry_run && self.one_host {
             lines.push(self.forecast(done));
