@@ -48,7 +48,7 @@ impl StagedBlob {
                 map.forget(index)?;
             }
         }
-        let prefix = watch::Sender::new(prefix(&map, blob.size_bytes));
+        let prefix = watch::Sender::new(prefix(&map, 0, blob.size_bytes));
         Ok(Self { blob, path, file, map: Mutex::new(map), prefix, claim })
     }
 
@@ -103,7 +103,9 @@ impl StagedBlob {
         self.file.write_all_at(&bytes[..verified], offset).map_err(StoreError::io("write", &self.path))?;
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         map.record(first, &entries)?;
-        self.prefix.send_replace(prefix(&map, self.blob.size_bytes));
+        // What was verified stays verified: the prefix only grows, and is followed from where it was.
+        let before = *self.prefix.borrow();
+        self.prefix.send_replace(prefix(&map, before, self.blob.size_bytes));
         Ok(if verified == bytes.len() { Ok(()) } else { Err(Mismatch) })
     }
 
@@ -148,7 +150,9 @@ impl StagedBlob {
     }
 }
 
-fn prefix(map: &Map, size_bytes: u64) -> u64 {
-    let whole = map.entries().iter().take_while(|entry| entry.is_some()).count();
-    (whole as u64 * RANGE_BYTES).min(size_bytes)
+/// Verified bytes without a gap, of which `known_bytes` are known already.
+fn prefix(map: &Map, known_bytes: u64, size_bytes: u64) -> u64 {
+    let known = known_bytes / RANGE_BYTES;
+    let further = map.entries().iter().skip(known as usize).take_while(|entry| entry.is_some()).count();
+    ((known + further as u64) * RANGE_BYTES).min(size_bytes)
 }
