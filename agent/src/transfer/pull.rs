@@ -27,11 +27,7 @@ pub async fn pull<S: Store>(
     transfer: &Transfer,
     events: &mpsc::Sender<Event>,
 ) -> Result<Done, TransferError> {
-    let cancelled = transfer.cancelled();
-    let result = tokio::select! {
-        result = pull_from(context, peer, pull, transfer, events) => result,
-        () = cancelled.cancelled() => Err(TransferError::Cancelled),
-    };
+    let result = pull_from(context, peer, pull, transfer, events).await;
     if let Ok(done) = &result {
         transfer.progress(done.sent_bytes, done.sent_bytes);
     }
@@ -55,8 +51,19 @@ async fn pull_from<S: Store>(
         proto::image::Selection::One(platform) => Some(platform),
         _ => None,
     };
-    let mut stream = peer.request(&Request::Pull(peer::Pull { reference: pull.image.clone(), platform, dry_run: pull.dry_run })).await?;
-    let mut offer = match stream.receive().await? {
+    let cancelled = transfer.cancelled();
+    let ask = async {
+        let request = peer::Pull { reference: pull.image.clone(), platform, dry_run: pull.dry_run };
+        let mut stream = peer.request(&Request::Pull(request)).await?;
+        let answer = stream.receive().await?;
+        Ok::<_, NetError>((stream, answer))
+    };
+    // Until there is an offer; from then on the session itself hears of it, and tells the source.
+    let (mut stream, answer) = tokio::select! {
+        asked = ask => asked?,
+        () = cancelled.cancelled() => return Err(TransferError::Cancelled),
+    };
+    let mut offer = match answer {
         Answer::Offer(offer) => offer,
         Answer::Refused(refusal) => return Err(TransferError::Refused(refusal)),
         _ => return Err(NetError::OutOfTurn(OutOfTurn("an answer to a pull")).into()),
@@ -76,7 +83,7 @@ async fn pull_from<S: Store>(
         let receiving = receive::receive(context, peer, &mut stream, offer, transfer.cancelled(), interest);
         let publishing = publish(&mut receiver, &host, &image, transfer, events);
         let (received, ()) = tokio::join!(receiving, publishing);
-        received.map_err(TransferError::Here)?
+        received.map_err(|refusal| if cancelled.is_cancelled() { TransferError::Cancelled } else { TransferError::Here(refusal) })?
     };
     let plan = offering::plan(&host, &name, &image, &Want { missing: received.missing });
     let committed = received.committed;
