@@ -66,13 +66,6 @@ impl Reference {
         self.digest
     }
 
-    /// The same repository with another tag and no digest.
-    pub fn with_tag(&self, tag: &str) -> Result<Self, InvalidReference> {
-        let refuse = |reason| InvalidReference { text: tag.to_owned(), reason };
-        check_tag(tag).map_err(refuse)?;
-        Ok(Self { tag: Some(tag.to_owned()), digest: None, ..self.clone() })
-    }
-
     /// The name under which a store can keep it: without the digest where there is a tag.
     pub fn without_digest(&self) -> Self {
         match self.tag {
