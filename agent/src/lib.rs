@@ -8,6 +8,7 @@ pub mod discovery;
 mod log;
 pub mod membership;
 pub mod net;
+pub mod packing;
 mod run;
 pub mod staging;
 pub mod store;

@@ -125,6 +125,19 @@ pub fn parse_config(manifest: &ManifestDocument, bytes: &[u8]) -> Result<ConfigD
     Ok(ConfigDocument { platform, diff_ids })
 }
 
+/// The manifest for a config and its layers, lowest first, where there is none: byte for byte what `docker save` writes since Docker 25 (compact
+/// JSON, keys in this order), so that an image gets the same manifest digest wherever it is made.
+pub fn make_manifest(config: &Descriptor, layers: &[Descriptor]) -> Vec<u8> {
+    let descriptor = |descriptor: &Descriptor| {
+        // Media types come from a table or from a document that was parsed: they hold no character that JSON would escape.
+        let (kind, digest, size) = (&descriptor.media_type, descriptor.digest, descriptor.size_bytes);
+        format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":{size}}}"#)
+    };
+    let layers: Vec<String> = layers.iter().map(descriptor).collect();
+    let (kind, config) = (media_type::MANIFEST, descriptor(config));
+    format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","config":{config},"layers":[{}]}}"#, layers.join(",")).into_bytes()
+}
+
 /// Reads an `index.json` of an image layout: an index without a digest of its own.
 pub fn parse_layout_index(bytes: &[u8]) -> Result<IndexDocument, String> {
     if bytes.len() as u64 > MANIFEST_BYTES * 4 {

@@ -285,6 +285,9 @@ pub enum Refusal {
     /// Not a request that can be answered now.
     #[error("a request that does not fit")]
     OutOfTurn,
+    /// What the store had when the session began is gone: a new session finds out what is missing now.
+    #[error("its store has lost a layer meanwhile")]
+    StoreChanged,
 }
 
 impl Bounded for Hello {

@@ -3,6 +3,7 @@
 
 pub mod bare;
 pub mod conformance;
+pub mod engine;
 pub mod fleet;
 pub mod namespace;
 pub mod process;

@@ -5,6 +5,7 @@ use std::io::Write;
 
 use bytes::Bytes;
 use proto::descriptor::media_type;
+use proto::document::make_manifest;
 use proto::image::{Selection, Walk};
 use proto::{Descriptor, Digest, Image, Platform, Reference};
 use serde_json::{Value, json};
@@ -89,9 +90,8 @@ impl Recipe {
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let config = put(media_type::CONFIG, config.to_string().into_bytes());
-        let layers: Vec<Value> = layers.iter().map(descriptor_json).collect();
-        let manifest = json!({"schemaVersion": 2, "mediaType": media_type::MANIFEST, "config": descriptor_json(&config), "layers": layers});
-        put(media_type::MANIFEST, manifest.to_string().into_bytes())
+        // As engines that keep no manifest make it: then the image that comes out of such a store is the one that went in.
+        put(media_type::MANIFEST, make_manifest(&config, &layers))
     }
 }
 

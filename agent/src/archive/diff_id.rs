@@ -9,7 +9,7 @@ use proto::hash::BlobHasher;
 use proto::limits::{BLOB_BYTES, BLOCK_BYTES};
 
 use super::ArchiveError;
-use super::input::{Packing, unpacked};
+use crate::packing::{Packing, unpacked};
 use crate::store::StoreError;
 
 /// The digest of what is in a layer, packed or not. The content says how it is packed, as it does to the engines.

@@ -11,12 +11,12 @@ use proto::document::{self, IndexEntry};
 use proto::image::Selection;
 use proto::limits::{CONFIG_BYTES, IMAGE_BLOBS, LAYERS, MANIFEST_BYTES, NAMES};
 use proto::{Descriptor, Digest, Reference};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::ArchiveError;
 use super::contents::{Contents, Stored};
-use super::input::Packing;
+use crate::packing::Packing;
 use crate::staging::Staging;
 use crate::store::walk::walk;
 
@@ -66,23 +66,6 @@ struct Item {
     config: String,
     repo_tags: Option<Vec<String>>,
     layers: Option<Vec<String>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct MadeManifest {
-    schema_version: u64,
-    media_type: &'static str,
-    config: MadeDescriptor,
-    layers: Vec<MadeDescriptor>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct MadeDescriptor {
-    media_type: &'static str,
-    digest: String,
-    size: u64,
 }
 
 impl Images {
@@ -200,13 +183,11 @@ fn make_manifest(item: &Item, contents: &Contents, staging: &Arc<Staging>) -> Re
         layers.push(described(media_type, layer));
     }
     let config = described(media_type::CONFIG, config);
-    let manifest = MadeManifest { schema_version: 2, media_type: media_type::MANIFEST, config, layers };
-    let bytes = serde_json::to_vec(&manifest).map_err(|error| malformed("manifest.json", error.to_string()))?;
-    contents.add(staging, media_type::MANIFEST, &bytes)
+    contents.add(staging, media_type::MANIFEST, &document::make_manifest(&config, &layers))
 }
 
-fn described(media_type: &'static str, stored: Stored) -> MadeDescriptor {
-    MadeDescriptor { media_type, digest: stored.digest.to_string(), size: stored.size_bytes }
+fn described(media_type: &str, stored: Stored) -> Descriptor {
+    Descriptor { media_type: media_type.to_owned(), digest: stored.digest, size_bytes: stored.size_bytes }
 }
 
 fn malformed(member: &str, reason: String) -> ArchiveError {

@@ -1,42 +1,11 @@
 //! The bytes of an archive as they come from a channel, decompressed. Everything here blocks.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
-/// How something is packed, by its first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Packing {
-    /// Not that we know.
-    Plain,
-    /// RFC 1952.
-    Gzip,
-    /// RFC 8878.
-    Zstd,
-}
-
-impl Packing {
-    /// Bytes that have to be seen.
-    pub(super) const MAGIC_BYTES: usize = 4;
-
-    pub(super) fn of(first: &[u8]) -> Self {
-        match first {
-            [0x1f, 0x8b, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
-            _ => Self::Plain,
-        }
-    }
-}
-
-/// What is in a file or an archive, whichever way it is packed.
-pub(super) fn unpacked<'a>(packed: impl BufRead + Send + 'a, packing: Packing) -> io::Result<Box<dyn Read + Send + 'a>> {
-    Ok(match packing {
-        Packing::Plain => Box::new(packed),
-        Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),
-        Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(packed)?),
-    })
-}
+use crate::packing::{Packing, unpacked};
 
 /// The archive that comes through a channel.
 pub(super) fn open(blocks: mpsc::Receiver<io::Result<Bytes>>) -> io::Result<Box<dyn Read + Send>> {

@@ -9,7 +9,7 @@ use super::failure::failure;
 use super::{Done, hosts};
 use crate::discovery::is_container_interface;
 use crate::net::NetError;
-use crate::store::Store;
+use crate::store::{Finding, Store};
 use crate::transfer::Context;
 
 /// Below this the store is about to be full.
@@ -17,7 +17,8 @@ const FREE_BYTES: u64 = 1 << 30;
 
 /// Checks this host, and the way to `host` when it is named.
 pub(super) async fn doctor<S: Store>(context: &Context<S>, client: &Client, host: Option<&str>) -> Done {
-    let mut checks = vec![store(context).await, socket(context), fleet(context), certificate(context), interfaces(context)];
+    let mut checks = store(context).await;
+    checks.extend([socket(context), fleet(context), certificate(context), interfaces(context)]);
     if let Some(host) = host {
         let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
         let selected = hosts::select(&members, &Hosts { names: vec![host.to_owned()], all: false }, &context.trust.name())?;
@@ -31,25 +32,42 @@ pub(super) async fn doctor<S: Store>(context: &Context<S>, client: &Client, host
     Ok(())
 }
 
-async fn store<S: Store>(context: &Context<S>) -> Check {
+async fn store<S: Store>(context: &Context<S>) -> Vec<Check> {
     let kind = context.store.properties().kind;
-    match (context.store.list().await, context.store.room().await) {
-        (Ok(images), Ok(_)) if images.iter().any(|image| !image.complete) => {
-            let incomplete = images.iter().filter(|image| !image.complete);
-            let name = |image: &ImageRow| image.reference.as_ref().map_or_else(|| image.image_id.short(), proto::Reference::familiar);
-            let names: Vec<String> = incomplete.map(name).collect();
-            let finding = format!("{kind}, {} images, of which blobs are missing or damaged: {}", images.len(), names.join(", "));
-            check(Verdict::Wrong, "store", finding, Some("load, pull or send them again, or imgctl rm them"))
-        }
-        (Ok(images), Ok(room)) if room.free_bytes < FREE_BYTES => {
-            let finding = format!("{kind}, {} images, only {} MB free", images.len(), room.free_bytes / 1_000_000);
-            check(Verdict::Warning, "store", finding, Some("remove images with imgctl rm, or give the store more space"))
-        }
-        (Ok(images), Ok(room)) => {
-            check(Verdict::Ok, "store", format!("{kind}, {} images, {} GB free", images.len(), room.free_bytes / 1_000_000_000), None)
-        }
+    let mut checks: Vec<Check> = context.store.examine().await.into_iter().map(found).collect();
+    checks.push(match (context.store.list().await, context.store.room().await) {
+        (Ok(images), Ok(rooms)) => contents(kind, &images, rooms.iter().map(|room| room.free_bytes).min()),
+        // What the engine says is among the findings already.
+        (Err(_), _) | (_, Err(_)) if checks.iter().any(|check| check.verdict == Verdict::Wrong) => return checks,
         (Err(error), _) | (_, Err(error)) => check(Verdict::Wrong, "store", format!("{kind}: {error}"), Some("see journalctl -u imgd")),
+    });
+    checks
+}
+
+fn found(finding: Finding) -> Check {
+    let verdict = if finding.fine { Verdict::Ok } else { Verdict::Wrong };
+    check(verdict, "store", finding.text, finding.remedy.as_deref())
+}
+
+fn contents(kind: &str, images: &[ImageRow], free_bytes: Option<u64>) -> Check {
+    let count = if images.len() == 1 { "1 image".to_owned() } else { format!("{} images", images.len()) };
+    let incomplete: Vec<String> = images.iter().filter(|image| !image.complete).map(name).collect();
+    if !incomplete.is_empty() {
+        let finding = format!("{kind}, {count}, of which blobs are missing or damaged: {}", incomplete.join(", "));
+        return check(Verdict::Wrong, "store", finding, Some("load, pull or send them again, or imgctl rm them"));
     }
+    match free_bytes {
+        None => check(Verdict::Ok, "store", format!("{kind}, {count}"), None),
+        Some(free_bytes) if free_bytes < FREE_BYTES => {
+            let remedy = "remove images with imgctl rm, or give the store more space";
+            check(Verdict::Warning, "store", format!("{kind}, {count}, only {} MB free", free_bytes / 1_000_000), Some(remedy))
+        }
+        Some(free_bytes) => check(Verdict::Ok, "store", format!("{kind}, {count}, {} GB free", free_bytes / 1_000_000_000), None),
+    }
+}
+
+fn name(image: &ImageRow) -> String {
+    image.reference.as_ref().map_or_else(|| image.image_id.short(), proto::Reference::familiar)
 }
 
 fn socket<S>(context: &Context<S>) -> Check {

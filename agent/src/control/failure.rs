@@ -68,7 +68,7 @@ pub(super) fn refusal_kind(refusal: &Refusal) -> FailureKind {
         Refusal::ImageNotFound(_) => FailureKind::ImageNotFound,
         Refusal::InvalidImage(_) => FailureKind::InvalidImage,
         Refusal::Corrupt(_) => FailureKind::Corrupt,
-        Refusal::Store(_) => FailureKind::Store,
+        Refusal::Store(_) | Refusal::StoreChanged => FailureKind::Store,
         Refusal::Cancelled => FailureKind::Cancelled,
         Refusal::ShuttingDown => FailureKind::ShuttingDown,
         Refusal::Busy | Refusal::OutOfTurn => FailureKind::Other,

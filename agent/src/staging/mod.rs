@@ -26,7 +26,8 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 pub use blob::StagedBlob;
 pub use file::{StagedFile, StagedWriter};
 
-use crate::store::StoreError;
+use crate::store::{Room, StoreError};
+use crate::sys::file as disk;
 
 /// Staged bytes that nobody asked for in this time are removed.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
@@ -64,6 +65,12 @@ impl Staging {
     /// Verified bytes of a blob, by its map alone: a forecast, for plans.
     pub fn staged_bytes(&self, blob: &Descriptor) -> u64 {
         map::claimed_bytes(&self.root, blob)
+    }
+
+    /// Room for more: every byte that arrives is written here once.
+    pub fn room(&self) -> Result<Room, StoreError> {
+        let space = disk::space(&self.root).map_err(StoreError::io("read", &self.root))?;
+        Ok(Room { device: space.device, free_bytes: space.free_bytes, needed_percent: 100 })
     }
 
     /// A file for bytes whose digest is not known yet.

@@ -18,7 +18,9 @@ use super::leases::{Leased, Leases};
 use super::names::{self, Identified, Named};
 use super::turns::{Turn, Turns};
 use super::walk::{verify, walk};
-use super::{Held, Import, Imported, Ingest, Lease, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
+use super::{
+    Finding, Form, Held, Identity, Import, Imported, Ingest, Lease, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError,
+};
 use crate::staging::StagedFile;
 
 /// Images in memory. Clones share them.
@@ -152,7 +154,11 @@ impl Store for MemoryStore {
     type Import = MemoryImport;
 
     fn properties(&self) -> Properties {
-        Properties { kind: "memory", ranged_reads: true, resumable_ingests: true, concurrent_ingests: 8, adopts_files: false }
+        Properties { kind: "memory", form: Form::Packed, identity: Identity::Config, resumable_ingests: true, adopts_files: false }
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        vec![]
     }
 
     async fn list(&self) -> Result<Vec<ImageRow>, StoreError> {
@@ -252,9 +258,8 @@ impl Store for MemoryStore {
         Ok(Removed { name, freed_bytes })
     }
 
-    async fn room(&self) -> Result<Room, StoreError> {
-        // Twice: staging is copied, not adopted.
-        Ok(Room { free_bytes: 1 << 40, needed_percent: 200 })
+    async fn room(&self) -> Result<Vec<Room>, StoreError> {
+        Ok(vec![])
     }
 
     async fn maintain(&self) -> Result<u64, StoreError> {

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::staging::StagedFile;
 
+pub(crate) mod hashes;
 pub mod layout;
 mod leases;
 pub mod memory;
@@ -33,8 +34,11 @@ pub trait Store: Send + Sync + 'static {
     /// See [`Import`].
     type Import: Import;
 
-    /// What this backend can do. Constant.
+    /// What this backend can do.
     fn properties(&self) -> Properties;
+
+    /// What it is made of, what it may do here and what it may not: for `imgctl doctor`. Never fails: an engine that is down is a finding.
+    fn examine(&self) -> impl Future<Output = Vec<Finding>> + Send;
 
     /// All images, sorted by name; those without a name last.
     fn list(&self) -> impl Future<Output = Result<Vec<ImageRow>, StoreError>> + Send;
@@ -57,8 +61,8 @@ pub trait Store: Send + Sync + 'static {
     /// but never what a lease holds.
     fn remove(&self, query: &Query) -> impl Future<Output = Result<Removed, StoreError>> + Send;
 
-    /// Room for more, now.
-    fn room(&self) -> impl Future<Output = Result<Room, StoreError>> + Send;
+    /// Room for more, now: one for each file system that an import writes to beside staging; none where that cannot be known.
+    fn room(&self) -> impl Future<Output = Result<Vec<Room>, StoreError>> + Send;
 
     /// Housekeeping, once an hour: removes what nothing refers to any more and nobody is about to continue. Returns the bytes that were freed.
     fn maintain(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
@@ -73,7 +77,8 @@ pub trait Import: Send + Sync + 'static {
     type Ingest: Ingest;
 
     /// The blobs of the image that have to be ingested: not here, or here in a form that does not count. One question for the whole image.
-    /// What is not in the answer was committed here or hashed here, and stays until the import ends.
+    /// What is not in the answer was committed here or hashed here, or can be made from what is here, and stays until the import ends.
+    /// In a store of [`Form::Unpacked`] that is everything above the layers that are here, and documents that it cannot write itself.
     fn missing(&mut self) -> impl Future<Output = Result<Vec<Descriptor>, StoreError>> + Send;
 
     /// Starts to write one blob. `None` when it has come in otherwise since.
@@ -88,7 +93,8 @@ pub trait Ingest: Send + 'static {
     /// Bytes that are here already: append goes on from this one.
     fn offset(&self) -> u64;
 
-    /// The next bytes.
+    /// The next bytes. May wait for room in the engine, and in a store of [`Form::Unpacked`] until the layers below are in: whoever has several
+    /// ingests of one import open feeds each from a task of its own.
     fn append(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// All bytes were appended: checks size and digest, and keeps the blob durably. A blob with other content is dropped.
@@ -103,14 +109,44 @@ pub trait Ingest: Send + 'static {
 pub struct Properties {
     /// Its kind, for people: `layout`, `docker` …
     pub kind: &'static str,
-    /// `read` may start anywhere; else only at the first byte.
-    pub ranged_reads: bool,
+    /// How it keeps images.
+    pub form: Form,
+    /// What it shows as the ID of an image.
+    pub identity: Identity,
     /// An ingest that was dropped can be continued.
     pub resumable_ingests: bool,
-    /// How many ingests of one import may be open at once.
-    pub concurrent_ingests: usize,
     /// `Ingest::adopt` works, by rename when the file lies on the store's file system.
     pub adopts_files: bool,
+}
+
+/// How a store keeps images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Blobs as they came: documents and layers byte for byte, for any number of platforms.
+    Packed,
+    /// Config and unpacked layers, which are known by their diff IDs, for one platform. Layers are read as plain tar, and the manifest is the one
+    /// that [`proto::document::make_manifest`] makes of them, whatever it was when the image came.
+    Unpacked,
+}
+
+/// What a store shows as the ID of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    /// The digest of the config of the manifest that would run here.
+    Config,
+    /// The digest of the root: the manifest or the index.
+    Root,
+}
+
+/// What is to be said of a store or its engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// False: something does not work, or not as well as it could.
+    pub fine: bool,
+    /// A sentence without a full stop.
+    pub text: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
 }
 
 /// An image, and the promise that its blobs stay.
@@ -187,12 +223,15 @@ pub struct Removed {
     pub freed_bytes: u64,
 }
 
-/// Room for more.
+/// Room for more on one file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
+    /// Number of its device, by which the same one is known again.
+    pub device: u64,
     /// Bytes that can be written.
     pub free_bytes: u64,
-    /// Bytes that an image needs on disk for each byte that arrives, staging included, in percent.
+    /// Bytes that the store writes there for each byte that arrives, in percent, those that it needs for a while only included. What a rename
+    /// brings in needs none.
     pub needed_percent: u64,
 }
 
@@ -247,6 +286,45 @@ pub enum StoreError {
     /// The disk is full.
     #[error("no space left on the device of {0:?}")]
     NoSpace(PathBuf),
+    /// The engine cannot be reached, or not by us.
+    #[error("{engine} cannot be reached at {address}")]
+    Unreachable {
+        /// `Docker Engine` …
+        engine: &'static str,
+        /// Its socket.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The engine takes connections, and no answer comes.
+    #[error("{engine} at {address} does not answer")]
+    Silent {
+        /// `Docker Engine` …
+        engine: &'static str,
+        /// Its socket.
+        address: String,
+    },
+    /// The engine says no.
+    #[error("{engine} cannot {action}: {}", proto::text::escape_short(.reason, 500))]
+    Engine {
+        /// `Docker Engine` …
+        engine: &'static str,
+        /// `load demo:nautilus` …
+        action: String,
+        /// Its own words.
+        reason: String,
+    },
+    /// Something that was here when an import began is gone: beginning again finds out what is missing now.
+    #[error("layer {0} was removed from the store meanwhile")]
+    Gone(Digest),
+    /// This kind of store cannot do it.
+    #[error("{kind} cannot keep {what}")]
+    Unsupported {
+        /// Kind of the store.
+        kind: &'static str,
+        /// `an image for several platforms` …
+        what: &'static str,
+    },
     /// The operating system says no.
     #[error("cannot {action} {path:?}")]
     Io {

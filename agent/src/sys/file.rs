@@ -4,10 +4,19 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 
-/// Bytes that an unprivileged writer can still write to the file system of `path`.
-pub fn free_bytes(path: &Path) -> io::Result<u64> {
+/// What is left of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Number of its device.
+    pub device: u64,
+    /// Bytes that an unprivileged writer can still write to it.
+    pub free_bytes: u64,
+}
+
+/// What is left of the file system of `path`.
+pub fn space(path: &Path) -> io::Result<Space> {
     let stat = rustix::fs::statvfs(path)?;
-    Ok(stat.f_bavail * stat.f_frsize)
+    Ok(Space { device: rustix::fs::stat(path)?.st_dev, free_bytes: stat.f_bavail * stat.f_frsize })
 }
 
 /// Takes the lock file at `path` for as long as the result lives. `None` when somebody else has it.

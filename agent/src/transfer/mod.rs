@@ -98,8 +98,11 @@ fn refusal(error: &StoreError) -> Refusal {
             }
             other => Refusal::InvalidImage(other.to_string()),
         },
+        StoreError::Gone(_) => Refusal::StoreChanged,
         StoreError::NoSpace(_) => Refusal::Store("no space left on its device".to_owned()),
         StoreError::Io { action, source, .. } => Refusal::Store(format!("cannot {action} a file: {source}")),
+        StoreError::Unreachable { engine, source, .. } => Refusal::Store(format!("{engine} cannot be reached: {source}")),
+        StoreError::Silent { engine, .. } => Refusal::Store(format!("{engine} does not answer")),
         other => Refusal::Store(other.to_string()),
     }
 }

@@ -21,7 +21,7 @@ use super::get;
 use super::{Context, Limit, Transfer, refusal};
 use crate::net::{Peer, Share, Stream};
 use crate::staging::StagedBlob;
-use crate::store::{Import, Imported, Ingest, Store, StoreError};
+use crate::store::{Import, Imported, Ingest, Room, Store, StoreError};
 
 /// How often the other side and the client are told how far it is.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
@@ -192,10 +192,9 @@ impl<'a, S: Store> Session<'a, S> {
         let missing: Vec<Missing> =
             missing.iter().map(|blob| Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes: staged(blob) }).collect();
         let arriving: u64 = missing.iter().map(|blob| blob.size_bytes - blob.staged_bytes).sum();
-        let room = store.room().await.map_err(|error| refusal(&error))?;
-        let needed_bytes = (arriving / 100).saturating_mul(room.needed_percent) + arriving % 100 + SPARE_BYTES;
-        if arriving > 0 && needed_bytes > room.free_bytes {
-            return Err(Refusal::NoSpace { needed_bytes, free_bytes: room.free_bytes });
+        if arriving > 0 {
+            let rooms = store.room().await.map_err(|error| refusal(&error))?;
+            check_room(arriving, self.context.staging.room().map_err(|error| refusal(&error))?, &rooms)?;
         }
         let lacks = |document: &&&Descriptor| missing.iter().any(|missing| missing.digest == document.digest);
         let documents_bytes: u64 = offer.image.documents().iter().filter(lacks).map(|document| document.size_bytes).sum();
@@ -390,6 +389,24 @@ impl<'a, S: Store> Session<'a, S> {
             let _ = sender.try_send(news);
         }
     }
+}
+
+/// Staging takes every byte that arrives; the store what it says, on the same file system or on others.
+fn check_room(arriving_bytes: u64, staging: Room, store: &[Room]) -> Result<(), Refusal> {
+    let mut rooms = vec![staging];
+    for room in store {
+        match rooms.iter_mut().find(|known| known.device == room.device) {
+            Some(known) => known.needed_percent += room.needed_percent,
+            None => rooms.push(*room),
+        }
+    }
+    for room in rooms {
+        let needed_bytes = (arriving_bytes / 100).saturating_mul(room.needed_percent) + arriving_bytes % 100 + SPARE_BYTES;
+        if needed_bytes > room.free_bytes {
+            return Err(Refusal::NoSpace { needed_bytes, free_bytes: room.free_bytes });
+        }
+    }
+    Ok(())
 }
 
 fn input<S: Store>(result: Result<Input, Refusal>) -> Outcome<S> {

@@ -36,7 +36,7 @@ use self::blobs::Blobs;
 use self::index::Index;
 use super::leases::Leases;
 use super::turns::Turns;
-use super::{Held, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
+use super::{Finding, Form, Held, Identity, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
 use crate::sys::{blocking, file};
 
 pub use import::LayoutImport;
@@ -176,7 +176,11 @@ impl Store for LayoutStore {
     type Import = LayoutImport;
 
     fn properties(&self) -> Properties {
-        Properties { kind: "layout", ranged_reads: true, resumable_ingests: true, concurrent_ingests: 8, adopts_files: true }
+        Properties { kind: "layout", form: Form::Packed, identity: Identity::Config, resumable_ingests: true, adopts_files: true }
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        vec![Finding { fine: true, text: format!("embedded image layout in {}", self.layout.root.display()), remedy: None }]
     }
 
     async fn list(&self) -> Result<Vec<ImageRow>, StoreError> {
@@ -208,11 +212,11 @@ impl Store for LayoutStore {
         blocking(move || layout.remove(&query)).await
     }
 
-    async fn room(&self) -> Result<Room, StoreError> {
+    async fn room(&self) -> Result<Vec<Room>, StoreError> {
         let layout = self.layout.clone();
-        let free_bytes = blocking(move || file::free_bytes(&layout.root).map_err(StoreError::io("read", &layout.root))).await?;
+        let space = blocking(move || file::space(&layout.root).map_err(StoreError::io("read", &layout.root))).await?;
         // Staging lies on the same disk and is adopted, not copied.
-        Ok(Room { free_bytes, needed_percent: 100 })
+        Ok(vec![Room { device: space.device, free_bytes: space.free_bytes, needed_percent: 0 }])
     }
 
     /// Also what leases kept from the last collection, and what imports that were given up more than a day ago have left. Names that go or
