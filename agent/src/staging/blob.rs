@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::Descriptor;
 use proto::hash::{RangeHash, range_matches};
@@ -18,13 +18,32 @@ use crate::store::StoreError;
 /// The only writer of a staged blob. What it verified stays when it is dropped, for the next claim.
 #[derive(Debug)]
 pub struct StagedBlob {
+    shared: Arc<Shared>,
+    claim: Claim,
+}
+
+/// Reads the verified ranges of a blob while others are still arriving, and for as long as it lives: also when the file has moved into the store
+/// or was removed.
+#[derive(Debug, Clone)]
+pub struct StagedReader(pub(super) Arc<Shared>);
+
+/// What writer and readers of a blob have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
     blob: Descriptor,
     path: PathBuf,
     file: File,
     map: Mutex<Map>,
+    /// Told of every range that comes.
+    arrived: watch::Sender<Arrived>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Arrived {
     /// Verified bytes from the start without a gap: what a store's ingest can be fed.
-    prefix: watch::Sender<u64>,
-    claim: Claim,
+    prefix_bytes: u64,
+    /// The writer is gone: no more will come.
+    ended: bool,
 }
 
 /// The bytes are not what the hashes say.
@@ -48,22 +67,32 @@ impl StagedBlob {
                 map.forget(index)?;
             }
         }
-        let prefix = watch::Sender::new(prefix(&map, 0, blob.size_bytes));
-        Ok(Self { blob, path, file, map: Mutex::new(map), prefix, claim })
+        let prefix_bytes = prefix(&map, 0, blob.size_bytes);
+        let arrived = watch::Sender::new(Arrived { prefix_bytes, ended: false });
+        Ok(Self { shared: Arc::new(Shared { blob, path, file, map: Mutex::new(map), arrived }), claim })
     }
 
     /// Which blob.
     pub fn descriptor(&self) -> &Descriptor {
-        &self.blob
+        &self.shared.blob
+    }
+
+    /// Somebody who reads what has arrived.
+    pub fn reader(&self) -> StagedReader {
+        StagedReader(self.shared.clone())
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// The ranges that are still to be fetched, joined where they touch, lowest first.
     pub fn missing(&self) -> Vec<Range<u64>> {
-        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let (map, size_bytes) = (self.shared.map(), self.shared.blob.size_bytes);
         let mut missing: Vec<Range<u64>> = vec![];
         for (index, _) in map.entries().iter().enumerate().filter(|(_, entry)| entry.is_none()) {
             let start = index as u64 * RANGE_BYTES;
-            let end = start + range_length(self.blob.size_bytes, index);
+            let end = start + range_length(size_bytes, index);
             match missing.last_mut() {
                 Some(last) if last.end == start => last.end = end,
                 _ => missing.push(start..end),
@@ -74,52 +103,41 @@ impl StagedBlob {
 
     /// Verified bytes.
     pub fn verified_bytes(&self) -> u64 {
-        self.blob.size_bytes - self.missing().iter().map(|range| range.end - range.start).sum::<u64>()
-    }
-
-    /// Follows the verified bytes without a gap from the start.
-    pub fn prefix(&self) -> watch::Receiver<u64> {
-        self.prefix.subscribe()
+        self.shared.blob.size_bytes - self.missing().iter().map(|range| range.end - range.start).sum::<u64>()
     }
 
     /// Checks `bytes`, which start at a range boundary and are whole ranges, and keeps them. `after` has a hash for each
     /// range. Blocking. With one wrong byte nothing of the range that has it, and nothing behind it, is kept.
     pub fn put(&self, offset: u64, bytes: &[u8], before: RangeHash, after: &[RangeHash]) -> Result<Result<(), Mismatch>, StoreError> {
+        let (shared, size_bytes) = (&self.shared, self.shared.blob.size_bytes);
         let first = (offset / RANGE_BYTES) as usize;
         let mut entries: Vec<Entry> = Vec::with_capacity(after.len());
         let mut previous = before;
         let mut verified = 0;
         for (range, after) in bytes.chunks(RANGE_BYTES as usize).zip(after) {
-            if !range_matches(&previous, offset + verified as u64, range, self.blob.size_bytes, after) {
+            if !range_matches(&previous, offset + verified as u64, range, size_bytes, after) {
                 break;
             }
             entries.push((previous, *after));
             verified += range.len();
             previous = *after;
         }
-        if self.blob.size_bytes == 0 && bytes.is_empty() && after.first() == Some(&self.blob.digest.into()) {
-            entries.push((RangeHash::START, self.blob.digest.into()));
+        if size_bytes == 0 && bytes.is_empty() && after.first() == Some(&shared.blob.digest.into()) {
+            entries.push((RangeHash::START, shared.blob.digest.into()));
         }
-        self.file.write_all_at(&bytes[..verified], offset).map_err(StoreError::io("write", &self.path))?;
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.file.write_all_at(&bytes[..verified], offset).map_err(StoreError::io("write", &shared.path))?;
+        let mut map = shared.map();
         map.record(first, &entries)?;
         // What was verified stays verified: the prefix only grows, and is followed from where it was.
-        let before = *self.prefix.borrow();
-        self.prefix.send_replace(prefix(&map, before, self.blob.size_bytes));
+        shared.arrived.send_modify(|arrived| arrived.prefix_bytes = prefix(&map, arrived.prefix_bytes, size_bytes));
         Ok(if verified == bytes.len() { Ok(()) } else { Err(Mismatch) })
-    }
-
-    /// Verified bytes, for a store that takes them one after the other, or for another host.
-    pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        self.file.read_exact_at(&mut bytes, range.start).map_err(StoreError::io("read", &self.path))?;
-        Ok(bytes)
     }
 
     /// The whole blob, once nothing is missing. The ranges must form one chain from the start to the digest: then the digest is proven. Where
     /// they do not, some source lied about a hash: all is forgotten, and the error names the blob.
     pub fn finish(self) -> Result<StagedFile, StoreError> {
-        let map = self.map.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (shared, claim) = (self.shared, self.claim);
+        let map = shared.map();
         let mut previous = RangeHash::START;
         let mut hashes = Vec::with_capacity(map.entries().len());
         for entry in map.entries() {
@@ -131,22 +149,86 @@ impl StagedBlob {
                 _ => break,
             }
         }
-        let whole = hashes.len() == map.entries().len() && previous == self.blob.digest.into();
+        let whole = hashes.len() == map.entries().len() && previous == shared.blob.digest.into();
         // The hashes go on with the file; the map has done its work.
         let _ = std::fs::remove_file(map.path());
         if !whole {
-            let _ = std::fs::remove_file(&self.path);
-            return Err(StoreError::Corrupt(self.blob.digest));
+            let _ = std::fs::remove_file(&shared.path);
+            return Err(StoreError::Corrupt(shared.blob.digest));
         }
-        self.file.set_len(self.blob.size_bytes).map_err(StoreError::io("truncate", &self.path))?;
-        Ok(StagedFile::new(self.path, self.blob.digest, self.blob.size_bytes, hashes, Some(self.claim)))
+        shared.file.set_len(shared.blob.size_bytes).map_err(StoreError::io("truncate", &shared.path))?;
+        Ok(StagedFile::new(shared.path.clone(), shared.blob.digest, shared.blob.size_bytes, hashes, Some(claim)))
     }
 
-    /// Forgets all of it: it is in the store by another way.
-    pub fn discard(self) {
-        let map = self.map.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let _ = std::fs::remove_file(map.path());
-        let _ = std::fs::remove_file(&self.path);
+    /// Removes its files: it is in the store by another way, or worth nothing. Whoever reads it still does.
+    pub fn discard(&self) {
+        let _ = std::fs::remove_file(self.shared.map().path());
+        let _ = std::fs::remove_file(&self.shared.path);
+    }
+}
+
+impl StagedReader {
+    /// Which blob.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.0.blob
+    }
+
+    /// Waits until bytes from `offset`, a range boundary, are verified, and says how many without a gap, looking no further than `most_bytes`
+    /// whole ranges. `None`: the writer has gone without them.
+    pub async fn available(&self, offset: u64, most_bytes: u64) -> Option<u64> {
+        let mut arrived = self.0.arrived.subscribe();
+        loop {
+            let ended = arrived.borrow_and_update().ended;
+            match self.verified_from(offset, most_bytes) {
+                Some(bytes) => return Some(bytes),
+                None if ended => return None,
+                None => arrived.changed().await.ok()?,
+            }
+        }
+    }
+
+    /// Waits until more than `offset` bytes from the start are verified, or all of them; says how many. `None` as above.
+    pub async fn prefix(&self, offset: u64) -> Option<u64> {
+        let mut arrived = self.0.arrived.subscribe();
+        let wanted = (offset + 1).min(self.0.blob.size_bytes);
+        let state = *arrived.wait_for(|arrived| arrived.prefix_bytes >= wanted || arrived.ended).await.ok()?;
+        (state.prefix_bytes >= wanted).then_some(state.prefix_bytes)
+    }
+
+    /// Bytes that are verified. Blocking.
+    pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.0.file.read_exact_at(&mut bytes, range.start).map_err(StoreError::io("read", &self.0.path))?;
+        Ok(bytes)
+    }
+
+    /// The hash before these bytes, which are verified, and after each of their ranges.
+    pub fn hashes(&self, range: Range<u64>) -> Option<(RangeHash, Vec<RangeHash>)> {
+        let map = self.0.map();
+        let first = (range.start / RANGE_BYTES) as usize;
+        let count = (range.end - range.start).div_ceil(RANGE_BYTES).max(1) as usize;
+        let entries: Vec<Entry> = map.entries().get(first..first + count)?.iter().copied().collect::<Option<_>>()?;
+        Some((entries.first()?.0, entries.iter().map(|(_, after)| *after).collect()))
+    }
+
+    fn verified_from(&self, offset: u64, most_bytes: u64) -> Option<u64> {
+        let map = self.0.map();
+        let first = (offset / RANGE_BYTES) as usize;
+        let most = most_bytes.div_ceil(RANGE_BYTES).max(1) as usize;
+        let count = map.entries().iter().skip(first).take(most).take_while(|entry| entry.is_some()).count();
+        let bytes = (count as u64 * RANGE_BYTES).min(self.0.blob.size_bytes.saturating_sub(offset));
+        (count > 0).then_some(bytes.min(most_bytes))
+    }
+}
+
+impl Shared {
+    /// The writer is gone. What it verified can still be read.
+    pub(super) fn end(&self) {
+        self.arrived.send_modify(|arrived| arrived.ended = true);
+    }
+
+    fn map(&self) -> MutexGuard<'_, Map> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

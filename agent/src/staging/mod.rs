@@ -17,13 +17,14 @@ mod map;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use proto::{Descriptor, Digest};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-pub use blob::StagedBlob;
+use blob::Shared;
+pub use blob::{StagedBlob, StagedReader};
 pub use file::{StagedFile, StagedWriter};
 
 use crate::store::{Room, StoreError};
@@ -37,6 +38,8 @@ const KEEP: Duration = Duration::from_secs(24 * 3600);
 pub struct Staging {
     root: PathBuf,
     claims: Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>,
+    /// Blobs that somebody writes or still reads.
+    open: Mutex<HashMap<Digest, Weak<Shared>>>,
     incoming: AtomicU64,
 }
 
@@ -44,7 +47,7 @@ impl Staging {
     /// Opens the directory, creates it where it is absent, and removes what a former agent left that cannot be continued.
     pub fn open(root: &Path) -> Result<Arc<Self>, StoreError> {
         std::fs::create_dir_all(root).map_err(StoreError::io("create", root))?;
-        let staging = Self { root: root.to_owned(), claims: Mutex::default(), incoming: AtomicU64::new(0) };
+        let staging = Self { root: root.to_owned(), claims: Mutex::default(), open: Mutex::default(), incoming: AtomicU64::new(0) };
         staging.sweep(KEEP)?;
         for path in staging.files()? {
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("incoming-")) {
@@ -59,7 +62,17 @@ impl Staging {
         let turn = self.claims.lock().unwrap_or_else(PoisonError::into_inner).entry(blob.digest).or_default().clone();
         let claim = Claim { guard: Some(turn.lock_owned().await), digest: blob.digest, staging: self.clone() };
         let (root, blob) = (self.root.clone(), blob.clone());
-        crate::sys::blocking(move || StagedBlob::open(&root, blob, claim)).await
+        let staged = crate::sys::blocking(move || StagedBlob::open(&root, blob, claim)).await?;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, shared| shared.strong_count() > 0);
+        open.insert(staged.descriptor().digest, Arc::downgrade(staged.shared()));
+        Ok(staged)
+    }
+
+    /// Reads a blob that is arriving, or that somebody still reads since it arrived.
+    pub fn reader(&self, digest: &Digest) -> Option<StagedReader> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(digest).and_then(Weak::upgrade).map(StagedReader)
     }
 
     /// Verified bytes of a blob, by its map alone: a forecast, for plans.
@@ -118,6 +131,11 @@ struct Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        // Before the next writer has its turn.
+        let open = self.staging.open.lock().unwrap_or_else(PoisonError::into_inner).get(&self.digest).and_then(Weak::upgrade);
+        if let Some(shared) = open {
+            shared.end();
+        }
         self.guard = None;
         let mut claims = self.staging.claims.lock().unwrap_or_else(PoisonError::into_inner);
         // Whoever waits holds the entry too; the last one out removes it.

@@ -29,7 +29,7 @@ async fn ranges_in_any_order_become_the_blob() {
             put(&staged, &bytes, &hashes, index);
         }
         assert!(staged.missing().is_empty());
-        assert_eq!(*staged.prefix().borrow(), size as u64);
+        assert_eq!(staged.reader().prefix(0).await, Some(size as u64));
         let file = staged.finish().unwrap();
         assert_eq!(std::fs::read(file.path()).unwrap(), bytes);
         assert_eq!(file.hashes(), hashes);
@@ -68,7 +68,7 @@ async fn wrong_bytes_and_lying_hashes_are_found() {
     let mut wrong = bytes.clone();
     wrong[70_000] ^= 1;
     assert_eq!(staged.put(0, &wrong, proto::hash::RangeHash::START, &hashes).unwrap(), Err(blob::Mismatch));
-    assert_eq!(*staged.prefix().borrow(), RANGE_BYTES, "what stands before the wrong byte is kept");
+    assert_eq!(staged.reader().prefix(0).await, Some(RANGE_BYTES), "what stands before the wrong byte is kept");
     // A source that makes up hashes for its own bytes passes range by range, and fails as a whole.
     let (_, _, lies) = sample(200_000);
     let mut liar = RangeHasher::default();
@@ -108,4 +108,32 @@ async fn old_bytes_go_and_held_ones_stay() {
     drop(held);
     staging.sweep(Duration::ZERO).unwrap();
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_reader_follows_the_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let (bytes, blob, hashes) = sample(300_000);
+    assert!(staging.reader(&blob.digest).is_none());
+    let staged = staging.claim(&blob).await.unwrap();
+    let reader = staging.reader(&blob.digest).unwrap();
+    put(&staged, &bytes, &hashes, 2);
+    assert_eq!(reader.available(2 * RANGE_BYTES, 1 << 20).await, Some(RANGE_BYTES));
+    let waiting = tokio::spawn({
+        let reader = reader.clone();
+        async move { (reader.available(0, 1 << 20).await, reader.prefix(0).await) }
+    });
+    for index in [1, 0] {
+        put(&staged, &bytes, &hashes, index);
+    }
+    assert!(matches!(waiting.await.unwrap(), (Some(_), Some(prefix)) if prefix == 3 * RANGE_BYTES));
+    assert_eq!(reader.hashes(RANGE_BYTES..3 * RANGE_BYTES).unwrap(), (hashes[0], hashes[1..3].to_vec()));
+    assert!(reader.hashes(0..300_000).is_none());
+    // What has not come will not come any more; what has is still there.
+    staged.discard();
+    drop(staged);
+    assert_eq!(reader.available(3 * RANGE_BYTES, 1 << 20).await, None);
+    assert_eq!(reader.read(0..RANGE_BYTES).unwrap(), bytes[..RANGE_BYTES as usize]);
+    assert!(staging.reader(&blob.digest).is_some(), "as long as somebody reads");
 }

@@ -1,6 +1,6 @@
 //! The receiving side of a session, driven: what the machine asks for is done in tasks, what they come to is told to the machine.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::get;
 use super::{Context, Limit, Transfer, refusal};
 use crate::net::{Peer, Share, Stream};
-use crate::staging::StagedBlob;
+use crate::staging::{StagedBlob, StagedReader};
 use crate::store::{Import, Imported, Ingest, Room, Store, StoreError};
 
 /// How often the other side and the client are told how far it is.
@@ -102,6 +102,9 @@ struct Session<'a, S: Store> {
     /// Room for them.
     _room: Option<Share>,
     layers: HashMap<Digest, Arriving<S>>,
+    /// Layers that a store which takes nothing but bytes has taken, and those of which the machine knows that they are complete.
+    fed: HashSet<Digest>,
+    complete: HashSet<Digest>,
     received_bytes: Arc<AtomicU64>,
     /// Of layers that are in the store already.
     stored_bytes: u64,
@@ -116,7 +119,8 @@ struct Session<'a, S: Store> {
 /// A layer between its claim and the store.
 struct Arriving<S: Store> {
     staged: Arc<StagedBlob>,
-    ingest: <S::Import as Import>::Ingest,
+    /// `None`: it is being fed.
+    ingest: Option<<S::Import as Import>::Ingest>,
     verified_bytes: Arc<AtomicU64>,
     reported_bytes: u64,
 }
@@ -125,6 +129,8 @@ struct Arriving<S: Store> {
 enum Outcome<S: Store> {
     Input(Input),
     Claimed(Digest, Box<Arriving<S>>),
+    Fed(Digest),
+    NotFed(Digest, StoreError),
     Imported(Imported),
 }
 
@@ -140,6 +146,8 @@ impl<'a, S: Store> Session<'a, S> {
             documents: Arc::default(),
             _room: None,
             layers: HashMap::new(),
+            fed: HashSet::new(),
+            complete: HashSet::new(),
             received_bytes: Arc::default(),
             stored_bytes: 0,
             imported: None,
@@ -232,10 +240,29 @@ impl<'a, S: Store> Session<'a, S> {
     fn take(&mut self, outcome: Outcome<S>) {
         match outcome {
             Outcome::Input(input) => self.tell(input),
-            Outcome::Claimed(digest, arriving) => {
+            Outcome::Claimed(digest, mut arriving) => {
                 let missing = arriving.staged.missing();
+                if !self.context.store.properties().adopts_files
+                    && let Some(ingest) = arriving.ingest.take()
+                {
+                    let reader = arriving.staged.reader();
+                    self.tasks.spawn(async move {
+                        feed(reader, ingest).await.map_or_else(|error| Outcome::NotFed(digest, error), |()| Outcome::Fed(digest))
+                    });
+                }
                 self.layers.insert(digest, *arriving);
                 self.tell(Input::Claimed { digest, missing });
+            }
+            Outcome::NotFed(digest, error) => {
+                // The hashes fit the bytes, but not the digest: some source lied, and all of it is suspect.
+                if let (StoreError::Corrupt(_), Some(arriving)) = (&error, self.layers.get(&digest)) {
+                    arriving.staged.discard();
+                }
+                self.tell(Input::Failed(refusal(&error)));
+            }
+            Outcome::Fed(digest) => {
+                self.fed.insert(digest);
+                self.stored_when_fed(digest);
             }
             Outcome::Imported(imported) => {
                 self.imported = Some(imported);
@@ -277,7 +304,7 @@ impl<'a, S: Store> Session<'a, S> {
                 Ok::<_, StoreError>(match import.ingest(&layer).await? {
                     Some(ingest) => {
                         let verified_bytes = Arc::new(AtomicU64::new(staged.verified_bytes()));
-                        let arriving = Arriving { staged: Arc::new(staged), ingest, verified_bytes, reported_bytes: 0 };
+                        let arriving = Arriving { staged: Arc::new(staged), ingest: Some(ingest), verified_bytes, reported_bytes: 0 };
                         Outcome::Claimed(digest, Box::new(arriving))
                     }
                     None => {
@@ -307,12 +334,25 @@ impl<'a, S: Store> Session<'a, S> {
     }
 
     fn store(&mut self, digest: Digest) {
+        let adopts = self.layers.get(&digest).is_some_and(|arriving| arriving.ingest.is_some());
+        if !adopts {
+            self.complete.insert(digest);
+            return self.stored_when_fed(digest);
+        }
         let Some(arriving) = self.layers.remove(&digest) else { return };
         self.stored_bytes += arriving.staged.descriptor().size_bytes;
-        let adopts = self.context.store.properties().adopts_files;
-        self.tasks.spawn(async move {
-            input(hand_over(arriving, adopts).await.map(|()| Input::Stored(digest)).map_err(|error| refusal(&error)))
-        });
+        self.tasks.spawn(async move { input(hand_over(arriving).await.map(|()| Input::Stored(digest)).map_err(|error| refusal(&error))) });
+    }
+
+    /// The last byte was verified, and the store has all of them.
+    fn stored_when_fed(&mut self, digest: Digest) {
+        if !self.fed.contains(&digest) || !self.complete.contains(&digest) {
+            return;
+        }
+        let Some(arriving) = self.layers.remove(&digest) else { return };
+        self.stored_bytes += arriving.staged.descriptor().size_bytes;
+        arriving.staged.discard();
+        self.tell(Input::Stored(digest));
     }
 
     fn commit(&mut self) {
@@ -435,27 +475,27 @@ async fn read_document<S: Store>(store: &S, document: &Descriptor) -> Result<Byt
     store.read(document, 0..document.size_bytes).await?.all().await
 }
 
-/// A complete layer goes from staging into the store: as a file, or byte for byte.
-async fn hand_over<S: Store>(arriving: Arriving<S>, adopts: bool) -> Result<(), StoreError> {
+/// A complete layer goes from staging into the store, as a file.
+async fn hand_over<S: Store>(arriving: Arriving<S>) -> Result<(), StoreError> {
     let digest = arriving.staged.descriptor().digest;
-    let staged = Arc::into_inner(arriving.staged).ok_or(StoreError::BlobMissing(digest))?;
-    let mut ingest = arriving.ingest;
-    if adopts {
-        let file = crate::sys::blocking(move || staged.finish()).await?;
-        return ingest.adopt(file).await;
-    }
-    let size_bytes = staged.descriptor().size_bytes;
-    let staged = Arc::new(staged);
+    let (Some(staged), Some(ingest)) = (Arc::into_inner(arriving.staged), arriving.ingest) else {
+        return Err(StoreError::BlobMissing(digest));
+    };
+    let file = crate::sys::blocking(move || staged.finish()).await?;
+    ingest.adopt(file).await
+}
+
+/// A layer goes into the store byte for byte while it arrives, so that an engine unpacks what is here while the rest is on its way.
+async fn feed<I: Ingest>(reader: StagedReader, mut ingest: I) -> Result<(), StoreError> {
+    let blob = reader.descriptor().clone();
     let mut offset = ingest.offset();
-    while offset < size_bytes {
-        let (reading, end) = (staged.clone(), (offset + BLOCK_BYTES).min(size_bytes));
-        let bytes = crate::sys::blocking(move || reading.read(offset..end)).await?;
+    while offset < blob.size_bytes {
+        // The writer goes only with the session, and this task with it.
+        let prefix_bytes = reader.prefix(offset).await.ok_or(StoreError::BlobMissing(blob.digest))?;
+        let (reading, range) = (reader.clone(), offset..prefix_bytes.min(offset + BLOCK_BYTES));
+        offset = range.end;
+        let bytes = crate::sys::blocking(move || reading.read(range)).await?;
         ingest.append(bytes.into()).await?;
-        offset = end;
     }
-    ingest.commit().await?;
-    if let Some(staged) = Arc::into_inner(staged) {
-        staged.discard();
-    }
-    Ok(())
+    ingest.commit().await
 }

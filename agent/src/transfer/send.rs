@@ -17,6 +17,8 @@ use crate::store::{Query, Store};
 
 /// A host that was lost is tried again for this long: a cable that was pulled by mistake, a switch or an agent that restarts.
 const RETRY_FOR: Duration = Duration::from_secs(60);
+/// How often a receiver may say that its store lost what it had when the session began.
+const STORE_CHANGES: u32 = 3;
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(4);
 
@@ -82,7 +84,7 @@ impl<S: Store> Sending<'_, S> {
     async fn run(mut self) -> Result<Done, TransferError> {
         let cancelled = self.transfer.cancelled();
         let mut retry = Retry::default();
-        let mut was_connected = false;
+        let (mut was_connected, mut changes) = (false, 0);
         loop {
             let attempt = async {
                 let peer = self.context.net.connect(&self.job.id).await?;
@@ -95,6 +97,11 @@ impl<S: Store> Sending<'_, S> {
             };
             let error = match result {
                 Err(TransferError::Net(error)) if was_connected && error.is_passing() => error,
+                // What is missing now is found out at once, but not for ever.
+                Err(TransferError::Refused(Refusal::StoreChanged)) if changes < STORE_CHANGES => {
+                    changes += 1;
+                    continue;
+                }
                 // It is restarted, perhaps: then it is back soon.
                 Err(TransferError::Refused(Refusal::ShuttingDown)) => NetError::Lost(Refusal::ShuttingDown.to_string()),
                 result => return result,

@@ -234,9 +234,14 @@ impl Receive {
 
     /// Claims and fetches as much as may be under way.
     fn advance(&mut self) {
-        let busy = |layer: &&Layer| !matches!(layer.state, LayerState::Waiting | LayerState::Stored);
-        let room = BLOBS_AT_ONCE.saturating_sub(self.layers.iter().filter(busy).count());
-        for layer in self.layers.iter_mut().filter(|layer| layer.state == LayerState::Waiting).take(room) {
+        // One claim after the other, lowest first: whoever waits for a layer that another session writes holds only layers below it, so that two
+        // sessions never wait for each other.
+        let claiming = self.layers.iter().any(|layer| layer.state == LayerState::Claiming);
+        let fetching = self.layers.iter().filter(|layer| layer.state == LayerState::Fetching).count();
+        if !claiming
+            && fetching < BLOBS_AT_ONCE
+            && let Some(layer) = self.layers.iter_mut().find(|layer| layer.state == LayerState::Waiting)
+        {
             layer.state = LayerState::Claiming;
             self.actions.push_back(Action::Claim(layer.descriptor.clone()));
         }
