@@ -1,6 +1,8 @@
 //! Real engines for tests: each with its own files and socket, beside whatever else runs on the machine. They come from Debian's packages,
 //! newer ones unpacked beside the system by `.ci/engines`. Where one is not installed, the test that needs it says so and is skipped.
 
+pub mod containerd;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -84,6 +86,17 @@ impl Drop for Daemon {
 /// The first of these programs that is installed.
 pub fn installed(candidates: &[&str]) -> Option<PathBuf> {
     candidates.iter().map(PathBuf::from).find(|path| path.exists())
+}
+
+/// Where `.ci/engines` unpacks engines that are newer than those of the system: one directory for each suite of Debian.
+pub fn unpacked_engines() -> PathBuf {
+    std::env::var_os("IMGD_ENGINES").map_or_else(
+        || {
+            let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+            std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("imgd-engines")
+        },
+        PathBuf::from,
+    )
 }
 
 /// Says why a test does not run. CI installs what the tests need, and treats this line as a failure.

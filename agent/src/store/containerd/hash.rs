@@ -1,0 +1,98 @@
+//! Hashing what the engine keeps, and putting aside what is damaged.
+
+use std::sync::Arc;
+
+use proto::document::DocumentError;
+use proto::hash::{RangeHash, RangeHasher};
+use proto::image::ImageError;
+use proto::{Descriptor, Digest};
+use tokio::sync::mpsc;
+
+use super::Shared;
+use crate::store::{Scrubbed, StoreError};
+use crate::sys::blocking;
+
+impl Shared {
+    /// A blob that is here, with the size that its descriptor says.
+    pub(super) async fn expect(&self, blob: &Descriptor) -> Result<(), StoreError> {
+        let info = self.info(&blob.digest).await?.ok_or(StoreError::BlobMissing(blob.digest))?;
+        if info.size_bytes == blob.size_bytes {
+            return Ok(());
+        }
+        Err(ImageError::Document(DocumentError::DigestMismatch { digest: blob.digest }).into())
+    }
+
+    /// See [`crate::store::Store::hashes`].
+    pub(super) async fn hashes(self: &Arc<Self>, blob: &Descriptor) -> Result<Arc<[RangeHash]>, StoreError> {
+        self.expect(blob).await?;
+        if let Some(hashes) = self.recorded(blob).await {
+            return Ok(hashes);
+        }
+        let turn = self.turns.take(blob.digest).await;
+        if let Some(hashes) = self.recorded(blob).await {
+            return Ok(hashes);
+        }
+        let hashes = self.hash(&blob.digest, blob.size_bytes).await;
+        drop(turn);
+        hashes
+    }
+
+    /// Reads all of a blob that is here, and records its hashes or puts it aside.
+    pub(super) async fn hash(&self, digest: &Digest, size_bytes: u64) -> Result<Arc<[RangeHash]>, StoreError> {
+        let Some(shared) = self.this.upgrade() else { return Err(StoreError::BlobMissing(*digest)) };
+        let mut reader = shared.read(*digest, size_bytes, 0..size_bytes).await?;
+        // Hashing is work for a thread; blocks are read meanwhile.
+        let digest = *digest;
+        let (found, hashes) = blocking(move || {
+            let mut hasher = RangeHasher::default();
+            while let Some(block) = reader.blocks.blocking_recv() {
+                match block {
+                    Ok(block) => hasher.update(&block),
+                    Err(StoreError::Corrupt(_)) => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(hasher.finish())
+        })
+        .await?;
+        if found != digest {
+            tracing::error!(%digest, "a blob is damaged and is put aside");
+            self.hashes.forget(&digest);
+            self.documents.forget(&digest);
+            self.quarantine.add(&digest);
+            return Err(StoreError::Corrupt(digest));
+        }
+        self.hashes.put(&digest, &hashes)?;
+        Ok(hashes.into())
+    }
+
+    /// See [`crate::store::Store::scrub`].
+    pub(super) async fn scrub(&self, blob: Option<Digest>, report: &mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
+        let infos = match blob {
+            Some(digest) => {
+                let info = self.info(&digest).await?.ok_or(StoreError::BlobMissing(digest))?;
+                std::iter::once((digest, info)).collect()
+            }
+            None => self.all_infos(vec![]).await?,
+        };
+        for (digest, info) in infos {
+            let size_bytes = info.size_bytes;
+            let intact = match self.hash(&digest, size_bytes).await {
+                Ok(_) => true,
+                Err(StoreError::Corrupt(_)) => false,
+                // It went while we looked.
+                Err(StoreError::BlobMissing(_)) => continue,
+                Err(error) => return Err(error),
+            };
+            if report.send(Scrubbed { digest, size_bytes, intact }).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn recorded(self: &Arc<Self>, blob: &Descriptor) -> Option<Arc<[RangeHash]>> {
+        let (shared, blob) = (self.clone(), blob.clone());
+        blocking(move || shared.hashes.get(&blob)).await
+    }
+}

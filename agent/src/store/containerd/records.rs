@@ -1,0 +1,193 @@
+//! Image records: the engine's names, and what we make of them.
+
+use std::collections::{HashMap, HashSet};
+
+use proto::{Descriptor, Digest, Reference};
+use tonic::Code;
+
+use super::api::images::{CreateImageRequest, DeleteImageRequest, GetImageRequest, Image, ListImagesRequest, UpdateImageRequest};
+use super::api::types;
+use super::connection::found;
+use super::labels::{Labels, MANAGED};
+use super::{Flavour, Shared};
+use crate::store::StoreError;
+use crate::store::names::Named;
+
+/// What Docker calls an image that lost its name.
+const DANGLING: &str = "moby-dangling@";
+/// What we call it elsewhere.
+const UNTAGGED: &str = "imgd.local/untagged@";
+
+/// A name, or an image without one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// `None`: no record of this root has a name that a person would use.
+    pub(super) reference: Option<Reference>,
+    /// The manifest or index.
+    pub(super) root: Descriptor,
+    /// When it last moved.
+    pub(super) tagged_unix_s: u64,
+    /// The engine's names for it.
+    pub(super) records: Vec<String>,
+}
+
+/// All records of the namespace.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    pub(super) entries: Vec<Entry>,
+    /// The engine's other names of images that have a name, by root.
+    aliases: HashMap<Digest, Vec<String>>,
+}
+
+impl Records {
+    /// For [`crate::store::names`].
+    pub(super) fn named(&self) -> Vec<Named> {
+        self.entries.iter().map(|entry| Named { reference: entry.reference.clone(), root: entry.root.digest }).collect()
+    }
+
+    /// The records that go when these entries go: with the last name of an image its other records.
+    pub(super) fn to_remove(&self, positions: &[usize]) -> Vec<String> {
+        let stays = |(position, _): &(usize, &Entry)| !positions.contains(position);
+        let kept: HashSet<Digest> = self.entries.iter().enumerate().filter(stays).map(|(_, entry)| entry.root.digest).collect();
+        let mut names = vec![];
+        let mut roots = HashSet::new();
+        for entry in positions.iter().filter_map(|&position| self.entries.get(position)) {
+            names.extend(entry.records.iter().cloned());
+            if !kept.contains(&entry.root.digest) && roots.insert(entry.root.digest) {
+                names.extend(self.aliases.get(&entry.root.digest).into_iter().flatten().cloned());
+            }
+        }
+        names
+    }
+
+    /// True when a record points to this root, but for the one of this name.
+    pub(super) fn has_root(&self, root: &Digest, but: &str) -> bool {
+        self.of_root(root).any(|name| name != but)
+    }
+
+    /// A record that points to this root.
+    pub(super) fn record_of(&self, root: &Digest) -> Option<&str> {
+        self.of_root(root).next()
+    }
+
+    /// The records that point to this root.
+    pub(super) fn of_root(&self, root: &Digest) -> impl Iterator<Item = &str> {
+        let records = self.entries.iter().filter(|entry| entry.root.digest == *root).flat_map(|entry| &entry.records);
+        records.chain(self.aliases.get(root).into_iter().flatten()).map(String::as_str)
+    }
+
+    fn read(images: Vec<Image>, flavour: Flavour) -> Self {
+        let mut records = Self::default();
+        let mut nameless: Vec<Entry> = vec![];
+        for image in images {
+            let Some(root) = image.target.and_then(read_descriptor) else { continue };
+            let seconds = image.updated_at.or(image.created_at).map_or(0, |at| at.seconds);
+            let reference = reference_of(&image.name, &root.digest, flavour);
+            let entry = Entry { reference, root, tagged_unix_s: u64::try_from(seconds).unwrap_or(0), records: vec![image.name] };
+            if entry.reference.is_some() { records.entries.push(entry) } else { nameless.push(entry) }
+        }
+        let named: HashSet<Digest> = records.entries.iter().map(|entry| entry.root.digest).collect();
+        for entry in nameless {
+            let same = |other: &&mut Entry| other.reference.is_none() && other.root.digest == entry.root.digest;
+            if named.contains(&entry.root.digest) {
+                records.aliases.entry(entry.root.digest).or_default().extend(entry.records);
+            } else if let Some(other) = records.entries.iter_mut().find(same) {
+                other.records.extend(entry.records);
+            } else {
+                records.entries.push(entry);
+            }
+        }
+        records
+    }
+}
+
+/// The name of the record of an image that has none.
+pub(super) fn untagged(flavour: Flavour, root: &Digest) -> String {
+    match flavour {
+        Flavour::Docker => format!("{DANGLING}{root}"),
+        Flavour::Plain | Flavour::Kubernetes => format!("{UNTAGGED}{root}"),
+    }
+}
+
+impl Shared {
+    /// All of them; none while the namespace is absent.
+    pub(super) async fn records(&self) -> Result<Records, StoreError> {
+        let request = self.connection.request(ListImagesRequest::default());
+        let answer = self.connection.quick(self.connection.images().list(request)).await;
+        let images = answer.map_err(|status| self.connection.failed("list its images", &status))?.images;
+        Ok(Records::read(images, self.flavour))
+    }
+
+    /// What a record points to.
+    pub(super) async fn target(&self, name: &str) -> Result<Option<Descriptor>, StoreError> {
+        let request = self.connection.request(GetImageRequest { name: name.to_owned() });
+        let answer = self.connection.quick(self.connection.images().get(request)).await;
+        let image = found(answer).map_err(|status| self.connection.failed(format!("look for {name}"), &status))?;
+        Ok(image.and_then(|answer| answer.image).and_then(|image| image.target).and_then(read_descriptor))
+    }
+
+    /// Makes `name` point to `root`.
+    pub(super) async fn point(&self, name: &str, root: &Descriptor) -> Result<(), StoreError> {
+        let mut labels = Labels::new();
+        if self.flavour == Flavour::Kubernetes {
+            labels.insert(MANAGED.0.to_owned(), MANAGED.1.to_owned());
+        }
+        let mut paths: Vec<String> = labels.keys().map(|key| format!("labels.{key}")).collect();
+        paths.push("target".to_owned());
+        let image = Image { name: name.to_owned(), labels, target: Some(write_descriptor(root)), created_at: None, updated_at: None };
+        // Created or updated: somebody else may do the other between two questions.
+        for _ in 0..3 {
+            let request = self.connection.request(CreateImageRequest { image: Some(image.clone()) });
+            match self.connection.quick(self.connection.images().create(request)).await {
+                Err(status) if status.code() == Code::AlreadyExists => {}
+                answer => return answer.map(|_| ()).map_err(|status| self.connection.failed(format!("name {name}"), &status)),
+            }
+            let update_mask = Some(prost_types::FieldMask { paths: paths.clone() });
+            let request = self.connection.request(UpdateImageRequest { image: Some(image.clone()), update_mask });
+            match self.connection.quick(self.connection.images().update(request)).await {
+                Err(status) if status.code() == Code::NotFound => {}
+                answer => return answer.map(|_| ()).map_err(|status| self.connection.failed(format!("move {name}"), &status)),
+            }
+        }
+        let status = tonic::Status::aborted("somebody else creates and removes it all the time");
+        Err(self.connection.failed(format!("name {name}"), &status))
+    }
+
+    /// Deletes records; after the last one the engine collects what only they kept, before this ends.
+    pub(super) async fn delete_records(&self, names: &[String]) -> Result<(), StoreError> {
+        let last = names.len().saturating_sub(1);
+        for (position, name) in names.iter().enumerate() {
+            let request = self.connection.request(DeleteImageRequest { name: name.clone(), sync: position == last });
+            let answer = self.connection.watched(async { self.connection.images().delete(request).await }).await;
+            found(answer).map_err(|status| self.connection.failed(format!("remove {name}"), &status))?;
+        }
+        Ok(())
+    }
+}
+
+/// As the engine writes a descriptor.
+pub(super) fn write_descriptor(descriptor: &Descriptor) -> types::Descriptor {
+    types::Descriptor {
+        media_type: descriptor.media_type.clone(),
+        digest: descriptor.digest.to_string(),
+        size: i64::try_from(descriptor.size_bytes).unwrap_or(i64::MAX),
+        annotations: Labels::new(),
+    }
+}
+
+fn read_descriptor(descriptor: types::Descriptor) -> Option<Descriptor> {
+    let digest = descriptor.digest.parse().ok()?;
+    Some(Descriptor { media_type: descriptor.media_type, digest, size_bytes: u64::try_from(descriptor.size).ok()? })
+}
+
+/// The name that a person would use, when the record has one.
+fn reference_of(name: &str, root: &Digest, flavour: Flavour) -> Option<Reference> {
+    if name.starts_with(DANGLING) || name.starts_with(UNTAGGED) {
+        return None;
+    }
+    let reference: Reference = name.parse().ok()?;
+    // Kubernetes makes two more records of every image: `sha256:<config>`, and this one.
+    let is_alias = flavour == Flavour::Kubernetes && reference.tag().is_none() && reference.digest() == Some(*root);
+    // What does not come out as it went in is not a full name, but `sha256:…` or some tool's own.
+    (!is_alias && reference.to_string() == name).then_some(reference)
+}

@@ -1,0 +1,66 @@
+//! Taking names away, and what is left when nothing has a name for it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use proto::{Descriptor, Digest, Reference};
+
+use super::Shared;
+use super::content::{Infos, Presence};
+use crate::store::{Query, Removed, StoreError};
+use crate::sys::blocking;
+
+impl Shared {
+    /// See [`crate::store::Store::remove`].
+    pub(super) async fn remove(&self, query: &Query) -> Result<Removed, StoreError> {
+        let records = self.records().await?;
+        let positions = self.positions(&records, query).await?;
+        let entries: Vec<_> = positions.iter().filter_map(|&position| records.entries.get(position)).collect();
+        let Some(first) = entries.first() else { return Err(StoreError::NotFound(query.clone())) };
+        let references: Vec<&Reference> = entries.iter().filter_map(|entry| entry.reference.as_ref()).collect();
+        let by_name = query.reference().is_some_and(|wanted| references.iter().any(|name| name.repository() == wanted.repository()));
+        if references.len() > 1 && !by_name {
+            let names = references.iter().map(|reference| reference.familiar()).collect();
+            return Err(StoreError::SeveralNames { id: first.root.digest.short(), names });
+        }
+        let name = references.first().map_or_else(|| first.root.digest.to_string(), |reference| reference.familiar());
+        let mut presence = Presence::default();
+        for entry in &entries {
+            if let Some(image) = self.present_or_nothing(&entry.root, &mut presence).await? {
+                for blob in image.blobs() {
+                    presence.look(self, blob).await?;
+                }
+            }
+        }
+        self.release().await?;
+        self.delete_records(&records.to_remove(&positions)).await?;
+        Ok(Removed { name, freed_bytes: self.freed_bytes(presence.infos).await? })
+    }
+
+    /// See [`crate::store::Store::maintain`].
+    pub(super) async fn maintain(&self) -> Result<u64, StoreError> {
+        let Some(shared) = self.this.upgrade() else { return Ok(0) };
+        self.sweep().await?;
+        let before = self.all_infos(vec![]).await?;
+        shared.collect().await?;
+        let after = self.all_infos(vec![]).await?;
+        let kept: HashSet<Digest> = after.keys().copied().collect();
+        blocking({
+            let (shared, kept) = (Arc::clone(&shared), kept.clone());
+            move || shared.hashes.retain(&kept)
+        })
+        .await?;
+        Ok(before.iter().filter(|(digest, _)| !kept.contains(digest)).map(|(_, info)| info.size_bytes).sum())
+    }
+
+    async fn freed_bytes(&self, before: Infos) -> Result<u64, StoreError> {
+        let descriptor = |(digest, info): (Digest, super::content::BlobInfo)| Descriptor {
+            media_type: String::new(),
+            digest,
+            size_bytes: info.size_bytes,
+        };
+        let blobs: Vec<Descriptor> = before.into_iter().map(descriptor).collect();
+        let after = self.infos(&blobs).await?;
+        Ok(blobs.iter().filter(|blob| !after.contains_key(&blob.digest)).map(|blob| blob.size_bytes).sum())
+    }
+}

@@ -1,0 +1,153 @@
+//! containerd on its own, and Docker with containerd's image store.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use agent::store::containerd::{ContainerdStore, Flavour, Settings};
+
+use super::{Daemon, installed, unpacked_engines};
+
+/// A containerd of its own.
+pub struct Containerd {
+    daemon: Daemon,
+    program: PathBuf,
+}
+
+/// A Docker daemon of its own, whose images are in its containerd.
+pub struct DockerOnContainerd {
+    daemon: Daemon,
+    programs: PathBuf,
+}
+
+impl Containerd {
+    /// The one of the system; `None` where none is installed.
+    pub fn of_system() -> Option<Self> {
+        installed(&["/usr/bin/containerd"]).map(Self::start)
+    }
+
+    /// One that `.ci/engines` unpacked; `None` where that was not done.
+    pub fn unpacked(suite: &str) -> Option<Self> {
+        let program = unpacked_engines().join(suite).join("usr/bin/containerd");
+        program.exists().then(|| Self::start(program))
+    }
+
+    /// Starts this program.
+    pub fn start(program: PathBuf) -> Self {
+        let mut containerd = Self { daemon: Daemon::new(), program };
+        let at = |name: &str| containerd.daemon.path(name);
+        // The CRI plugin wants a network configuration.
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\n  address = {:?}\n",
+            at("root"),
+            at("state"),
+            at("socket")
+        );
+        std::fs::write(at("config.toml"), config).unwrap();
+        containerd.restart();
+        containerd
+    }
+
+    /// Starts it again after it was killed or stopped.
+    pub fn restart(&mut self) {
+        let config = self.daemon.path("config.toml");
+        let (socket, ctr) = (self.socket(), self.ctr_program());
+        let ready = || Command::new(&ctr).arg("--address").arg(&socket).arg("version").output().is_ok_and(|output| output.status.success());
+        self.daemon.start(Command::new(&self.program).arg("--config").arg(config), ready);
+    }
+
+    /// Ends it as a power cut would, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.daemon.signal("KILL");
+        self.daemon.stop();
+    }
+
+    /// Sends it a signal, by name.
+    pub fn signal(&self, name: &str) {
+        self.daemon.signal(name);
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.daemon.path("socket")
+    }
+
+    /// Where the file of a blob is.
+    pub fn blob(&self, digest: &proto::Digest) -> PathBuf {
+        self.daemon.path("root").join("io.containerd.content.v1.content/blobs/sha256").join(digest.hex())
+    }
+
+    /// A directory for agents.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.daemon.path(name)
+    }
+
+    /// A store in one of its namespaces, for an agent with files in `state_dir`.
+    pub fn store(&self, namespace: &str, flavour: Flavour, state_dir: &Path) -> ContainerdStore {
+        open(self.socket(), namespace, flavour, state_dir)
+    }
+
+    /// Runs `ctr` with these arguments.
+    pub fn ctr(&self, namespace: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new(self.ctr_program());
+        command.arg("--address").arg(self.socket()).args(["--namespace", namespace]).args(arguments).output().unwrap()
+    }
+
+    fn ctr_program(&self) -> PathBuf {
+        self.program.with_file_name("ctr")
+    }
+}
+
+impl DockerOnContainerd {
+    /// One that `.ci/engines` unpacked; `None` where that was not done.
+    pub fn unpacked(suite: &str) -> Option<Self> {
+        let programs = unpacked_engines().join(suite).join("usr");
+        if !programs.join("sbin/dockerd").exists() {
+            return None;
+        }
+        let mut daemon = Daemon::new();
+        let at = |name: &str| daemon.path(name);
+        std::fs::write(at("daemon.json"), r#"{"features":{"containerd-snapshotter":true}}"#).unwrap();
+        let mut command = Command::new(programs.join("sbin/dockerd"));
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{}:{path}", programs.join("sbin").display(), programs.join("bin").display()));
+        command.arg("--config-file").arg(at("daemon.json")).arg("--data-root").arg(at("root")).arg("--exec-root").arg(at("exec"));
+        command.arg("-p").arg(at("pid")).arg("-H").arg(format!("unix://{}", at("docker.sock").display()));
+        command.args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver", "overlayfs"]);
+        let socket = at("docker.sock");
+        let client = programs.join("bin/docker");
+        let ready = || docker_command(&client, &socket).arg("version").output().is_ok_and(|output| output.status.success());
+        daemon.start(&mut command, ready);
+        Some(Self { daemon, programs })
+    }
+
+    /// Where its containerd listens.
+    pub fn socket(&self) -> PathBuf {
+        self.daemon.path("exec/containerd/containerd.sock")
+    }
+
+    /// A directory for agents.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.daemon.path(name)
+    }
+
+    /// Its images, for an agent with files in `state_dir`.
+    pub fn store(&self, state_dir: &Path) -> ContainerdStore {
+        open(self.socket(), "moby", Flavour::Docker, state_dir)
+    }
+
+    /// Runs `docker` with these arguments.
+    pub fn docker(&self, arguments: &[&str]) -> Output {
+        docker_command(&self.programs.join("bin/docker"), &self.daemon.path("docker.sock")).args(arguments).output().unwrap()
+    }
+}
+
+fn docker_command(client: &Path, socket: &Path) -> Command {
+    // The client may be a package of its own.
+    let mut command = if client.exists() { Command::new(client) } else { Command::new("docker") };
+    command.arg("-H").arg(format!("unix://{}", socket.display()));
+    command
+}
+
+fn open(socket: PathBuf, namespace: &str, flavour: Flavour, state_dir: &Path) -> ContainerdStore {
+    ContainerdStore::open(Settings { socket, namespace: namespace.to_owned(), flavour, snapshotter: None, state_dir }).unwrap()
+}
