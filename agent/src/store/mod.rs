@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::staging::StagedFile;
 
+pub mod engine;
 pub(crate) mod hashes;
 pub mod layout;
 mod leases;
