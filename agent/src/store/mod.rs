@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use crate::staging::StagedFile;
 
 pub mod containerd;
+pub mod engine;
 pub(crate) mod hashes;
 pub mod layout;
 mod leases;

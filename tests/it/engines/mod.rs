@@ -1,3 +1,6 @@
 //! Tests against real engines.
 
 mod containerd;
+mod docker;
+mod podman;
+mod unpacked;

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub mod docker;
+pub mod podman;
+
 /// How long a daemon may take to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -1,0 +1,63 @@
+//! What there is to say about the engine, and what to do about it.
+
+use std::io::ErrorKind;
+
+use super::info::Info;
+use super::{Engine, Shared};
+use crate::store::{Finding, StoreError};
+
+impl Shared {
+    /// See [`crate::store::Store::examine`].
+    pub(super) async fn examine(&self) -> Vec<Finding> {
+        let engine = self.client.engine();
+        let info = match self.info().await {
+            Ok(info) => info,
+            Err(error) => return vec![self.unreachable(&error)],
+        };
+        let address = self.client.address();
+        let rights = if info.is_rootless { ", rootless" } else { "" };
+        let text = format!("{} {}{rights} with {} at {address}", engine.name(), info.version, info.driver);
+        vec![Finding { fine: true, text, remedy: None }, self.reading(&info).await]
+    }
+
+    async fn reading(&self, info: &Info) -> Finding {
+        let root = info.root.display();
+        let obstacle = match self.ground().await {
+            Ok(ground) => crate::sys::blocking(move || ground.obstacle()).await,
+            Err(error) => return self.unreachable(&error),
+        };
+        let Some(obstacle) = obstacle else {
+            return Finding { fine: true, text: format!("layers are read where they lie, in {root}"), remedy: None };
+        };
+        let slow = "images are sent through the engine's save, which is 5 to 10 times slower and copies each image to disk first";
+        let remedy = match obstacle.kind() {
+            ErrorKind::PermissionDenied => Some(
+                "run imgd as root, or let it read all files: AmbientCapabilities=CAP_DAC_READ_SEARCH in a drop-in (systemctl edit imgd)"
+                    .to_owned(),
+            ),
+            ErrorKind::NotFound => Some(format!("give imgd a view of {root}: it is not in its mount namespace")),
+            _ => None,
+        };
+        Finding { fine: false, text: format!("layers cannot be read in {root} ({obstacle}): {slow}"), remedy }
+    }
+
+    fn unreachable(&self, error: &StoreError) -> Finding {
+        let start = match self.client.engine() {
+            Engine::Docker => "systemctl start docker",
+            Engine::Podman => "systemctl enable --now podman.socket",
+        };
+        let (reason, remedy) = match error {
+            StoreError::Unreachable { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                let remedy = match self.client.engine() {
+                    Engine::Docker => "add the user of imgd to the group docker, or run imgd as root",
+                    Engine::Podman => "run imgd as root, or as the user whose Podman it is",
+                };
+                (format!(": {source}"), remedy)
+            }
+            StoreError::Unreachable { source, .. } => (format!(": {source}"), start),
+            StoreError::Silent { .. } => (String::new(), "look at its log (journalctl -u docker -u podman), and restart it if it hangs"),
+            _ => (String::new(), start),
+        };
+        Finding { fine: false, text: format!("{error}{reason}"), remedy: Some(remedy.to_owned()) }
+    }
+}

@@ -1,0 +1,282 @@
+//! One blob on its way in: a document is kept, a small layer waits for the others of its group, the last layer of a group goes straight into the
+//! engine, and a packed one is unpacked to a file first, because an archive says the size of a file before its bytes.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use proto::document::DocumentError;
+use proto::hash::{BlobHasher, RangeHash, RangeHasher};
+use proto::image::ImageError;
+use proto::limits::{BLOB_BYTES, BLOCK_BYTES, CONFIG_BYTES};
+use proto::{Descriptor, Digest};
+use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::blocks::Blocks;
+use super::import::{Target, Work};
+use super::load::{Kept, Load};
+use super::plan::GROUP_BYTES;
+use super::tar_split::nameless;
+use super::thin;
+use crate::packing::{Packing, unpacked};
+use crate::staging::StagedFile;
+use crate::store::{Ingest, StoreError};
+
+/// Blocks between whoever brings a packed layer and the thread that unpacks it.
+const QUEUE: usize = 2;
+
+/// A blob that is being written.
+#[derive(Debug)]
+pub struct EngineIngest {
+    work: Arc<Work>,
+    blob: Descriptor,
+    received_bytes: u64,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    Document(Vec<Bytes>),
+    Layer(LayerWay),
+}
+
+#[derive(Debug)]
+struct LayerWay {
+    target: Arc<Target>,
+    unit: usize,
+    passage: Passage,
+    _writer: OwnedMutexGuard<()>,
+}
+
+#[derive(Debug)]
+enum Passage {
+    /// A small plain layer.
+    Keep { hasher: Box<RangeHasher>, blocks: Vec<Bytes> },
+    /// The last plain layer of a group; the load is opened with its first bytes.
+    Stream { hasher: Box<RangeHasher>, load: Option<Load> },
+    /// Anything else.
+    Spool { hasher: Box<BlobHasher>, packed: Option<mpsc::Sender<Bytes>>, unpacking: AbortOnDropHandle<io::Result<Unpacked>> },
+}
+
+/// What came out of a packed layer.
+#[derive(Debug)]
+struct Unpacked {
+    file: File,
+    size_bytes: u64,
+    digest: Digest,
+    hashes: Vec<RangeHash>,
+}
+
+impl EngineIngest {
+    pub(super) fn document(work: Arc<Work>, blob: Descriptor) -> Self {
+        Self { work, blob, received_bytes: 0, way: Way::Document(vec![]) }
+    }
+
+    pub(super) fn layer(target: Arc<Target>, work: Arc<Work>, unit: usize, writer: OwnedMutexGuard<()>) -> Result<Self, StoreError> {
+        let blob = work.plan.units[unit].blob.clone();
+        let passage = if !work.plan.units[unit].is_plain() {
+            Self::spool(&target)?
+        } else if work.plan.ends_group(unit) {
+            Passage::Stream { hasher: Box::default(), load: None }
+        } else if blob.size_bytes < GROUP_BYTES {
+            Passage::Keep { hasher: Box::default(), blocks: vec![] }
+        } else {
+            Self::spool(&target)?
+        };
+        Ok(Self { work, blob, received_bytes: 0, way: Way::Layer(LayerWay { target, unit, passage, _writer: writer }) })
+    }
+
+    fn spool(target: &Target) -> Result<Passage, StoreError> {
+        let spool: PathBuf = target.shared.spool();
+        let file = nameless(&spool).map_err(StoreError::io("create", &spool))?;
+        let (sender, blocks) = mpsc::channel(QUEUE);
+        let work = move || unpack(Blocks::new(blocks), file);
+        let unpacking = AbortOnDropHandle::new(tokio::task::spawn_blocking(work));
+        Ok(Passage::Spool { hasher: Box::default(), packed: Some(sender), unpacking })
+    }
+
+    fn corrupt(&self) -> StoreError {
+        StoreError::Corrupt(self.blob.digest)
+    }
+}
+
+impl LayerWay {
+    /// Waits until the engine has what lies below, and what is loaded together with this layer has come in.
+    async fn wait(&self, work: &Work) -> Result<usize, StoreError> {
+        let group = work.plan.group_of(self.unit).unwrap_or_default();
+        let below = work.plan.groups[group].units.start..self.unit;
+        let mut progress = work.progress.subscribe();
+        let ready = progress.wait_for(|now| now.groups == group && below.clone().all(|unit| now.units.contains(&unit))).await;
+        // The sender is in `work`.
+        ready.map(|_| group).map_err(|_| StoreError::BlobMissing(work.plan.units[self.unit].blob.digest))
+    }
+
+    async fn stream(&self, work: &Work) -> Result<Load, StoreError> {
+        let group = self.wait(work).await?;
+        let unit = &work.plan.units[self.unit];
+        let mut load = self.target.open_load(work, Some(group)).await.map_err(|error| self.target.explained(error))?;
+        load.write(thin::layer_head(&unit.diff_id, unit.blob.size_bytes)).await.map_err(|error| self.target.explained(error))?;
+        Ok(load)
+    }
+
+    fn keep(&self, work: &Work, kept: Kept) {
+        work.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(self.unit, kept);
+    }
+
+    /// It came in, and what is known of it now will be needed when it is read.
+    fn came(&self, work: &Work, size_bytes: u64, hashes: &[RangeHash]) -> Result<(), StoreError> {
+        let diff_id = work.plan.units[self.unit].diff_id;
+        self.target.sized(work, &diff_id, size_bytes);
+        self.target.shared.hashes.put(&diff_id, hashes)?;
+        work.progress.send_modify(|progress| progress.units.extend([self.unit]));
+        Ok(())
+    }
+}
+
+impl Ingest for EngineIngest {
+    fn offset(&self) -> u64 {
+        0
+    }
+
+    async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        self.received_bytes += bytes.len() as u64;
+        let is_too_long = self.received_bytes > self.blob.size_bytes;
+        let corrupt = self.corrupt();
+        match &mut self.way {
+            _ if is_too_long => Err(corrupt),
+            Way::Document(blocks) => {
+                if self.blob.size_bytes > CONFIG_BYTES {
+                    let (digest, size_bytes) = (self.blob.digest, self.blob.size_bytes);
+                    let error = DocumentError::TooLarge { digest, kind: "document", size_bytes, limit_bytes: CONFIG_BYTES };
+                    return Err(ImageError::from(error).into());
+                }
+                blocks.push(bytes);
+                Ok(())
+            }
+            Way::Layer(LayerWay { passage: Passage::Keep { hasher, blocks }, .. }) => {
+                hasher.update(&bytes);
+                blocks.push(bytes);
+                Ok(())
+            }
+            Way::Layer(LayerWay { passage: Passage::Spool { hasher, packed, .. }, .. }) => {
+                hasher.update(&bytes);
+                match packed {
+                    Some(packed) if packed.send(bytes).await.is_ok() => Ok(()),
+                    // What it cannot unpack it does not read to the end.
+                    _ => Err(corrupt),
+                }
+            }
+            Way::Layer(way) => {
+                let opened = match &way.passage {
+                    Passage::Stream { load: None, .. } => Some(way.stream(&self.work).await?),
+                    _ => None,
+                };
+                let Passage::Stream { hasher, load } = &mut way.passage else { return Err(corrupt) };
+                hasher.update(&bytes);
+                *load = load.take().or(opened);
+                let load = load.as_mut().ok_or(corrupt)?;
+                load.write(bytes).await.map_err(|error| way.target.explained(error))
+            }
+        }
+    }
+
+    async fn commit(self) -> Result<(), StoreError> {
+        let corrupt = self.corrupt();
+        if self.received_bytes != self.blob.size_bytes {
+            return Err(corrupt);
+        }
+        let mut way = match self.way {
+            Way::Document(blocks) => {
+                let bytes: Bytes = blocks.concat().into();
+                if Digest::of(&bytes) != self.blob.digest {
+                    return Err(corrupt);
+                }
+                self.work.documents.lock().unwrap_or_else(PoisonError::into_inner).insert(self.blob.digest, bytes);
+                return Ok(());
+            }
+            Way::Layer(way) => way,
+        };
+        let work = &self.work;
+        let passage = std::mem::replace(&mut way.passage, Passage::Keep { hasher: Box::default(), blocks: vec![] });
+        match passage {
+            Passage::Keep { hasher, blocks } => {
+                let (digest, hashes) = hasher.finish();
+                if digest != self.blob.digest {
+                    return Err(corrupt);
+                }
+                way.keep(work, Kept::Memory(blocks.into(), self.received_bytes));
+                way.came(work, self.received_bytes, &hashes)
+            }
+            Passage::Stream { hasher, load } => {
+                let (digest, hashes) = hasher.finish();
+                // Before the archive's end is sent: the engine never sees a whole one with wrong bytes.
+                if digest != self.blob.digest {
+                    return Err(corrupt);
+                }
+                let mut load = match load {
+                    Some(load) => load,
+                    None => way.stream(work).await?,
+                };
+                load.write(thin::padding(self.received_bytes)).await.map_err(|error| way.target.explained(error))?;
+                way.target.finish_group(work, work.plan.group_of(way.unit).unwrap_or_default(), load).await?;
+                way.came(work, self.received_bytes, &hashes)
+            }
+            Passage::Spool { hasher, packed, unpacking } => {
+                drop(packed);
+                let unpacked = match unpacking.await {
+                    Ok(Ok(unpacked)) => unpacked,
+                    Ok(Err(error)) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                        return Err(StoreError::NoSpace(way.target.shared.spool()));
+                    }
+                    _ => return Err(corrupt),
+                };
+                if hasher.finish() != self.blob.digest || unpacked.digest != work.plan.units[way.unit].diff_id {
+                    return Err(corrupt);
+                }
+                way.keep(work, Kept::Spooled(Arc::new(unpacked.file), unpacked.size_bytes));
+                if work.plan.ends_group(way.unit) {
+                    let group = way.wait(work).await?;
+                    way.target.sized(work, &unpacked.digest, unpacked.size_bytes);
+                    let load = way.target.open_load(work, Some(group)).await.map_err(|error| way.target.explained(error))?;
+                    way.target.finish_group(work, group, load).await?;
+                }
+                way.came(work, unpacked.size_bytes, &unpacked.hashes)
+            }
+        }
+    }
+
+    async fn adopt(self, _: StagedFile) -> Result<(), StoreError> {
+        let kind = match self.way {
+            Way::Layer(way) => way.target.shared.client.engine().kind(),
+            Way::Document(_) => "an engine",
+        };
+        Err(StoreError::Unsupported { kind, what: "a file that is handed over" })
+    }
+}
+
+/// Writes what is in a packed layer to `file`.
+fn unpack(mut packed: Blocks, mut file: File) -> io::Result<Unpacked> {
+    let mut first = Vec::with_capacity(Packing::MAGIC_BYTES);
+    (&mut packed).take(Packing::MAGIC_BYTES as u64).read_to_end(&mut first)?;
+    let packing = Packing::of(&first);
+    let mut content = unpacked(io::Cursor::new(first).chain(packed), packing)?;
+    let mut hasher = RangeHasher::default();
+    let mut block = vec![0; BLOCK_BYTES as usize];
+    loop {
+        let read = content.read(&mut block)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&block[..read]);
+        if hasher.length_bytes() > BLOB_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "longer than a layer may be"));
+        }
+        file.write_all(&block[..read])?;
+    }
+    let size_bytes = hasher.length_bytes();
+    let (digest, hashes) = hasher.finish();
+    Ok(Unpacked { file, size_bytes, digest, hashes })
+}

@@ -1,0 +1,257 @@
+//! What the engine has: asked at each question, because anybody may change it at any time. Only what belongs to an ID for ever is remembered.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError};
+
+use proto::{Digest, Platform, Reference};
+use serde::Deserialize;
+
+use super::Shared;
+use super::pin::{PARTIAL_LABEL, PIN_REPOSITORY, Tag};
+use crate::store::StoreError;
+
+/// Images whose details are remembered. Each is a few kilobytes.
+const REMEMBERED: usize = 4096;
+
+/// All images of the engine, those included that nobody sees.
+#[derive(Debug)]
+pub(super) struct Inventory {
+    pub(super) rows: Vec<Row>,
+}
+
+/// One image.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) id: Digest,
+    /// Without our pins, sorted.
+    pub(super) names: Vec<Reference>,
+    /// Tags of our own kind, as they stand.
+    pub(super) pins: Vec<String>,
+    /// Which agent left it as part of an image that did not arrive.
+    pub(super) partial_of: Option<String>,
+    /// A step of a build: it has no name, and another image was made of it.
+    pub(super) is_step: bool,
+    pub(super) size_bytes: u64,
+    pub(super) created_unix_s: u64,
+    pub(super) details: Arc<Details>,
+}
+
+/// What an image is made of: the same as long as it has this ID.
+#[derive(Debug)]
+pub(super) struct Details {
+    /// Lowest first.
+    pub(super) diff_ids: Vec<Digest>,
+    /// For each layer, of it and all below it.
+    pub(super) chain_ids: Vec<Digest>,
+    pub(super) platform: Option<Platform>,
+    pub(super) tagged_unix_s: Option<u64>,
+    /// The names it had when this was asked: when they change, so does the time of the last one.
+    names: Vec<Reference>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawRow {
+    id: String,
+    #[serde(default)]
+    parent_id: Option<String>,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    created: i64,
+    #[serde(default)]
+    size: i64,
+    #[serde(default)]
+    labels: Option<HashMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct RawImage {
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: String,
+    #[serde(rename = "RootFS")]
+    root_fs: Option<RawRootFs>,
+    #[serde(default)]
+    metadata: Option<RawMetadata>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawRootFs {
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawMetadata {
+    #[serde(default)]
+    last_tag_time: Option<String>,
+}
+
+impl Inventory {
+    /// What people see: neither parts of images nor steps of builds, nor what only a pin keeps.
+    pub(super) fn visible(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.is_visible())
+    }
+
+    /// By its ID.
+    pub(super) fn image(&self, id: &Digest) -> Option<&Row> {
+        self.rows.iter().find(|row| row.id == *id)
+    }
+
+    /// An image that has a layer with this diff ID, and the chain ID of the layer in it.
+    pub(super) fn layer(&self, diff_id: &Digest) -> Option<(&Row, Digest)> {
+        self.rows.iter().find_map(|row| {
+            let at = row.details.diff_ids.iter().position(|found| found == diff_id)?;
+            Some((row, row.details.chain_ids[at]))
+        })
+    }
+
+    /// Every layer, by its chain ID.
+    pub(super) fn chains(&self) -> HashMap<Digest, Digest> {
+        let details = self.rows.iter().map(|row| &row.details);
+        details.flat_map(|details| details.chain_ids.iter().copied().zip(details.diff_ids.iter().copied())).collect()
+    }
+}
+
+impl Row {
+    /// See [`Inventory::visible`].
+    pub(super) fn is_visible(&self) -> bool {
+        !self.names.is_empty() || (self.partial_of.is_none() && self.has_no_name() && !self.is_step)
+    }
+
+    /// It has no name, and has had none since we look at it: it does not go with our pins.
+    pub(super) fn has_no_name(&self) -> bool {
+        self.names.is_empty() && self.pins.iter().all(|pin| Tag::parse(pin).is_some_and(|tag| tag.was_unnamed))
+    }
+}
+
+impl RawImage {
+    /// Lowest first.
+    pub(super) fn diff_ids(&self) -> Option<Vec<Digest>> {
+        let layers = self.root_fs.as_ref().and_then(|root_fs| root_fs.layers.as_deref()).unwrap_or_default();
+        layers.iter().map(|text| text.parse().ok()).collect()
+    }
+
+    /// True when one of its names is this one.
+    pub(super) fn is_named(&self, reference: &Reference) -> bool {
+        self.repo_tags.iter().flatten().any(|tag| tag.parse::<Reference>().is_ok_and(|found| found == *reference))
+    }
+}
+
+impl Shared {
+    /// All images, now.
+    pub(super) async fn inventory(&self) -> Result<Inventory, StoreError> {
+        let raw: Option<Vec<RawRow>> = self.client.get("/images/json?all=1", "list images").await?;
+        let raw = raw.unwrap_or_default();
+        let parents: HashSet<String> = raw.iter().filter_map(|row| row.parent_id.clone()).filter(|parent| !parent.is_empty()).collect();
+        let mut rows = Vec::with_capacity(raw.len());
+        for raw in raw {
+            let Some(id) = image_id(&raw.id) else { continue };
+            let (mut names, mut pins) = (vec![], vec![]);
+            for tag in raw.repo_tags.iter().flatten() {
+                match tag.strip_prefix(PIN_REPOSITORY).and_then(|rest| rest.strip_prefix(':')) {
+                    Some(pin) => pins.push(pin.to_owned()),
+                    // `<none>:<none>` is no reference.
+                    None => names.extend(tag.parse::<Reference>().ok()),
+                }
+            }
+            names.sort();
+            // It went away since the list was made.
+            let Some(details) = self.details(&id, &names).await? else { continue };
+            let is_step = names.is_empty() && parents.contains(&raw.id);
+            let partial_of = raw.labels.as_ref().and_then(|labels| labels.get(PARTIAL_LABEL)).cloned();
+            let created_unix_s = u64::try_from(raw.created).unwrap_or_default();
+            let size_bytes = u64::try_from(raw.size).unwrap_or_default();
+            rows.push(Row { id, names, pins, partial_of, is_step, size_bytes, created_unix_s, details });
+        }
+        self.forget_details(&rows);
+        Ok(Inventory { rows })
+    }
+
+    /// What the engine says of one image, by ID or name, not remembered.
+    pub(super) async fn inspect(&self, name: &str) -> Result<Option<RawImage>, StoreError> {
+        self.client.get(&format!("/images/{}/json", super::api::encoded(name)), "inspect an image").await
+    }
+
+    async fn details(&self, id: &Digest, names: &[Reference]) -> Result<Option<Arc<Details>>, StoreError> {
+        let known = self.details.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        if let Some(known) = known.filter(|known| known.names == names) {
+            return Ok(Some(known));
+        }
+        let Some(raw) = self.inspect(&id.to_string()).await? else { return Ok(None) };
+        // An image with layers that are no SHA-256: nothing that could be sent.
+        let Some(diff_ids) = raw.diff_ids() else { return Ok(None) };
+        let platform = match (raw.os.as_str(), raw.architecture.as_str()) {
+            ("", _) | (_, "") => None,
+            (os, architecture) => Some(Platform::new(os, architecture, &raw.variant)),
+        };
+        let tagged = raw.metadata.and_then(|metadata| metadata.last_tag_time);
+        let details = Arc::new(Details {
+            chain_ids: chain_ids(&diff_ids),
+            diff_ids,
+            platform,
+            tagged_unix_s: tagged.and_then(|text| unix_s(&text)),
+            names: names.to_vec(),
+        });
+        self.details.lock().unwrap_or_else(PoisonError::into_inner).insert(*id, details.clone());
+        Ok(Some(details))
+    }
+
+    fn forget_details(&self, rows: &[Row]) {
+        let mut details = self.details.lock().unwrap_or_else(PoisonError::into_inner);
+        if details.len() > REMEMBERED.max(2 * rows.len()) {
+            let here: HashSet<Digest> = rows.iter().map(|row| row.id).collect();
+            details.retain(|id, _| here.contains(id));
+        }
+    }
+}
+
+/// The identity of each layer together with those below it (OCI image specification, "Layer ChainID").
+pub(super) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+    let mut chain_ids: Vec<Digest> = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        let chain_id = chain_ids.last().map_or(*diff_id, |below| Digest::of(format!("{below} {diff_id}").as_bytes()));
+        chain_ids.push(chain_id);
+    }
+    chain_ids
+}
+
+fn image_id(text: &str) -> Option<Digest> {
+    text.parse().ok().or_else(|| Digest::from_hex(text).ok())
+}
+
+fn unix_s(text: &str) -> Option<u64> {
+    let time = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
+    u64::try_from(time.unix_timestamp()).ok().filter(|&seconds| seconds > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains() {
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let chains = chain_ids(&[a, b, b]);
+        assert_eq!(chains[0], a);
+        assert_eq!(chains[1], Digest::of(format!("{a} {b}").as_bytes()));
+        assert_eq!(chains[2], Digest::of(format!("{} {b}", chains[1]).as_bytes()));
+        assert!(chain_ids(&[]).is_empty());
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(unix_s("2026-11-21T14:29:51.454847761Z"), Some(1_795_271_391));
+        assert_eq!(unix_s("0001-01-01T00:00:00Z"), None);
+    }
+}

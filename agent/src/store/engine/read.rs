@@ -1,0 +1,282 @@
+//! Reading blobs: documents from memory, layers where they lie, or out of an export.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use proto::hash::{RangeHash, RangeHasher};
+use proto::limits::BLOCK_BYTES;
+use proto::{Descriptor, Digest};
+use tokio::sync::mpsc;
+
+use super::Shared;
+use super::export::Export;
+use super::present::Presented;
+use super::tar_split::{Cursor, TarSplit};
+use crate::store::{Reader, Scrubbed, StoreError};
+use crate::sys::blocking;
+
+/// Layers whose notes are kept open: those that are read at the same time.
+const OPEN: usize = 4;
+
+/// The notes of the layers that were read last, by where those lie.
+#[derive(Debug, Default)]
+pub(super) struct Splits(Mutex<VecDeque<(String, Arc<TarSplit>)>>);
+
+/// Where a blob is.
+pub(super) enum Located {
+    /// It is this.
+    Document(Bytes),
+    /// A layer of this image, with this chain ID.
+    Layer { image: Digest, chain_id: Digest, held: Option<Arc<Presented>> },
+}
+
+/// A layer to be read.
+#[derive(Clone)]
+pub(super) enum Layer {
+    /// Where it lies, under this key.
+    Split(Arc<TarSplit>, String),
+    /// Out of an export, which stays as long as this is read.
+    Exported { file: Arc<File>, size_bytes: u64, _export: Arc<Export> },
+}
+
+impl Layer {
+    fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Split(split, _) => split.size_bytes(),
+            Self::Exported { size_bytes, .. } => *size_bytes,
+        }
+    }
+
+    /// By which a damaged one is remembered.
+    fn key(&self) -> &str {
+        match self {
+            Self::Split(_, key) => key,
+            Self::Exported { .. } => "export",
+        }
+    }
+
+    /// Passes a range on, in blocks, until there is no more of it or `sink` says that it is enough.
+    fn copy(&self, range: Range<u64>, mut sink: impl FnMut(Bytes) -> bool) -> io::Result<()> {
+        let mut source = match self {
+            Self::Split(split, _) => Source::Split(split.cursor(range.start)?),
+            Self::Exported { file, .. } => Source::File(file, range.start),
+        };
+        let mut left_bytes = range.end.saturating_sub(range.start);
+        while left_bytes > 0 {
+            let mut block = vec![0; left_bytes.min(BLOCK_BYTES) as usize];
+            let filled = source.fill(&mut block)?;
+            if filled < block.len() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left_bytes -= filled as u64;
+            if !sink(block.into()) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn hash(&self) -> io::Result<(Digest, Vec<RangeHash>)> {
+        let mut hasher = RangeHasher::default();
+        self.copy(0..self.size_bytes(), |block| {
+            hasher.update(&block);
+            true
+        })?;
+        Ok(hasher.finish())
+    }
+}
+
+enum Source<'a> {
+    Split(Cursor<'a>),
+    File(&'a File, u64),
+}
+
+impl Source<'_> {
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Split(cursor) => cursor.fill(buffer),
+            Self::File(file, offset) => {
+                file.read_exact_at(buffer, *offset)?;
+                *offset += buffer.len() as u64;
+                Ok(buffer.len())
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// See [`crate::store::Store::read`].
+    pub(super) async fn read(&self, blob: &Descriptor, range: Range<u64>) -> Result<Reader, StoreError> {
+        let layer = match self.locate(&blob.digest).await? {
+            Located::Document(bytes) => {
+                let (sender, reader) = Reader::channel();
+                let end = range.end.min(bytes.len() as u64) as usize;
+                let _ = sender.try_send(Ok(bytes.slice((range.start as usize).min(end)..end)));
+                return Ok(reader);
+            }
+            Located::Layer { image, chain_id, held } => self.layer(&image, &blob.digest, &chain_id, held.as_deref()).await?,
+        };
+        if self.records.is_damaged(&blob.digest, layer.key()) {
+            return Err(StoreError::Corrupt(blob.digest));
+        }
+        if layer.size_bytes() != blob.size_bytes {
+            return Err(StoreError::BlobMissing(blob.digest));
+        }
+        let (sender, reader) = Reader::channel();
+        let digest = blob.digest;
+        // Ends when the reader is dropped.
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = layer.copy(range, |block| sender.blocking_send(Ok(block)).is_ok()) {
+                tracing::debug!(layer = %digest.short(), %error, "reading a layer failed");
+                let _ = sender.blocking_send(Err(StoreError::Corrupt(digest)));
+            }
+        }));
+        Ok(reader)
+    }
+
+    /// See [`crate::store::Store::hashes`].
+    pub(super) async fn hashes(&self, blob: &Descriptor) -> Result<Arc<[RangeHash]>, StoreError> {
+        let (image, chain_id, held) = match self.locate(&blob.digest).await? {
+            Located::Document(bytes) => {
+                let mut hasher = RangeHasher::default();
+                hasher.update(&bytes);
+                let (digest, hashes) = hasher.finish();
+                return if digest == blob.digest { Ok(hashes.into()) } else { Err(StoreError::Corrupt(blob.digest)) };
+            }
+            Located::Layer { image, chain_id, held } => (image, chain_id, held),
+        };
+        let _turn = self.turns.take(blob.digest).await;
+        if let Some(known) = self.hashes.get(blob).filter(|_| !self.records.may_be_damaged(&blob.digest)) {
+            return Ok(known);
+        }
+        let layer = self.layer(&image, &blob.digest, &chain_id, held.as_deref()).await?;
+        if self.records.is_damaged(&blob.digest, layer.key()) {
+            return Err(StoreError::Corrupt(blob.digest));
+        }
+        self.hash(&blob.digest, layer).await?.ok_or(StoreError::Corrupt(blob.digest))
+    }
+
+    /// See [`crate::store::Store::scrub`].
+    pub(super) async fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
+        let blobs: Vec<Digest> = match blob {
+            Some(digest) => vec![digest],
+            None => {
+                let inventory = self.inventory().await?;
+                let layers: std::collections::BTreeSet<Digest> =
+                    inventory.visible().flat_map(|row| row.details.diff_ids.iter().copied()).collect();
+                layers.into_iter().collect()
+            }
+        };
+        for digest in blobs {
+            let scrubbed = match self.locate(&digest).await {
+                Ok(Located::Document(bytes)) => Scrubbed { digest, size_bytes: bytes.len() as u64, intact: Digest::of(&bytes) == digest },
+                Ok(Located::Layer { image, chain_id, held }) => {
+                    let layer = self.layer(&image, &digest, &chain_id, held.as_deref()).await?;
+                    let size_bytes = layer.size_bytes();
+                    let _turn = self.turns.take(digest).await;
+                    Scrubbed { digest, size_bytes, intact: self.hash(&digest, layer).await?.is_some() }
+                }
+                // It went while others were read.
+                Err(StoreError::BlobMissing(_)) if blob.is_none() => continue,
+                Err(error) => return Err(error),
+            };
+            if report.send(scrubbed).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a layer and records its hashes. `None`: it is not what its digest says, and is put aside.
+    async fn hash(&self, digest: &Digest, layer: Layer) -> Result<Option<Arc<[RangeHash]>>, StoreError> {
+        let key = layer.key().to_owned();
+        let (size_bytes, hashed) = blocking(move || (layer.size_bytes(), layer.hash())).await;
+        match hashed {
+            Ok((found, hashes)) if found == *digest => {
+                self.hashes.put(digest, &hashes)?;
+                self.records.put_size(digest, size_bytes);
+                self.records.put_intact(digest, &key);
+                Ok(Some(hashes.into()))
+            }
+            result => {
+                let error = result.err().map_or_else(|| "other content".to_owned(), |error| error.to_string());
+                tracing::warn!(layer = %digest, error, "a layer of the engine is damaged");
+                self.hashes.forget(digest);
+                self.records.put_damaged(digest, &key);
+                Ok(None)
+            }
+        }
+    }
+
+    /// A blob of an image that somebody holds, or else of one that the engine has now.
+    pub(super) async fn locate(&self, digest: &Digest) -> Result<Located, StoreError> {
+        for image in self.held_images() {
+            if let Some(bytes) = image.document(digest) {
+                return Ok(Located::Document(bytes));
+            }
+            if let Some(chain_id) = image.chain_of(digest) {
+                return Ok(Located::Layer { image: image.id(), chain_id, held: Some(image) });
+            }
+        }
+        let inventory = self.inventory().await?;
+        let made_of = self.roots.lock().unwrap_or_else(PoisonError::into_inner).get(digest).copied();
+        if let Some(row) = inventory.visible().find(|row| row.id == *digest || Some(row.id) == made_of) {
+            let bytes = self.present(row).await?.document(digest);
+            return bytes.map(Located::Document).ok_or(StoreError::BlobMissing(*digest));
+        }
+        let (row, chain_id) = inventory.layer(digest).ok_or(StoreError::BlobMissing(*digest))?;
+        Ok(Located::Layer { image: row.id, chain_id, held: None })
+    }
+
+    async fn layer(&self, image: &Digest, diff_id: &Digest, chain_id: &Digest, held: Option<&Presented>) -> Result<Layer, StoreError> {
+        let error = match self.split(diff_id, chain_id).await {
+            Ok((split, key)) => return Ok(Layer::Split(split, key)),
+            Err(error) => error,
+        };
+        tracing::debug!(layer = %diff_id.short(), %error, "not read where it lies");
+        let export = match held.and_then(|held| held.export.clone()) {
+            Some(export) => export,
+            None => self.export(image).await?,
+        };
+        let (file, size_bytes) = export.layer(diff_id)?;
+        Ok(Layer::Exported { file: Arc::new(file), size_bytes, _export: export })
+    }
+
+    /// The notes of a layer, and the key of where it lies.
+    pub(super) async fn split(&self, diff_id: &Digest, chain_id: &Digest) -> Result<(Arc<TarSplit>, String), StoreError> {
+        let ground = self.ground().await?;
+        let (diff_id, chain_id) = (*diff_id, *chain_id);
+        let failed = StoreError::io("find", diff_id.to_string());
+        let place = blocking(move || ground.place(&diff_id, &chain_id)).await.map_err(failed)?;
+        let key = place.key.clone();
+        if let Some(open) = self.splits.get(&key) {
+            return Ok((open, key));
+        }
+        let scratch = self.spool();
+        let failed = StoreError::io("read", place.tar_split.clone());
+        let split = blocking(move || TarSplit::open(&place.tar_split, &place.diff, &scratch)).await.map_err(failed)?;
+        let split = Arc::new(split);
+        self.splits.put(key.clone(), split.clone());
+        Ok((split, key))
+    }
+}
+
+impl Splits {
+    fn get(&self, key: &str) -> Option<Arc<TarSplit>> {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter().find(|(found, _)| found == key).map(|(_, split)| split.clone())
+    }
+
+    fn put(&self, key: String, split: Arc<TarSplit>) {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.push_back((key, split));
+        if open.len() > OPEN {
+            open.pop_front();
+        }
+    }
+}

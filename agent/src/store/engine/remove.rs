@@ -1,0 +1,76 @@
+//! Taking names and images away.
+
+use std::collections::HashSet;
+
+use proto::{Digest, Reference};
+
+use super::Shared;
+use super::api::encoded;
+use super::inventory::Inventory;
+use crate::store::{Query, Removed, StoreError};
+
+impl Shared {
+    /// See [`crate::store::Store::remove`].
+    pub(super) async fn remove(&self, query: &Query) -> Result<Removed, StoreError> {
+        self.flush_pins().await?;
+        let before = self.inventory().await?;
+        let found = self.find(&before, query).await?;
+        let id = found.first().map(|entry| entry.row.id).ok_or_else(|| StoreError::NotFound(query.clone()))?;
+        let references: Vec<&Reference> = found.iter().filter_map(|entry| entry.reference).collect();
+        let by_name = query.reference().is_some_and(|asked| {
+            let name = asked.familiar_repository();
+            references.iter().any(|reference| reference.repository() == asked.repository() || reference.familiar_repository() == name)
+        });
+        if references.len() > 1 && !by_name {
+            let names = references.iter().map(|reference| reference.familiar()).collect();
+            return Err(StoreError::SeveralNames { id: id.short(), names });
+        }
+        let name = references.first().map_or_else(|| id.to_string(), |reference| reference.familiar());
+        // What will be freed is only known while it is here.
+        let bytes = self.document_bytes(&before, &id).await;
+        let targets: Vec<String> = match references.is_empty() {
+            true => vec![id.to_string()],
+            false => references.iter().map(ToString::to_string).collect(),
+        };
+        for target in targets {
+            let answer = self.client.delete(&format!("/images/{}", encoded(&target)), &format!("remove {name}")).await?;
+            if answer.is_absent() {
+                return Err(StoreError::NotFound(query.clone()));
+            }
+            if !answer.is_success() {
+                return Err(self.client.refusal(format!("remove {name}"), answer.reason()));
+            }
+        }
+        let after = self.inventory().await?;
+        Ok(Removed { name, freed_bytes: self.freed_bytes(&before, &after, |gone| if *gone == id { bytes } else { 0 }) })
+    }
+
+    /// See [`crate::store::Store::maintain`].
+    pub(super) async fn maintain(&self) -> Result<u64, StoreError> {
+        self.flush_pins().await?;
+        let before = self.inventory().await?;
+        self.sweep(false).await?;
+        let after = self.inventory().await?;
+        let layers: HashSet<Digest> = after.rows.iter().flat_map(|row| row.details.diff_ids.iter().copied()).collect();
+        self.records.retain(&layers);
+        self.hashes.retain(&layers)?;
+        Ok(self.freed_bytes(&before, &after, |_| 0))
+    }
+
+    /// Layers that are gone, as archives, and what `documents` says of images that are gone.
+    fn freed_bytes(&self, before: &Inventory, after: &Inventory, documents: impl Fn(&Digest) -> u64) -> u64 {
+        let kept = after.chains();
+        let gone = before.chains().into_iter().filter(|(chain_id, _)| !kept.contains_key(chain_id));
+        let layers: u64 = gone.map(|(_, diff_id)| self.records.size_bytes(&diff_id).unwrap_or_default()).sum();
+        let images = before.rows.iter().filter(|row| after.image(&row.id).is_none());
+        layers + images.map(|row| documents(&row.id)).sum::<u64>()
+    }
+
+    async fn document_bytes(&self, inventory: &Inventory, id: &Digest) -> u64 {
+        let Some(row) = inventory.image(id) else { return 0 };
+        match self.present(row).await {
+            Ok(presented) => (presented.manifest.len() + presented.config.len()) as u64,
+            Err(_) => 0,
+        }
+    }
+}

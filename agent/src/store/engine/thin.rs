@@ -1,0 +1,130 @@
+//! The thin hybrid archive: an image in two formats at once (OCI image layout, and `manifest.json` for engines that know only that), with those
+//! layers that the engine does not have. It is a side effect of how engines load that the others may be absent, and no promise of theirs.
+
+use bytes::Bytes;
+use proto::descriptor::media_type;
+use proto::document::make_manifest;
+use proto::{Descriptor, Digest, Platform, Reference};
+use serde_json::json;
+
+use super::pin::PARTIAL_LABEL;
+
+const BLOCK_BYTES: u64 = 512;
+
+/// The bytes before the first layer.
+pub(super) fn head(config: &[u8], layers: &[Descriptor], reference: Option<&Reference>) -> Bytes {
+    let config_descriptor = Descriptor::of(media_type::CONFIG, config);
+    let manifest = make_manifest(&config_descriptor, layers);
+    let root = Descriptor::of(media_type::MANIFEST, &manifest);
+    let mut entry = json!({"mediaType": root.media_type, "digest": root.digest.to_string(), "size": root.size_bytes});
+    if let Some(reference) = reference {
+        let name = reference.to_string();
+        entry["annotations"] = json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name});
+    }
+    let index = json!({"schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": [entry]});
+    let layers: Vec<String> = layers.iter().map(|layer| path(&layer.digest)).collect();
+    let tags = reference.map(|reference| vec![reference.familiar()]);
+    let list = json!([{"Config": path(&config_descriptor.digest), "RepoTags": tags, "Layers": layers}]);
+    let mut bytes = vec![];
+    member(&mut bytes, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+    member(&mut bytes, "index.json", index.to_string().as_bytes());
+    member(&mut bytes, "manifest.json", list.to_string().as_bytes());
+    member(&mut bytes, &path(&root.digest), &manifest);
+    member(&mut bytes, &path(&config_descriptor.digest), config);
+    bytes.into()
+}
+
+/// The bytes before a layer.
+pub(super) fn layer_head(diff_id: &Digest, size_bytes: u64) -> Bytes {
+    let mut bytes = vec![];
+    header(&mut bytes, &path(diff_id), size_bytes);
+    bytes.into()
+}
+
+/// The bytes behind a layer of this size.
+pub(super) fn padding(size_bytes: u64) -> Bytes {
+    let past = size_bytes % BLOCK_BYTES;
+    Bytes::from_static(&[0; BLOCK_BYTES as usize]).slice(..((BLOCK_BYTES - past) % BLOCK_BYTES) as usize)
+}
+
+/// The end of an archive.
+pub(super) fn end() -> Bytes {
+    Bytes::from_static(&[0; 2 * BLOCK_BYTES as usize])
+}
+
+/// The config of an image of the lowest layers of another one, to be there before the others have come.
+pub(super) fn partial_config(agent: &str, platform: &Platform, diff_ids: &[Digest]) -> Vec<u8> {
+    let diff_ids: Vec<String> = diff_ids.iter().map(ToString::to_string).collect();
+    let label = format!("{agent} {}", super::unix_s());
+    let config = json!({
+        "architecture": platform.architecture, "os": platform.os, "variant": platform.variant,
+        "config": {"Labels": {PARTIAL_LABEL: label}},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    config.to_string().into_bytes()
+}
+
+/// A whole archive of an image without layers, under this name.
+pub(super) fn anchor(agent: &str, name: &str) -> Bytes {
+    let config = partial_config(agent, &Platform::host(), &[]);
+    let reference = name.parse::<Reference>().ok();
+    let mut bytes = head(&config, &[], reference.as_ref()).to_vec();
+    bytes.extend_from_slice(&end());
+    bytes.into()
+}
+
+fn path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+fn member(bytes: &mut Vec<u8>, name: &str, content: &[u8]) {
+    header(bytes, name, content.len() as u64);
+    bytes.extend_from_slice(content);
+    bytes.extend_from_slice(&padding(content.len() as u64));
+}
+
+fn header(bytes: &mut Vec<u8>, name: &str, size_bytes: u64) {
+    let mut header = tar::Header::new_gnu();
+    // The names above are shorter than the field.
+    let field = &mut header.as_old_mut().name;
+    let length = name.len().min(field.len());
+    field[..length].copy_from_slice(&name.as_bytes()[..length]);
+    header.set_size(size_bytes);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    header.set_cksum();
+    bytes.extend_from_slice(header.as_bytes());
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_has_both_formats_and_only_the_layers_that_were_put_in() {
+        let layers = [Descriptor::of(media_type::LAYER, b"below"), Descriptor::of(media_type::LAYER, b"above")];
+        let reference: Reference = "quay.io/a/demo:v1".parse().unwrap();
+        let mut bytes = head(b"{}", &layers, Some(&reference)).to_vec();
+        bytes.extend_from_slice(&layer_head(&layers[1].digest, 5));
+        bytes.extend_from_slice(b"above");
+        bytes.extend_from_slice(&padding(5));
+        bytes.extend_from_slice(&end());
+        let mut archive = tar::Archive::new(&bytes[..]);
+        let mut members = std::collections::HashMap::new();
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut content = vec![];
+            std::io::Read::read_to_end(&mut entry, &mut content).unwrap();
+            members.insert(entry.path().unwrap().to_str().unwrap().to_owned(), content);
+        }
+        assert_eq!(members.len(), 6);
+        assert_eq!(members[&path(&layers[1].digest)], b"above");
+        let list: serde_json::Value = serde_json::from_slice(&members["manifest.json"]).unwrap();
+        assert_eq!(list[0]["RepoTags"][0], "quay.io/a/demo:v1");
+        assert_eq!(list[0]["Layers"][0], path(&layers[0].digest));
+        let index: serde_json::Value = serde_json::from_slice(&members["index.json"]).unwrap();
+        assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], "quay.io/a/demo:v1");
+        assert!(padding(1024).is_empty());
+    }
+}
