@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use serde::Deserialize;
 
+use crate::store::kind::{InvalidStore, StoreKind};
+
 /// imgd: moves container images between the hosts of a LAN.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "imgd", version, about = "The agent that moves container images between the hosts of a LAN", long_about = None)]
@@ -25,7 +27,8 @@ pub struct Flags {
     /// Name of this host in its fleet [default: the short host name]
     #[arg(long)]
     pub name: Option<String>,
-    /// Where images are: layout or layout:DIR [default: layout, in the state directory]
+    /// Where images are: auto, layout[:DIR], docker[:unix://SOCKET], containerd[:SOCKET][?namespace=NAME] or podman[:unix://SOCKET]
+    /// [default: auto, which is the engine that is installed, else layout]
     #[arg(long, value_name = "KIND[:ADDRESS]")]
     pub store: Option<String>,
     /// Address of another host; may be given several times
@@ -88,13 +91,6 @@ pub struct Config {
     pub log_level: String,
 }
 
-/// Where images are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreKind {
-    /// An OCI image layout in a directory.
-    Layout(PathBuf),
-}
-
 /// Why an agent cannot run as it is told.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -118,8 +114,8 @@ pub enum ConfigError {
     #[error("{0}; set another one with --name")]
     Name(#[from] proto::host::InvalidHostName),
     /// The kind of store is not known.
-    #[error("unknown store \"{}\": known are layout and layout:DIR", proto::text::escape(.0))]
-    Store(String),
+    #[error(transparent)]
+    Store(#[from] InvalidStore),
 }
 
 const DEFAULT_FILE: &str = "/etc/imgd/config.toml";
@@ -137,7 +133,7 @@ impl Config {
         let state_dir = flags.state_dir.or(file.state_dir).unwrap_or_else(|| PathBuf::from("/var/lib/imgd"));
         let name = flags.name.or(file.name).unwrap_or_else(short_host_name);
         proto::host::check_name(&name)?;
-        let store = flags.store.or(file.store).unwrap_or_else(|| "layout".to_owned());
+        let store = flags.store.or(file.store).unwrap_or_else(|| "auto".to_owned());
         let beside = path.parent().unwrap_or(Path::new("/etc/imgd")).join("policy.toml");
         Ok(Self {
             socket: flags.socket.or(file.socket).unwrap_or_else(|| PathBuf::from("/run/imgd/imgd.sock")),
@@ -154,16 +150,6 @@ impl Config {
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             state_dir,
         })
-    }
-}
-
-impl StoreKind {
-    fn parse(text: &str, state_dir: &Path) -> Result<Self, ConfigError> {
-        match text.split_once(':') {
-            None if text == "layout" => Ok(Self::Layout(state_dir.join("layout"))),
-            Some(("layout", directory)) if !directory.is_empty() => Ok(Self::Layout(PathBuf::from(directory))),
-            _ => Err(ConfigError::Store(text.to_owned())),
-        }
     }
 }
 
@@ -198,7 +184,7 @@ mod tests {
         assert_eq!(config.listen, SocketAddr::from(([127, 0, 0, 1], 0)));
         assert_eq!(config.peers, ["a", "b"]);
         assert!(!config.mdns);
-        assert_eq!(config.store, StoreKind::Layout(PathBuf::from("/var/lib/imgd/layout")));
+        assert_eq!(config.store, StoreKind::Auto);
     }
 
     #[test]

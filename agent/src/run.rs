@@ -5,11 +5,12 @@ use std::sync::Arc;
 use tracing::{error, info};
 
 use crate::agent::{Agent, StartError};
-use crate::config::{Config, StoreKind};
+use crate::config::Config;
 use crate::log;
 use crate::staging::Staging;
-use crate::store::layout::LayoutStore;
-use crate::store::{Store, StoreError};
+use crate::store::any::AnyStore;
+use crate::store::kind::StoreKind;
+use crate::store::{Store, StoreError, auto};
 use crate::sys;
 
 /// Why an agent ended otherwise than by being told to.
@@ -35,17 +36,31 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     log::init(&config.log_level).map_err(|_| RunError::Log(config.log_level.clone()))?;
     // Hashing and file I/O have threads of their own; these two move packets and decide.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).enable_all().build()?;
-    // The one place that knows the kinds of stores.
-    let result = match &config.store {
-        StoreKind::Layout(directory) => runtime.block_on(async {
-            let store = LayoutStore::open(directory).map_err(StartError::Store)?;
-            // On the file system of the store, so that a complete blob moves into it by a rename.
-            let staging = Staging::open(&directory.join(".imgd/staging")).map_err(StartError::Store)?;
-            serve(config, store, staging).await
-        }),
-    };
+    let result = runtime.block_on(async {
+        let (store, staging) = open(config).map_err(StartError::Store)?;
+        serve(config, store, staging).await
+    });
     runtime.shutdown_background();
     result
+}
+
+/// The store, and the staging area beside it.
+fn open(config: &Config) -> Result<(AnyStore, Arc<Staging>), StoreError> {
+    let kind = match &config.store {
+        StoreKind::Auto => {
+            let (kind, reason) = auto::choose(&config.state_dir)?;
+            info!(store = %kind, reason, "store");
+            kind
+        }
+        kind => kind.clone(),
+    };
+    let store = AnyStore::open(&kind, &config.state_dir)?;
+    let staging = match &kind {
+        // On the file system of the store, so that a complete blob moves into it by a rename.
+        StoreKind::Layout(directory) => directory.join(".imgd/staging"),
+        _ => config.state_dir.join("staging"),
+    };
+    Ok((store, Staging::open(&staging)?))
 }
 
 async fn serve<S: Store>(config: &Config, store: S, staging: Arc<Staging>) -> Result<(), RunError> {

@@ -126,7 +126,7 @@ fn agents_that_cannot_start() {
     let wrong = imgd("colour = \"red\"\n", &host.path().join("other")).output().unwrap();
     let error = String::from_utf8_lossy(&wrong.stderr).into_owned();
     assert!(!wrong.status.success() && error.contains("colour"), "{error}");
-    let second = imgd("", &host.path().join("state")).output().unwrap();
+    let second = imgd("store = \"layout\"\n", &host.path().join("state")).output().unwrap();
     let error = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(!second.status.success() && error.contains(host.path().join("state").to_str().unwrap()), "{error}");
     let unwritable = imgd("", Path::new("/proc/imgd")).output().unwrap();

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agent::config::StoreKind;
 use agent::staging::Staging;
 use agent::store::Store;
+use agent::store::kind::StoreKind;
 use agent::store::layout::LayoutStore;
 use agent::{Agent, Config};
 use proto::control::{Event, Failure, Fleet as FleetRequest, Hello, Hosts, MAJOR, Request, Send};

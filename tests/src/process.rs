@@ -81,6 +81,9 @@ impl Process {
         let log = std::fs::File::create(self.path().join("log")).unwrap();
         let mut command = self.command(&program("imgd"));
         command.arg("--config").arg(&empty).arg("--state-dir").arg(self.path().join("state")).arg("--socket").arg(self.socket());
+        if !self.arguments.iter().any(|argument| argument.starts_with("--store")) {
+            command.args(["--store", "layout"]);
+        }
         command.args(["--name", &self.name]).args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         // The group is signalled as a whole: `ip netns exec` replaces itself, but a wrapper may not.
         self.child = Some(command.process_group(0).spawn().unwrap());

@@ -18,9 +18,12 @@ use tokio::sync::mpsc;
 
 use crate::staging::StagedFile;
 
+pub mod any;
+pub mod auto;
 pub mod containerd;
 pub mod engine;
 pub(crate) mod hashes;
+pub mod kind;
 pub mod layout;
 mod leases;
 pub mod memory;

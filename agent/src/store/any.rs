@@ -1,0 +1,264 @@
+//! The store of an agent: one of the backends, chosen by its configuration, and with Docker by what the engine uses.
+//!
+//! Nothing above knows which one it is. A Docker Engine may be down when the agent starts, and may come back with the other of its two stores:
+//! it is asked when it is needed, and again every now and then.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use proto::hash::RangeHash;
+use proto::image::Selection;
+use proto::peer::ImageRow;
+use proto::{Descriptor, Digest, Image};
+use tokio::sync::mpsc;
+
+use super::containerd::{self, ContainerdImport, ContainerdIngest, ContainerdStore, Flavour};
+use super::engine::{self, Deadlines, Engine, EngineImport, EngineIngest, EngineStore, EngineStoreKind};
+use super::kind::StoreKind;
+use super::layout::{LayoutImport, LayoutIngest, LayoutStore};
+use super::{Finding, Held, Import, Imported, Ingest, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
+use crate::staging::StagedFile;
+
+/// For how long an engine is believed to use the store that it said.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// The namespace in which Docker keeps its images.
+const MOBY: &str = "moby";
+
+/// A store of any kind. Clones share it.
+#[derive(Debug, Clone)]
+pub struct AnyStore(Choice);
+
+/// An import into it.
+#[derive(Debug)]
+pub enum AnyImport {
+    /// Into an image layout.
+    Layout(LayoutImport),
+    /// Into an engine that keeps layers unpacked.
+    Engine(EngineImport),
+    /// Into containerd.
+    Containerd(ContainerdImport),
+}
+
+/// An ingest into it.
+#[derive(Debug)]
+pub enum AnyIngest {
+    /// Into an image layout.
+    Layout(LayoutIngest),
+    /// Into an engine that keeps layers unpacked.
+    Engine(EngineIngest),
+    /// Into containerd.
+    Containerd(ContainerdIngest),
+}
+
+#[derive(Debug, Clone)]
+enum Choice {
+    Fixed(Backend),
+    Docker(Arc<Docker>),
+}
+
+#[derive(Debug, Clone)]
+enum Backend {
+    Layout(LayoutStore),
+    Engine(EngineStore),
+    Containerd(ContainerdStore),
+}
+
+/// A Docker Engine with either store.
+#[derive(Debug)]
+struct Docker {
+    socket: PathBuf,
+    containerd: Option<PathBuf>,
+    state_dir: PathBuf,
+    classic: EngineStore,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    asked: Option<Instant>,
+    containerd: Option<(PathBuf, ContainerdStore)>,
+    uses_containerd: bool,
+}
+
+impl AnyStore {
+    /// Opens what `kind` names; [`StoreKind::Auto`] has been decided before. Within a runtime. An engine that is down is no error here.
+    pub fn open(kind: &StoreKind, state_dir: &Path) -> Result<Self, StoreError> {
+        let engine = |engine, socket: &PathBuf| {
+            EngineStore::open(engine::Settings { engine, socket: socket.clone(), state_dir, deadlines: Deadlines::default() })
+        };
+        Ok(Self(match kind {
+            StoreKind::Auto => return Self::open(&super::auto::choose(state_dir)?.0, state_dir),
+            StoreKind::Layout(directory) => Choice::Fixed(Backend::Layout(LayoutStore::open(directory)?)),
+            StoreKind::Podman { socket } => Choice::Fixed(Backend::Engine(engine(Engine::Podman, socket)?)),
+            StoreKind::Containerd { socket, namespace } => {
+                let flavour = Flavour::of_namespace(namespace);
+                Choice::Fixed(Backend::Containerd(open_containerd(socket.clone(), namespace, flavour, state_dir)?))
+            }
+            StoreKind::Docker { socket, containerd } => Choice::Docker(Arc::new(Docker {
+                socket: socket.clone(),
+                containerd: containerd.clone(),
+                state_dir: state_dir.to_owned(),
+                classic: engine(Engine::Docker, socket)?,
+                current: Mutex::default(),
+            })),
+        }))
+    }
+
+    async fn backend(&self) -> Result<Backend, StoreError> {
+        match &self.0 {
+            Choice::Fixed(backend) => Ok(backend.clone()),
+            Choice::Docker(docker) => docker.backend().await,
+        }
+    }
+}
+
+impl Docker {
+    async fn backend(&self) -> Result<Backend, StoreError> {
+        let fresh = self.current.lock().unwrap_or_else(PoisonError::into_inner).asked.is_some_and(|asked| asked.elapsed() < FRESH);
+        if !fresh {
+            let info = engine::ask(Engine::Docker, &self.socket).await?;
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            current.uses_containerd = info.store == EngineStoreKind::Containerd;
+            if current.uses_containerd {
+                let socket = self.containerd.clone().or_else(|| first_present(&info.containerd_sockets)).unwrap_or_default();
+                if current.containerd.as_ref().is_none_or(|(known, _)| *known != socket) {
+                    let store = open_containerd(socket.clone(), MOBY, Flavour::Docker, &self.state_dir)?;
+                    current.containerd = Some((socket, store));
+                }
+            }
+            current.asked = Some(Instant::now());
+        }
+        Ok(self.last())
+    }
+
+    /// The one that was used last.
+    fn last(&self) -> Backend {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        match &current.containerd {
+            Some((_, store)) if current.uses_containerd => Backend::Containerd(store.clone()),
+            _ => Backend::Engine(self.classic.clone()),
+        }
+    }
+}
+
+fn first_present(sockets: &[PathBuf]) -> Option<PathBuf> {
+    sockets.iter().find(|socket| socket.exists()).or(sockets.first()).cloned()
+}
+
+fn open_containerd(socket: PathBuf, namespace: &str, flavour: Flavour, state_dir: &Path) -> Result<ContainerdStore, StoreError> {
+    ContainerdStore::open(containerd::Settings { socket, namespace: namespace.to_owned(), flavour, snapshotter: None, state_dir })
+}
+
+/// The same call on whichever backend it is.
+macro_rules! on {
+    ($type:ident, $value:expr, $bound:ident => $call:expr) => {
+        match $value {
+            $type::Layout($bound) => $call,
+            $type::Engine($bound) => $call,
+            $type::Containerd($bound) => $call,
+        }
+    };
+}
+
+impl Store for AnyStore {
+    type Import = AnyImport;
+
+    fn properties(&self) -> Properties {
+        let backend = match &self.0 {
+            Choice::Fixed(backend) => backend.clone(),
+            Choice::Docker(docker) => docker.last(),
+        };
+        on!(Backend, backend, store => store.properties())
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        match (self.backend().await, &self.0) {
+            (Ok(backend), _) => on!(Backend, backend, store => store.examine().await),
+            // It says best itself that it is down.
+            (Err(_), Choice::Docker(docker)) => docker.classic.examine().await,
+            (Err(error), Choice::Fixed(_)) => vec![Finding { fine: false, text: error.to_string(), remedy: None }],
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<ImageRow>, StoreError> {
+        on!(Backend, self.backend().await?, store => store.list().await)
+    }
+
+    async fn resolve(&self, query: &Query, selection: Selection) -> Result<Held, StoreError> {
+        on!(Backend, self.backend().await?, store => store.resolve(query, selection).await)
+    }
+
+    async fn hashes(&self, blob: &Descriptor) -> Result<Arc<[RangeHash]>, StoreError> {
+        on!(Backend, self.backend().await?, store => store.hashes(blob).await)
+    }
+
+    async fn read(&self, blob: &Descriptor, range: Range<u64>) -> Result<Reader, StoreError> {
+        on!(Backend, self.backend().await?, store => store.read(blob, range).await)
+    }
+
+    async fn import(&self, image: Image) -> Result<AnyImport, StoreError> {
+        Ok(match self.backend().await? {
+            Backend::Layout(store) => AnyImport::Layout(store.import(image).await?),
+            Backend::Engine(store) => AnyImport::Engine(store.import(image).await?),
+            Backend::Containerd(store) => AnyImport::Containerd(store.import(image).await?),
+        })
+    }
+
+    async fn remove(&self, query: &Query) -> Result<Removed, StoreError> {
+        on!(Backend, self.backend().await?, store => store.remove(query).await)
+    }
+
+    async fn room(&self) -> Result<Vec<Room>, StoreError> {
+        on!(Backend, self.backend().await?, store => store.room().await)
+    }
+
+    async fn maintain(&self) -> Result<u64, StoreError> {
+        on!(Backend, self.backend().await?, store => store.maintain().await)
+    }
+
+    async fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
+        on!(Backend, self.backend().await?, store => store.scrub(blob, report).await)
+    }
+}
+
+impl Import for AnyImport {
+    type Ingest = AnyIngest;
+
+    async fn missing(&mut self) -> Result<Vec<Descriptor>, StoreError> {
+        on!(Self, self, import => import.missing().await)
+    }
+
+    async fn ingest(&self, blob: &Descriptor) -> Result<Option<AnyIngest>, StoreError> {
+        Ok(match self {
+            Self::Layout(import) => import.ingest(blob).await?.map(AnyIngest::Layout),
+            Self::Engine(import) => import.ingest(blob).await?.map(AnyIngest::Engine),
+            Self::Containerd(import) => import.ingest(blob).await?.map(AnyIngest::Containerd),
+        })
+    }
+
+    async fn commit(self) -> Result<Imported, StoreError> {
+        on!(Self, self, import => import.commit().await)
+    }
+}
+
+impl Ingest for AnyIngest {
+    fn offset(&self) -> u64 {
+        on!(Self, self, ingest => ingest.offset())
+    }
+
+    async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        on!(Self, self, ingest => ingest.append(bytes).await)
+    }
+
+    async fn commit(self) -> Result<(), StoreError> {
+        on!(Self, self, ingest => ingest.commit().await)
+    }
+
+    async fn adopt(self, file: StagedFile) -> Result<(), StoreError> {
+        on!(Self, self, ingest => ingest.adopt(file).await)
+    }
+}
