@@ -48,6 +48,9 @@ fn every_library_has_one_place() {
         ("quinn::", &["agent/src/net/", "agent/src/trust/tests/"]),
         ("quinn_proto::", &["agent/src/net/"]),
         ("indicatif::", &["ctl/src/progress.rs"]),
+        ("tonic::", &["agent/src/store/containerd/"]),
+        ("prost::", &["agent/src/store/containerd/"]),
+        ("prost_types::", &["agent/src/store/containerd/"]),
         ("sd_notify::", &["agent/src/sys/service.rs"]),
         ("tar::", &["agent/src/archive/", "ctl/src/cmd/demo"]),
     ] {
