@@ -101,6 +101,29 @@ impl Sample {
         Recipe::new(seed, &[100_000, 200_000]).build(name)
     }
 
+    /// An image that says something when it is run; `None` where busybox is not installed as one file.
+    pub fn speaking(name: &str, words: &str) -> Option<Self> {
+        let program = std::fs::read("/bin/busybox").ok()?;
+        let mut tar = tar::Builder::new(vec![]);
+        let mut header = tar::Header::new_gnu();
+        header.set_size(program.len() as u64);
+        header.set_mode(0o755);
+        tar.append_data(&mut header, "bin/busybox", &program[..]).unwrap();
+        let tar = tar.into_inner().unwrap();
+        let platform = Platform::host();
+        let config = json!({
+            "architecture": platform.architecture, "os": platform.os,
+            "config": {"Cmd": ["/bin/busybox", "echo", words]},
+            "rootfs": {"type": "layers", "diff_ids": [Digest::of(&tar).to_string()]},
+        });
+        let config = config.to_string().into_bytes();
+        let layer = Descriptor::of(media_type::LAYER, &tar);
+        let manifest = make_manifest(&Descriptor::of(media_type::CONFIG, &config), &[layer]);
+        let root = Descriptor::of(media_type::MANIFEST, &manifest);
+        let blobs = [tar, config, manifest].into_iter().map(|bytes| (Digest::of(&bytes), bytes.into())).collect();
+        Some(Self::read(name, root, blobs))
+    }
+
     /// An index of these.
     pub fn index(name: &str, recipes: &[Recipe]) -> Self {
         let mut blobs = BTreeMap::new();

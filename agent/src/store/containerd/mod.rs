@@ -140,6 +140,11 @@ impl ContainerdStore {
         });
         Ok(Self { shared })
     }
+
+    /// Which of the engine's images are meant.
+    pub fn namespace(&self) -> &str {
+        &self.shared.namespace
+    }
 }
 
 impl Shared {
