@@ -2,5 +2,8 @@
 
 mod containerd;
 mod docker;
+mod loads;
+mod odd;
 mod podman;
+mod sockets;
 mod unpacked;
