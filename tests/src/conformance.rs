@@ -432,3 +432,16 @@ pub async fn staged_files_are_adopted<S: Store>(store: &S) {
     assert_whole(store, &sample, &query("demo")).await;
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
+/// A plain layer that is here compressed is made here; what came is not believed to be what its image says.
+pub async fn other_forms_do_not_travel<S: Store>(store: &S) {
+    let plain = Recipe::new(31, &[300_000, 100_000]);
+    let mut packed = plain.clone().packed(Packing::Gzip);
+    packed.layers[1].1 = Packing::Zstd;
+    packed.note = "packed".to_owned();
+    bring(store, &packed.build("packed")).await.unwrap();
+    let sample = plain.build("plain");
+    let (_, written) = bring(store, &sample).await.unwrap();
+    let layers = sample.image.layers();
+    assert!(layers.iter().all(|layer| !written.contains(&layer.descriptor.digest)), "no layer travels");
+    assert_whole(store, &sample, &query("plain")).await;
+}

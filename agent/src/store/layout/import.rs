@@ -1,6 +1,6 @@
 //! Bringing an image in: blobs first, its name last.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,14 +22,16 @@ pub struct LayoutImport {
     image: Arc<Image>,
     /// It is noted on disk what is on its way.
     announced: AtomicBool,
-    _leased: Leased,
+    /// Plain layers that will be made here, and of what.
+    forms: HashMap<Digest, Descriptor>,
+    leased: Vec<Leased>,
 }
 
 impl LayoutImport {
     /// The lease is taken before anything is looked for, so that what is found stays.
     pub(super) fn new(layout: Arc<Layout>, image: Image) -> Self {
         let leased = layout.leases.take(image.blobs().into_iter().map(|blob| blob.digest));
-        Self { layout, image: Arc::new(image), announced: AtomicBool::new(false), _leased: leased }
+        Self { layout, image: Arc::new(image), announced: AtomicBool::new(false), forms: HashMap::new(), leased: vec![leased] }
     }
 }
 
@@ -44,6 +46,16 @@ impl Import for LayoutImport {
                 missing.push(blob);
             }
         }
+        // What they are made of stays as long as what was found: it is looked for again under the lease.
+        for leased in [false, true] {
+            let (layout, image, missing) = (self.layout.clone(), self.image.clone(), missing.clone());
+            self.forms = blocking(move || layout.forms(&image, &missing)).await?;
+            if self.forms.is_empty() || leased {
+                break;
+            }
+            self.leased.push(self.layout.leases.take(self.forms.values().map(|packed| packed.digest)));
+        }
+        missing.retain(|blob| !self.forms.contains_key(&blob.digest));
         let absent: HashSet<Digest> = missing.iter().map(|blob| blob.digest).collect();
         Ok(self.image.blobs().into_iter().filter(|blob| absent.contains(&blob.digest)).cloned().collect())
     }
@@ -59,6 +71,9 @@ impl Import for LayoutImport {
 
     async fn commit(self) -> Result<Imported, StoreError> {
         for blob in self.image.blobs() {
+            if let Some(packed) = self.forms.get(&blob.digest) {
+                self.layout.make(blob, packed).await?;
+            }
             if !self.layout.is_verified(blob).await? {
                 return Err(StoreError::BlobMissing(blob.digest));
             }

@@ -30,7 +30,7 @@ pub struct LayoutIngest {
 /// The part that is here. It goes whole to the thread that writes, with the right to write: a thread that outlives a caller who
 /// gave up still is the only one that writes this file.
 #[derive(Debug)]
-struct Part {
+pub(super) struct Part {
     path: PathBuf,
     file: File,
     hasher: RangeHasher,
@@ -88,7 +88,7 @@ impl Ingest for LayoutIngest {
 }
 
 impl Part {
-    fn open(path: PathBuf, size_bytes: u64, turn: Turn) -> Result<Self, StoreError> {
+    pub(super) fn open(path: PathBuf, size_bytes: u64, turn: Turn) -> Result<Self, StoreError> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = file.map_err(StoreError::io("open", &path))?;
         let length_bytes = file.metadata().map_err(StoreError::io("read", &path))?.len();
@@ -99,7 +99,11 @@ impl Part {
         Ok(Self { path, file, hasher, turn })
     }
 
-    fn append(mut self, bytes: &[u8], digest: Digest, size_bytes: u64) -> Result<Self, StoreError> {
+    pub(super) fn length_bytes(&self) -> u64 {
+        self.hasher.length_bytes()
+    }
+
+    pub(super) fn append(mut self, bytes: &[u8], digest: Digest, size_bytes: u64) -> Result<Self, StoreError> {
         let offset = self.hasher.length_bytes();
         if bytes.len() as u64 > size_bytes - offset {
             let _ = std::fs::remove_file(&self.path);
@@ -114,7 +118,7 @@ impl Part {
         Ok(self)
     }
 
-    fn commit(self, layout: &Layout, blob: &Descriptor) -> Result<(), StoreError> {
+    pub(super) fn commit(self, layout: &Layout, blob: &Descriptor) -> Result<(), StoreError> {
         let Self { path, file, hasher, turn } = self;
         let size_bytes = hasher.length_bytes();
         let (digest, hashes) = hasher.finish();

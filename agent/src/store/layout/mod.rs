@@ -13,6 +13,7 @@
 mod blobs;
 mod collect;
 mod find;
+mod forms;
 mod import;
 mod index;
 mod ingest;
@@ -20,6 +21,7 @@ mod open;
 mod read;
 mod record;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -55,6 +57,8 @@ struct Layout {
     index: Mutex<Index>,
     leases: Arc<Leases>,
     turns: Arc<Turns>,
+    /// Packed layers that do not hold what an image says.
+    false_forms: Mutex<HashSet<Digest>>,
     /// A lease kept something from the last collection.
     deferred: AtomicBool,
     /// Held as long as the layout is open.
@@ -72,6 +76,7 @@ impl LayoutStore {
                 index: Mutex::new(Index::new(&path.join("index.json"))),
                 leases: Arc::default(),
                 turns: Arc::default(),
+                false_forms: Mutex::default(),
                 deferred: AtomicBool::new(false),
                 _lock: lock,
             }),
