@@ -177,6 +177,9 @@ async fn an_ingest_goes_on_after_the_engine_was_killed() {
     assert!(ingest.offset() >= 4_000_000, "{}", ingest.offset());
     drop((ingest, import));
     bring(&store, &sample).await.unwrap();
+    // It is found again at once, without an error between.
+    engine.kill();
+    engine.restart();
     assert_eq!(content(&store, &layer).await.unwrap(), bytes);
 }
 
