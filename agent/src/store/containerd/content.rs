@@ -112,9 +112,14 @@ impl Shared {
 
     /// What the engine says of all blobs that one of the filters fits; of all, when there is none.
     pub(super) async fn all_infos(&self, filters: Vec<String>) -> Result<Infos, StoreError> {
-        let mut infos = self.listed(filters).await.map_err(|status| self.connection.failed("list its content", &status))?;
+        let mut infos = self.every_info(filters).await?;
         infos.retain(|digest, _| !self.quarantine.holds(digest));
         Ok(infos)
+    }
+
+    /// The same, with what is known to be damaged.
+    pub(super) async fn every_info(&self, filters: Vec<String>) -> Result<Infos, StoreError> {
+        self.listed(filters).await.map_err(|status| self.connection.failed("list its content", &status))
     }
 
     async fn listed(&self, filters: Vec<String>) -> Result<Infos, Status> {

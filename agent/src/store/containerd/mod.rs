@@ -25,7 +25,7 @@ mod unpack;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::hash::RangeHash;
 use proto::image::Selection;
@@ -91,7 +91,6 @@ pub struct ContainerdStore {
 
 #[derive(Debug)]
 struct Shared {
-    this: Weak<Shared>,
     connection: Connection,
     namespace: String,
     flavour: Flavour,
@@ -122,8 +121,7 @@ impl ContainerdStore {
         let state_dir = std::path::absolute(settings.state_dir).map_err(StoreError::io("find", settings.state_dir))?;
         let agent = Digest::of(state_dir.as_os_str().as_encoded_bytes()).short();
         let (hashes, quarantine) = (Hashes::open(&directory.join("hashes"))?, Quarantine::open(&directory.join("quarantine"))?);
-        let shared = Arc::new_cyclic(|this| Shared {
-            this: this.clone(),
+        let shared = Arc::new(Shared {
             connection,
             namespace: settings.namespace,
             flavour: settings.flavour,

@@ -227,7 +227,7 @@ mod tests {
         let images = vec![image("docker.io/library/demo:v1", b"1"), image(&config, b"1"), image("docker.io/library/demo:v2", b"1")];
         let records = Records::read(images, Flavour::Kubernetes);
         assert_eq!(records.to_remove(&[0]), ["docker.io/library/demo:v1"]);
-        assert_eq!(records.to_remove(&[0, 1]), ["docker.io/library/demo:v1", "docker.io/library/demo:v2", &config]);
+        assert_eq!(records.to_remove(&[0, 1]), ["docker.io/library/demo:v1", &config, "docker.io/library/demo:v2"]);
         assert!(records.has_root(&Digest::of(b"1"), "docker.io/library/demo:v1"));
         assert!(!records.has_root(&Digest::of(b"2"), ""));
     }
