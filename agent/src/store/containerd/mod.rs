@@ -103,7 +103,10 @@ struct Shared {
     hashes: Hashes,
     quarantine: Quarantine,
     documents: Documents,
+    /// Who writes or hashes which blob.
     turns: Arc<Turns>,
+    /// Who unpacks which chain ID: the lowest layer's is that of a blob too.
+    unpack_turns: Arc<Turns>,
     lease_ids: Mutex<LeaseIds>,
     /// What goes on after whoever began it is gone: readers, last bytes, leases to be deleted.
     tasks: Mutex<JoinSet<()>>,
@@ -133,6 +136,7 @@ impl ContainerdStore {
             quarantine,
             documents: Documents::default(),
             turns: Arc::default(),
+            unpack_turns: Arc::default(),
             lease_ids: Mutex::default(),
             tasks: Mutex::default(),
         });

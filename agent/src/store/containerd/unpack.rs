@@ -57,7 +57,7 @@ impl Unpack {
                 Some(packed) => self.shared.make(&self.lease, blob, packed, &self.ready).await?,
                 None => self.ready.wait_for(blob.digest).await,
             }
-            let _turn = self.shared.turns.take(chain).await;
+            let _turn = self.shared.unpack_turns.take(chain).await;
             if !self.shared.has_snapshot(&snapshotter, &chain).await? {
                 self.unpack(&snapshotter, parent.as_ref(), blob, &diff_id, &chain).await?;
             } else {
