@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use agent::store::containerd::{ContainerdStore, Flavour};
-use agent::store::{Held, Import, Ingest, Store, StoreError};
+use agent::store::{Held, Import, Ingest, Scrubbed, Store, StoreError};
+use proto::Digest;
 use proto::image::Selection;
 use tests::conformance::{bring, content, query};
 use tests::engine::containerd::{Containerd, DockerOnContainerd};
@@ -106,6 +107,12 @@ fn said(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
+async fn scrubbed(store: &ContainerdStore, blob: Digest) -> Scrubbed {
+    let (report, mut reports) = tokio::sync::mpsc::channel(1);
+    store.scrub(Some(blob), report).await.unwrap();
+    reports.recv().await.unwrap()
+}
+
 fn speaking(words: &str) -> Option<Sample> {
     let sample = Sample::speaking("demo:nautilus", words);
     if sample.is_none() {
@@ -163,7 +170,8 @@ async fn an_ingest_goes_on_after_the_engine_was_killed() {
     // What is on its way.
     tokio::time::sleep(Duration::from_millis(500)).await;
     engine.kill();
-    assert!(matches!(ingest.commit().await, Err(StoreError::Corrupt(_) | StoreError::Unreachable { .. } | StoreError::Engine { .. })));
+    let result = ingest.commit().await;
+    assert!(matches!(result, Err(StoreError::Unreachable { .. })), "{result:?}");
     drop(import);
     match store.list().await {
         Err(StoreError::Unreachable { engine: "containerd", source, .. }) => {
@@ -177,6 +185,9 @@ async fn an_ingest_goes_on_after_the_engine_was_killed() {
     assert!(ingest.offset() >= 4_000_000, "{}", ingest.offset());
     drop((ingest, import));
     bring(&store, &sample).await.unwrap();
+    // It is found again at once, without an error between.
+    engine.kill();
+    engine.restart();
     assert_eq!(content(&store, &layer).await.unwrap(), bytes);
 }
 
@@ -214,8 +225,10 @@ async fn damaged_content_is_found_and_replaced() {
     // It is known after a restart too.
     let store = engine.store("default", Flavour::Plain, &engine.path("agent"));
     assert!(matches!(content(&store, &layer).await, Err(StoreError::BlobMissing(_))));
+    assert!(!scrubbed(&store, layer.digest).await.intact);
     let (_, written) = bring(&store, &sample).await.unwrap();
     assert_eq!(written, [layer.digest]);
+    assert!(scrubbed(&store, layer.digest).await.intact);
     assert_eq!(content(&store, &layer).await.unwrap(), sample.blobs[&layer.digest]);
     assert!(store.hashes(&layer).await.is_ok());
 }
@@ -274,7 +287,10 @@ async fn an_engine_that_is_down_or_hangs_is_told_apart() {
     let store = engine.store("default", Flavour::Plain, &engine.path("agent"));
     assert!(store.examine().await.iter().all(|finding| finding.fine));
     engine.signal("STOP");
-    assert!(matches!(store.list().await, Err(StoreError::Silent { engine: "containerd", .. })));
+    // Threads that run on another processor stop a little later.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let listed = store.list().await;
+    assert!(matches!(listed, Err(StoreError::Silent { engine: "containerd", .. })), "{listed:?}");
     engine.signal("CONT");
     assert!(store.list().await.unwrap().is_empty());
     drop(engine);

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -23,10 +24,10 @@ use super::api::version::version_client::VersionClient;
 use crate::store::StoreError;
 
 pub(super) const ENGINE: &str = "containerd";
-/// For what the engine does at once.
-const QUICK_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often it is asked whether it is still there while it does something that takes as long as it takes.
-const WATCH_INTERVAL: Duration = Duration::from_secs(10);
+/// Our own words for an engine that does not answer.
+const SILENT: &str = "no answer";
+/// How long the engine may take before it is asked whether it is still there, and how long it may take to say so.
+const WATCH_INTERVAL: Duration = Duration::from_secs(8);
 /// What the engine sends at most.
 const MESSAGE_BYTES: usize = 16 << 20;
 /// A block being read, and the next one.
@@ -39,6 +40,8 @@ pub(super) struct Connection {
     socket: PathBuf,
     namespace: MetadataValue<Ascii>,
     channel: Channel,
+    /// Where its files are, once that is known.
+    root: Arc<OnceLock<PathBuf>>,
 }
 
 macro_rules! clients {
@@ -62,7 +65,7 @@ impl Connection {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         let channel = endpoint.connect_with_connector_lazy(connector);
-        Some(Self { socket: socket.to_owned(), namespace: namespace.parse().ok()?, channel })
+        Some(Self { socket: socket.to_owned(), namespace: namespace.parse().ok()?, channel, root: Arc::default() })
     }
 
     clients! {
@@ -88,7 +91,16 @@ impl Connection {
         request
     }
 
-    /// The same; what comes of it belongs to a lease.
+    /// A message for another namespace.
+    pub(super) fn request_in<T>(&self, namespace: &str, message: T) -> Request<T> {
+        let mut request = self.request(message);
+        if let Ok(namespace) = namespace.parse() {
+            request.metadata_mut().insert("containerd-namespace", namespace);
+        }
+        request
+    }
+
+    /// A message for ours; what comes of it belongs to a lease.
     pub(super) fn leased<T>(&self, message: T, lease: &str) -> Request<T> {
         let mut request = self.request(message);
         if let Ok(lease) = lease.parse() {
@@ -97,21 +109,21 @@ impl Connection {
         request
     }
 
-    /// Asks what is answered at once.
-    pub(super) async fn quick<T>(&self, answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
-        match tokio::time::timeout(QUICK_TIMEOUT, answer).await {
-            Ok(answer) => answer.map(Response::into_inner),
-            Err(_) => Err(Status::deadline_exceeded("no answer")),
-        }
+    /// Asks one question.
+    pub(super) async fn ask<T>(&self, answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+        self.watched(answer).await.map(Response::into_inner)
     }
 
-    /// Waits for what takes as long as it takes, while the engine answers other questions.
+    /// Waits for what takes as long as it takes, while the engine answers another question: it may collect garbage, or write to a slow disk.
     pub(super) async fn watched<T>(&self, answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         let watch = async {
             loop {
                 tokio::time::sleep(WATCH_INTERVAL).await;
-                if let Err(status) = self.quick(self.version().version(self.request(()))).await {
-                    return status;
+                let mut version = self.version();
+                match tokio::time::timeout(WATCH_INTERVAL, version.version(self.request(()))).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(status)) => return status,
+                    Err(_) => return Status::deadline_exceeded(SILENT),
                 }
             }
         };
@@ -121,21 +133,26 @@ impl Connection {
         }
     }
 
+    /// Remembers where the engine's files are, for errors that name it.
+    pub(super) fn learn_root(&self, root: &Path) {
+        let _ = self.root.set(root.to_owned());
+    }
+
     /// What a status means that nobody expected; `action` reads on from "containerd cannot".
     pub(super) fn failed(&self, action: impl Into<String>, status: &Status) -> StoreError {
         let address = self.socket.display().to_string();
-        if let Some(source) = io_error(status) {
-            return StoreError::Unreachable { engine: ENGINE, address, source };
+        if status.code() == Code::DeadlineExceeded && status.message() == SILENT {
+            return StoreError::Silent { engine: ENGINE, address };
         }
-        match status.code() {
-            Code::DeadlineExceeded | Code::Cancelled => StoreError::Silent { engine: ENGINE, address },
-            Code::Unavailable if status.source().is_some() => {
-                let source = io::Error::new(io::ErrorKind::ConnectionReset, status.message().to_owned());
-                StoreError::Unreachable { engine: ENGINE, address, source }
-            }
-            _ if status.message().contains("no space left on device") => StoreError::NoSpace(self.socket.clone()),
-            _ => StoreError::Engine { engine: ENGINE, action: action.into(), reason: status.message().to_owned() },
+        // What the engine itself answers has no source.
+        if status.source().is_some() {
+            let lost = || io::Error::new(io::ErrorKind::ConnectionReset, status.message().to_owned());
+            return StoreError::Unreachable { engine: ENGINE, address, source: io_error(status).unwrap_or_else(lost) };
         }
+        if status.message().contains("no space left on device") {
+            return StoreError::NoSpace(self.root.get().unwrap_or(&self.socket).clone());
+        }
+        StoreError::Engine { engine: ENGINE, action: action.into(), reason: status.message().to_owned() }
     }
 
     /// The same, where the engine's not having a blob is an answer.

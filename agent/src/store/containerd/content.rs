@@ -80,7 +80,7 @@ impl Shared {
             return Ok(None);
         }
         let request = self.connection.request(InfoRequest { digest: digest.to_string() });
-        let answer = self.connection.quick(self.connection.content().info(request)).await;
+        let answer = self.connection.ask(self.connection.content().info(request)).await;
         let info = found(answer).map_err(|status| self.connection.failed(format!("look for {digest}"), &status))?;
         Ok(info.and_then(|answer| answer.info).and_then(|info| read_info(info).map(|(_, info)| info)))
     }
@@ -102,16 +102,29 @@ impl Shared {
         Ok(infos)
     }
 
+    /// True when another namespace has a blob. Nothing of it can be read from ours by that.
+    pub(super) async fn is_in(&self, namespace: &str, digest: &Digest) -> Result<bool, StoreError> {
+        let request = self.connection.request_in(namespace, InfoRequest { digest: digest.to_string() });
+        let answer = self.connection.ask(self.connection.content().info(request)).await;
+        let info = found(answer).map_err(|status| self.connection.failed(format!("look for {digest}"), &status))?;
+        Ok(info.is_some())
+    }
+
     /// What the engine says of all blobs that one of the filters fits; of all, when there is none.
     pub(super) async fn all_infos(&self, filters: Vec<String>) -> Result<Infos, StoreError> {
-        let mut infos = self.listed(filters).await.map_err(|status| self.connection.failed("list its content", &status))?;
+        let mut infos = self.every_info(filters).await?;
         infos.retain(|digest, _| !self.quarantine.holds(digest));
         Ok(infos)
     }
 
+    /// The same, with what is known to be damaged.
+    pub(super) async fn every_info(&self, filters: Vec<String>) -> Result<Infos, StoreError> {
+        self.listed(filters).await.map_err(|status| self.connection.failed("list its content", &status))
+    }
+
     async fn listed(&self, filters: Vec<String>) -> Result<Infos, Status> {
         let request = self.connection.request(ListContentRequest { filters });
-        let mut pages = self.connection.quick(self.connection.content().list(request)).await?;
+        let mut pages = self.connection.ask(self.connection.content().list(request)).await?;
         let mut infos = Infos::new();
         while let Some(page) = self.connection.watched(pages.message()).await? {
             infos.extend(page.info.into_iter().filter_map(read_info));
@@ -129,7 +142,7 @@ impl Shared {
         let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
         let info = Info { digest: digest.to_string(), size: 0, labels };
         let message = UpdateRequest { info: Some(info), update_mask: Some(prost_types::FieldMask { paths }) };
-        let answer = self.connection.quick(self.connection.content().update(self.connection.request(message))).await;
+        let answer = self.connection.ask(self.connection.content().update(self.connection.request(message))).await;
         answer.map(|_| ()).map_err(|status| self.connection.failed_blob("label", digest, &status))
     }
 
@@ -137,7 +150,7 @@ impl Shared {
     pub(super) async fn delete_blob(&self, digest: &Digest) -> Result<(), StoreError> {
         self.documents.forget(digest);
         let request = self.connection.request(DeleteContentRequest { digest: digest.to_string() });
-        let answer = self.connection.quick(self.connection.content().delete(request)).await;
+        let answer = self.connection.ask(self.connection.content().delete(request)).await;
         found(answer).map(|_| ()).map_err(|status| self.connection.failed(format!("delete {digest}"), &status))
     }
 
@@ -152,7 +165,7 @@ impl Shared {
         }
         // What is longer is refused by whoever asked for it.
         let size = document.size_bytes.min(CONFIG_BYTES + 1) as i64;
-        let answer = self.connection.quick(self.small(digest, size)).await;
+        let answer = self.connection.ask(self.small(digest, size)).await;
         let bytes = found(answer).map_err(|status| self.connection.failed(format!("read {digest}"), &status))?;
         if let Some(bytes) = bytes.as_ref().filter(|bytes| Digest::of(bytes) == digest) {
             self.documents.put(digest, bytes.clone());

@@ -1,5 +1,7 @@
 //! What the engine is, and what we may do with it.
 
+use std::path::Path;
+
 use super::{Flavour, Shared};
 use crate::store::{Finding, Room, StoreError};
 use crate::sys::{blocking, file};
@@ -12,7 +14,7 @@ impl Shared {
     pub(super) async fn examine(&self) -> Vec<Finding> {
         let address = self.connection.socket().display();
         let fine = |text: String| Finding { fine: true, text, remedy: None };
-        let version = match self.connection.quick(self.connection.version().version(self.connection.request(()))).await {
+        let version = match self.connection.ask(self.connection.version().version(self.connection.request(()))).await {
             Ok(answer) => answer.version,
             Err(status) => return vec![unreachable(&self.connection.failed("say its version", &status))],
         };
@@ -27,7 +29,7 @@ impl Shared {
             Ok(facts) => {
                 findings.push(fine(format!("layers are unpacked by the snapshotter {}", facts.snapshotter)));
                 let root = facts.content_root.clone();
-                let readable = blocking(move || root.is_some_and(|root| std::fs::read_dir(root.join("blobs/sha256")).is_ok())).await;
+                let readable = blocking(move || root.is_some_and(|root| is_readable(&root))).await;
                 findings.push(if readable {
                     fine("content is read from containerd's directory".to_owned())
                 } else {
@@ -46,8 +48,8 @@ impl Shared {
         blocking(move || {
             let mut rooms: Vec<Room> = vec![];
             for (root, needed_percent) in roots {
-                // Where we may not look nothing is known.
-                let Some(space) = root.and_then(|root| file::space(&root).ok()) else { continue };
+                // The engine makes its directories when it needs them first. Where we may not look nothing is known.
+                let Some(space) = root.and_then(|root| root.ancestors().find_map(|path| file::space(path).ok())) else { continue };
                 match rooms.iter_mut().find(|room| room.device == space.device) {
                     Some(room) => room.needed_percent += needed_percent,
                     None => rooms.push(Room { device: space.device, free_bytes: space.free_bytes, needed_percent }),
@@ -56,6 +58,14 @@ impl Shared {
             Ok(rooms)
         })
         .await
+    }
+}
+
+/// True for a directory that we may read; one that is not there yet counts when those above it can be searched.
+fn is_readable(root: &Path) -> bool {
+    match std::fs::read_dir(root) {
+        Ok(_) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     }
 }
 

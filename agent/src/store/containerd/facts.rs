@@ -40,7 +40,7 @@ impl Shared {
     /// All namespaces, ours first when it is there.
     pub(super) async fn namespaces(&self) -> Result<Vec<Namespace>, StoreError> {
         let request = self.connection.request(ListNamespacesRequest::default());
-        let answer = self.connection.quick(self.connection.namespaces().list(request)).await;
+        let answer = self.connection.ask(self.connection.namespaces().list(request)).await;
         let mut namespaces = answer.map_err(|status| self.connection.failed("list its namespaces", &status))?.namespaces;
         namespaces.sort_by_key(|namespace| namespace.name != self.namespace);
         Ok(namespaces)
@@ -50,7 +50,7 @@ impl Shared {
     pub(super) async fn make_namespace(&self) -> Result<(), StoreError> {
         let namespace = Namespace { name: self.namespace.clone(), labels: labels::Labels::new() };
         let request = self.connection.request(CreateNamespaceRequest { namespace: Some(namespace) });
-        let answer = self.connection.quick(self.connection.namespaces().create(request)).await;
+        let answer = self.connection.ask(self.connection.namespaces().create(request)).await;
         let action = || format!("create the namespace {}", self.namespace);
         created(answer).map(|_| ()).map_err(|status| self.connection.failed(action(), &status))
     }
@@ -58,7 +58,7 @@ impl Shared {
     async fn ask_facts(&self) -> Result<Facts, StoreError> {
         let filters = vec![format!("type=={CONTENT}"), format!("type=={SNAPSHOTTER}")];
         let request = self.connection.request(PluginsRequest { filters });
-        let answer = self.connection.quick(self.connection.introspection().plugins(request)).await;
+        let answer = self.connection.ask(self.connection.introspection().plugins(request)).await;
         let plugins = answer.map_err(|status| self.connection.failed("list its plugins", &status))?.plugins;
         let works = |kind: &str, id: Option<&str>| {
             plugins.iter().find(|plugin| plugin.r#type == kind && id.is_none_or(|id| plugin.id == id) && plugin.init_err.is_none())
@@ -81,7 +81,10 @@ impl Shared {
                 working.ok_or_else(nothing)?.to_owned()
             }
         };
-        let snapshot_root = root(SNAPSHOTTER, Some(&snapshotter));
-        Ok(Facts { content_root: root(CONTENT, None), snapshot_root, snapshotter })
+        let (content_root, snapshot_root) = (root(CONTENT, None), root(SNAPSHOTTER, Some(&snapshotter)));
+        if let Some(root) = &content_root {
+            self.connection.learn_root(root);
+        }
+        Ok(Facts { content_root, snapshot_root, snapshotter })
     }
 }

@@ -17,7 +17,7 @@ use crate::store::{Held, Lease, Query, StoreError};
 
 impl Shared {
     /// See [`crate::store::Store::list`]: one question for the names, one for the content, and documents that were not read before.
-    pub(super) async fn list(&self) -> Result<Vec<ImageRow>, StoreError> {
+    pub(super) async fn list(self: &Arc<Self>) -> Result<Vec<ImageRow>, StoreError> {
         let records = self.records().await?;
         let mut presence = Presence::of_all(self).await?;
         let mut rows = Vec::with_capacity(records.entries.len());
@@ -69,7 +69,7 @@ impl Shared {
     }
 
     /// The positions of the entries that a query means; never none.
-    pub(super) async fn positions(&self, records: &Records, query: &Query) -> Result<Vec<usize>, StoreError> {
+    pub(super) async fn positions(self: &Arc<Self>, records: &Records, query: &Query) -> Result<Vec<usize>, StoreError> {
         let mut found = query.reference().map(|reference| names::by_name(&records.named(), reference)).unwrap_or_default();
         if let (true, Some(prefix)) = (found.is_empty(), query.id_prefix()) {
             let mut presence = Presence::of_all(self).await?;
@@ -84,7 +84,11 @@ impl Shared {
     }
 
     /// The image with those of its manifests that are here with all their layers; `None` when there is none.
-    pub(super) async fn present_or_nothing(&self, root: &Descriptor, presence: &mut Presence) -> Result<Option<Image>, StoreError> {
+    pub(super) async fn present_or_nothing(
+        self: &Arc<Self>,
+        root: &Descriptor,
+        presence: &mut Presence,
+    ) -> Result<Option<Image>, StoreError> {
         match self.present(None, root, presence).await {
             Ok(image) => Ok(Some(image)),
             Err(StoreError::Image(_) | StoreError::BlobMissing(_) | StoreError::Corrupt(_)) => Ok(None),
@@ -92,7 +96,12 @@ impl Shared {
         }
     }
 
-    async fn present(&self, reference: Option<Reference>, root: &Descriptor, presence: &mut Presence) -> Result<Image, StoreError> {
+    async fn present(
+        self: &Arc<Self>,
+        reference: Option<Reference>,
+        root: &Descriptor,
+        presence: &mut Presence,
+    ) -> Result<Image, StoreError> {
         let mut image = self.walked(reference, root, Selection::Present, presence).await?;
         let mut missing = None;
         let mut kept = vec![];
@@ -115,7 +124,7 @@ impl Shared {
 
     /// Walks, and puts a document aside that is damaged.
     async fn walked(
-        &self,
+        self: &Arc<Self>,
         reference: Option<Reference>,
         root: &Descriptor,
         selection: Selection,
@@ -131,7 +140,7 @@ impl Shared {
         }
     }
 
-    async fn row(&self, entry: &Entry, presence: &mut Presence) -> Result<ImageRow, StoreError> {
+    async fn row(self: &Arc<Self>, entry: &Entry, presence: &mut Presence) -> Result<ImageRow, StoreError> {
         let present = self.present_or_nothing(&entry.root, presence).await?;
         let complete = present.is_some();
         // What its documents say is shown of an image that has lost a layer.

@@ -38,9 +38,8 @@ impl Shared {
     }
 
     /// Reads all of a blob that is here, and records its hashes or puts it aside.
-    pub(super) async fn hash(&self, digest: &Digest, size_bytes: u64) -> Result<Arc<[RangeHash]>, StoreError> {
-        let Some(shared) = self.this.upgrade() else { return Err(StoreError::BlobMissing(*digest)) };
-        let mut reader = shared.read(*digest, size_bytes, 0..size_bytes).await?;
+    pub(super) async fn hash(self: &Arc<Self>, digest: &Digest, size_bytes: u64) -> Result<Arc<[RangeHash]>, StoreError> {
+        let mut reader = self.read(*digest, size_bytes, 0..size_bytes).await?;
         // Hashing is work for a thread; blocks are read meanwhile.
         let digest = *digest;
         let (found, hashes) = blocking(move || {
@@ -63,18 +62,18 @@ impl Shared {
             return Err(StoreError::Corrupt(digest));
         }
         self.hashes.put(&digest, &hashes)?;
+        self.quarantine.forget(&digest);
         Ok(hashes.into())
     }
 
     /// See [`crate::store::Store::scrub`].
-    pub(super) async fn scrub(&self, blob: Option<Digest>, report: &mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
-        let infos = match blob {
-            Some(digest) => {
-                let info = self.info(&digest).await?.ok_or(StoreError::BlobMissing(digest))?;
-                std::iter::once((digest, info)).collect()
-            }
-            None => self.all_infos(vec![]).await?,
-        };
+    pub(super) async fn scrub(self: &Arc<Self>, blob: Option<Digest>, report: &mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
+        let filters = blob.iter().map(|digest| format!("digest=={digest}")).collect();
+        // What was damaged too: somebody else may have replaced it.
+        let infos = self.every_info(filters).await?;
+        if let Some(absent) = blob.filter(|digest| !infos.contains_key(digest)) {
+            return Err(StoreError::BlobMissing(absent));
+        }
         for (digest, info) in infos {
             let size_bytes = info.size_bytes;
             let intact = match self.hash(&digest, size_bytes).await {

@@ -1,10 +1,10 @@
 //! One blob on its way into the engine's content.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use proto::Descriptor;
+use proto::{Descriptor, Digest};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -25,6 +25,9 @@ const MESSAGE_BYTES: usize = 1 << 20;
 const IN_FLIGHT: usize = 4;
 /// How long we wait before we ask again for a blob that another agent writes.
 const LOCKED_INTERVAL: Duration = Duration::from_millis(100);
+
+/// After that it is written twice.
+const LOCKED_PATIENCE: Duration = Duration::from_secs(60);
 
 /// An ingest into a [`super::ContainerdStore`].
 #[derive(Debug)]
@@ -66,7 +69,8 @@ impl ContainerdIngest {
             shared.delete_blob(&blob.digest).await?;
             shared.collect().await?;
         }
-        let reference = format!("imgd-{}", blob.digest.hex());
+        let mut reference = ingest_ref(&blob.digest);
+        let began = Instant::now();
         loop {
             match open(&shared.connection, lease.id(), blob, &reference).await {
                 Ok((_, _, offset)) if offset > blob.size_bytes => shared.abort(&reference).await?,
@@ -85,7 +89,12 @@ impl ContainerdIngest {
                     ready.add(blob.digest);
                     return Ok(None);
                 }
-                Err(status) if is_locked(&status) => tokio::time::sleep(LOCKED_INTERVAL).await,
+                Err(status) if is_locked(&status) => {
+                    tokio::time::sleep(LOCKED_INTERVAL).await;
+                    if began.elapsed() > LOCKED_PATIENCE {
+                        reference = format!("{}-{}", ingest_ref(&blob.digest), shared.agent);
+                    }
+                }
                 Err(status) => return Err(shared.connection.failed(format!("write {}", blob.digest), &status)),
             }
         }
@@ -225,7 +234,7 @@ impl Shared {
             return Ok(false);
         }
         let _turn = self.turns.take(blob.digest).await;
-        let reference = format!("imgd-{}", blob.digest.hex());
+        let reference = ingest_ref(&blob.digest);
         let opened = match open(&self.connection, lease.id(), blob, &reference).await {
             Ok(opened) => opened,
             Err(status) if status.code() == Code::AlreadyExists => return Ok(true),
@@ -255,7 +264,7 @@ impl Shared {
     /// Throws away what was written under a ref.
     async fn abort(&self, reference: &str) -> Result<(), StoreError> {
         let request = self.connection.request(AbortRequest { r#ref: reference.to_owned() });
-        let answer = self.connection.quick(self.connection.content().abort(request)).await;
+        let answer = self.connection.ask(self.connection.content().abort(request)).await;
         found(answer).map(|_| ()).map_err(|status| self.connection.failed(format!("abort {reference}"), &status))
     }
 }
@@ -294,6 +303,11 @@ fn message(action: WriteAction, reference: &str, offset: i64, data: Bytes) -> Wr
 
 fn expecting(message: WriteContentRequest, blob: &Descriptor) -> WriteContentRequest {
     WriteContentRequest { total: blob.size_bytes as i64, expected: blob.digest.to_string(), ..message }
+}
+
+/// The name of a write: the same for every agent on this engine, so that two of them do not write one blob twice.
+fn ingest_ref(digest: &Digest) -> String {
+    format!("imgd-{}", digest.hex())
 }
 
 fn is_locked(status: &Status) -> bool {

@@ -64,7 +64,7 @@ impl EngineLease {
         shared.lease_ids().live.insert(id.clone());
         let lease = Self { shared: shared.clone(), id, keep: false.into() };
         let request = shared.connection.request(CreateRequest { id: lease.id.clone(), labels });
-        let answer = shared.connection.quick(shared.connection.leases().create(request)).await;
+        let answer = shared.connection.ask(shared.connection.leases().create(request)).await;
         answer.map_err(|status| shared.connection.failed("create a lease", &status))?;
         Ok(lease)
     }
@@ -118,7 +118,7 @@ impl EngineLease {
     async fn add(&self, resource: Resource) -> Result<(), StoreError> {
         let connection = &self.shared.connection;
         let request = connection.request(AddResourceRequest { id: self.id.clone(), resource: Some(resource.clone()) });
-        let answer = connection.quick(connection.leases().add_resource(request)).await;
+        let answer = connection.ask(connection.leases().add_resource(request)).await;
         created(answer).map(|_| ()).map_err(|status| connection.failed(format!("keep {}", resource.id), &status))
     }
 }
@@ -177,13 +177,13 @@ impl Shared {
 
     async fn delete_lease(&self, id: &str, sync: bool) -> Result<(), StoreError> {
         let request = self.connection.request(DeleteRequest { id: id.to_owned(), sync });
-        let answer = self.connection.watched(async { self.connection.leases().delete(request).await }).await;
+        let answer = self.connection.ask(self.connection.leases().delete(request)).await;
         found(answer).map(|_| ()).map_err(|status| self.connection.failed("delete a lease", &status))
     }
 
     async fn lease_list(&self, filters: Vec<String>) -> Result<Vec<String>, StoreError> {
         let request = self.connection.request(ListRequest { filters });
-        let answer = self.connection.quick(self.connection.leases().list(request)).await;
+        let answer = self.connection.ask(self.connection.leases().list(request)).await;
         let leases = answer.map_err(|status| self.connection.failed("list its leases", &status))?.leases;
         Ok(leases.into_iter().map(|lease| lease.id).collect())
     }

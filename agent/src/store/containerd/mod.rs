@@ -25,7 +25,7 @@ mod unpack;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::hash::RangeHash;
 use proto::image::Selection;
@@ -91,7 +91,6 @@ pub struct ContainerdStore {
 
 #[derive(Debug)]
 struct Shared {
-    this: Weak<Shared>,
     connection: Connection,
     namespace: String,
     flavour: Flavour,
@@ -104,7 +103,10 @@ struct Shared {
     hashes: Hashes,
     quarantine: Quarantine,
     documents: Documents,
+    /// Who writes or hashes which blob.
     turns: Arc<Turns>,
+    /// Who unpacks which chain ID: the lowest layer's is that of a blob too.
+    unpack_turns: Arc<Turns>,
     lease_ids: Mutex<LeaseIds>,
     /// What goes on after whoever began it is gone: readers, last bytes, leases to be deleted.
     tasks: Mutex<JoinSet<()>>,
@@ -122,8 +124,7 @@ impl ContainerdStore {
         let state_dir = std::path::absolute(settings.state_dir).map_err(StoreError::io("find", settings.state_dir))?;
         let agent = Digest::of(state_dir.as_os_str().as_encoded_bytes()).short();
         let (hashes, quarantine) = (Hashes::open(&directory.join("hashes"))?, Quarantine::open(&directory.join("quarantine"))?);
-        let shared = Arc::new_cyclic(|this| Shared {
-            this: this.clone(),
+        let shared = Arc::new(Shared {
             connection,
             namespace: settings.namespace,
             flavour: settings.flavour,
@@ -135,6 +136,7 @@ impl ContainerdStore {
             quarantine,
             documents: Documents::default(),
             turns: Arc::default(),
+            unpack_turns: Arc::default(),
             lease_ids: Mutex::default(),
             tasks: Mutex::default(),
         });

@@ -46,7 +46,33 @@ impl Quarantine {
         }
     }
 
+    /// Forgets all but these: what is gone cannot be damaged.
+    pub(super) fn retain(&self, kept: &HashSet<Digest>) {
+        let gone: Vec<Digest> = self.digests().difference(kept).copied().collect();
+        gone.iter().for_each(|digest| self.forget(digest));
+    }
+
     fn digests(&self) -> MutexGuard<'_, HashSet<Digest>> {
         self.digests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_damaged_is_known_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let quarantine = Quarantine::open(directory.path()).unwrap();
+        quarantine.add(&one);
+        quarantine.add(&two);
+        quarantine.forget(&one);
+        let quarantine = Quarantine::open(directory.path()).unwrap();
+        assert_eq!((quarantine.holds(&one), quarantine.holds(&two)), (false, true));
+        quarantine.retain(&HashSet::new());
+        assert!(!Quarantine::open(directory.path()).unwrap().holds(&two));
     }
 }

@@ -52,7 +52,7 @@ impl Shared {
         let message = ReadContentRequest { digest: digest.to_string(), offset: offset as i64, size: (range.end - offset) as i64 };
         let request = self.connection.request(message);
         let result = async {
-            let mut blocks = self.connection.quick(self.connection.content().read(request)).await?;
+            let mut blocks = self.connection.ask(self.connection.content().read(request)).await?;
             while let Some(block) = self.connection.watched(blocks.message()).await? {
                 offset += block.data.len() as u64;
                 if sender.send(Ok(block.data)).await.is_err() {

@@ -113,7 +113,7 @@ impl Shared {
     /// All of them; none while the namespace is absent.
     pub(super) async fn records(&self) -> Result<Records, StoreError> {
         let request = self.connection.request(ListImagesRequest::default());
-        let answer = self.connection.quick(self.connection.images().list(request)).await;
+        let answer = self.connection.ask(self.connection.images().list(request)).await;
         let images = answer.map_err(|status| self.connection.failed("list its images", &status))?.images;
         Ok(Records::read(images, self.flavour))
     }
@@ -121,7 +121,7 @@ impl Shared {
     /// What a record points to.
     pub(super) async fn target(&self, name: &str) -> Result<Option<Descriptor>, StoreError> {
         let request = self.connection.request(GetImageRequest { name: name.to_owned() });
-        let answer = self.connection.quick(self.connection.images().get(request)).await;
+        let answer = self.connection.ask(self.connection.images().get(request)).await;
         let image = found(answer).map_err(|status| self.connection.failed(format!("look for {name}"), &status))?;
         Ok(image.and_then(|answer| answer.image).and_then(|image| image.target).and_then(read_descriptor))
     }
@@ -138,13 +138,13 @@ impl Shared {
         // Created or updated: somebody else may do the other between two questions.
         for _ in 0..3 {
             let request = self.connection.request(CreateImageRequest { image: Some(image.clone()) });
-            match self.connection.quick(self.connection.images().create(request)).await {
+            match self.connection.ask(self.connection.images().create(request)).await {
                 Err(status) if status.code() == Code::AlreadyExists => {}
                 answer => return answer.map(|_| ()).map_err(|status| self.connection.failed(format!("name {name}"), &status)),
             }
             let update_mask = Some(prost_types::FieldMask { paths: paths.clone() });
             let request = self.connection.request(UpdateImageRequest { image: Some(image.clone()), update_mask });
-            match self.connection.quick(self.connection.images().update(request)).await {
+            match self.connection.ask(self.connection.images().update(request)).await {
                 Err(status) if status.code() == Code::NotFound => {}
                 answer => return answer.map(|_| ()).map_err(|status| self.connection.failed(format!("move {name}"), &status)),
             }
@@ -158,7 +158,7 @@ impl Shared {
         let last = names.len().saturating_sub(1);
         for (position, name) in names.iter().enumerate() {
             let request = self.connection.request(DeleteImageRequest { name: name.clone(), sync: position == last });
-            let answer = self.connection.watched(async { self.connection.images().delete(request).await }).await;
+            let answer = self.connection.ask(self.connection.images().delete(request)).await;
             found(answer).map_err(|status| self.connection.failed(format!("remove {name}"), &status))?;
         }
         Ok(())
@@ -190,4 +190,45 @@ fn reference_of(name: &str, root: &Digest, flavour: Flavour) -> Option<Reference
     let is_alias = flavour == Flavour::Kubernetes && reference.tag().is_none() && reference.digest() == Some(*root);
     // What does not come out as it went in is not a full name, but `sha256:…` or some tool's own.
     (!is_alias && reference.to_string() == name).then_some(reference)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn image(name: &str, root: &[u8]) -> Image {
+        let target = Some(write_descriptor(&Descriptor::of("x", root)));
+        Image { name: name.to_owned(), labels: Labels::new(), target, created_at: None, updated_at: None }
+    }
+
+    fn shown(images: &[Image], flavour: Flavour) -> Vec<String> {
+        let entries = Records::read(images.to_vec(), flavour).entries;
+        entries.iter().map(|entry| entry.reference.as_ref().map_or("-".to_owned(), Reference::familiar)).collect()
+    }
+
+    #[test]
+    fn what_no_person_would_write_is_no_name() {
+        let root = Digest::of(b"1");
+        let config = format!("sha256:{}", Digest::of(b"config").hex());
+        let pinned = format!("docker.io/library/demo@{root}");
+        let images = [image("docker.io/library/demo:v1", b"1"), image(&config, b"1"), image(&pinned, b"1")];
+        assert_eq!(shown(&images, Flavour::Kubernetes), ["demo:v1"]);
+        assert_eq!(shown(&images, Flavour::Plain), ["demo:v1".to_owned(), format!("demo@{root}")]);
+        assert_eq!(shown(&images[1..], Flavour::Kubernetes), ["-"], "an image that lost its name is one image");
+        for flavour in [Flavour::Plain, Flavour::Docker, Flavour::Kubernetes] {
+            assert_eq!(shown(&[image(&untagged(flavour, &root), b"1"), image("import-2026", b"2")], flavour), ["-", "-"]);
+        }
+    }
+
+    #[test]
+    fn with_its_last_name_an_image_goes() {
+        let config = format!("sha256:{}", Digest::of(b"config").hex());
+        let images = vec![image("docker.io/library/demo:v1", b"1"), image(&config, b"1"), image("docker.io/library/demo:v2", b"1")];
+        let records = Records::read(images, Flavour::Kubernetes);
+        assert_eq!(records.to_remove(&[0]), ["docker.io/library/demo:v1"]);
+        assert_eq!(records.to_remove(&[0, 1]), ["docker.io/library/demo:v1", &config, "docker.io/library/demo:v2"]);
+        assert!(records.has_root(&Digest::of(b"1"), "docker.io/library/demo:v1"));
+        assert!(!records.has_root(&Digest::of(b"2"), ""));
+    }
 }

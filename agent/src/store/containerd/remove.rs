@@ -12,7 +12,7 @@ use crate::sys::blocking;
 
 impl Shared {
     /// See [`crate::store::Store::remove`].
-    pub(super) async fn remove(&self, query: &Query) -> Result<Removed, StoreError> {
+    pub(super) async fn remove(self: &Arc<Self>, query: &Query) -> Result<Removed, StoreError> {
         let records = self.records().await?;
         let positions = self.positions(&records, query).await?;
         let entries: Vec<_> = positions.iter().filter_map(|&position| records.entries.get(position)).collect();
@@ -38,16 +38,15 @@ impl Shared {
     }
 
     /// See [`crate::store::Store::maintain`].
-    pub(super) async fn maintain(&self) -> Result<u64, StoreError> {
-        let Some(shared) = self.this.upgrade() else { return Ok(0) };
+    pub(super) async fn maintain(self: &Arc<Self>) -> Result<u64, StoreError> {
         self.sweep().await?;
-        let before = self.all_infos(vec![]).await?;
-        shared.collect().await?;
-        let after = self.all_infos(vec![]).await?;
-        let kept: HashSet<Digest> = after.keys().copied().collect();
-        blocking({
-            let (shared, kept) = (Arc::clone(&shared), kept.clone());
-            move || shared.hashes.retain(&kept)
+        let before = self.every_info(vec![]).await?;
+        self.collect().await?;
+        let kept: HashSet<Digest> = self.every_info(vec![]).await?.into_keys().collect();
+        let (shared, recorded) = (Arc::clone(self), kept.clone());
+        blocking(move || {
+            shared.quarantine.retain(&recorded);
+            shared.hashes.retain(&recorded)
         })
         .await?;
         Ok(before.iter().filter(|(digest, _)| !kept.contains(digest)).map(|(_, info)| info.size_bytes).sum())

@@ -57,7 +57,7 @@ impl Unpack {
                 Some(packed) => self.shared.make(&self.lease, blob, packed, &self.ready).await?,
                 None => self.ready.wait_for(blob.digest).await,
             }
-            let _turn = self.shared.turns.take(chain).await;
+            let _turn = self.shared.unpack_turns.take(chain).await;
             if !self.shared.has_snapshot(&snapshotter, &chain).await? {
                 self.unpack(&snapshotter, parent.as_ref(), blob, &diff_id, &chain).await?;
             } else {
@@ -122,19 +122,19 @@ impl Unpack {
             parent: parent.map(ToString::to_string).unwrap_or_default(),
             labels: Labels::new(),
         };
-        let prepared = connection.quick(connection.snapshots().prepare(connection.leased(prepare.clone(), lease))).await;
+        let prepared = connection.ask(connection.snapshots().prepare(connection.leased(prepare.clone(), lease))).await;
         let prepared = match prepared {
             // A former try of ours.
             Err(status) if status.code() == Code::AlreadyExists => {
                 self.shared.remove_snapshot(snapshotter, key).await?;
-                connection.quick(connection.snapshots().prepare(connection.leased(prepare, lease))).await
+                connection.ask(connection.snapshots().prepare(connection.leased(prepare, lease))).await
             }
             prepared => prepared,
         };
         let mounts = prepared.map_err(|status| failed(&status))?.mounts;
         let request = connection.leased(ApplyRequest { diff: Some(write_descriptor(blob)), mounts }, lease);
-        let answer = connection.watched(async { connection.diff().apply(request).await }).await;
-        let applied = answer.map_err(|status| failed(&status))?.into_inner().applied.map(|applied| applied.digest);
+        let answer = connection.ask(connection.diff().apply(request)).await;
+        let applied = answer.map_err(|status| failed(&status))?.applied.map(|applied| applied.digest);
         if applied.as_deref() != Some(diff_id.to_string().as_str()) {
             let reason = format!("there is {} in it, not {diff_id} as the config says", applied.unwrap_or_default());
             return Err(StoreError::Engine { engine: ENGINE, action: format!("unpack {}", blob.digest), reason });
@@ -145,7 +145,7 @@ impl Unpack {
             key: key.to_owned(),
             labels: Labels::new(),
         };
-        let answer = connection.watched(async { connection.snapshots().commit(connection.leased(commit, lease)).await }).await;
+        let answer = connection.ask(connection.snapshots().commit(connection.leased(commit, lease))).await;
         created(answer).map_err(|status| failed(&status))
     }
 }
@@ -154,14 +154,14 @@ impl Shared {
     /// True when this stack of layers is unpacked.
     pub(super) async fn has_snapshot(&self, snapshotter: &str, chain: &Digest) -> Result<bool, StoreError> {
         let request = StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: chain.to_string() };
-        let answer = self.connection.quick(self.connection.snapshots().stat(self.connection.request(request))).await;
+        let answer = self.connection.ask(self.connection.snapshots().stat(self.connection.request(request))).await;
         let answer = found(answer).map_err(|status| self.connection.failed(format!("look for the snapshot {chain}"), &status))?;
         Ok(answer.is_some())
     }
 
     async fn remove_snapshot(&self, snapshotter: &str, key: &str) -> Result<(), StoreError> {
         let request = RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
-        let answer = self.connection.quick(self.connection.snapshots().remove(self.connection.request(request))).await;
+        let answer = self.connection.ask(self.connection.snapshots().remove(self.connection.request(request))).await;
         found(answer).map(|_| ()).map_err(|status| self.connection.failed(format!("remove the snapshot {key}"), &status))
     }
 }
