@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use tests::engine;
 use tests::engine::docker::Docker;
 use tests::process::{self, Process};
 use tests::sample::{Recipe, archive_file};
@@ -13,7 +12,7 @@ fn text(path: &Path) -> &str {
 
 #[test]
 fn an_image_keeps_its_id_from_engine_to_engine() {
-    let Some(binary) = Docker::system() else { return engine::skipped("no Docker Engine here (apt-get install docker.io)") };
+    let Some(binary) = Docker::system() else { return tests::skipped("no Docker Engine here (apt-get install docker.io)") };
     let docker = Docker::start(&binary, "vfs");
     let mut hosts = ["stapp01", "stapp03"].map(Process::new);
     hosts.iter_mut().for_each(Process::start);

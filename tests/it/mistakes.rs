@@ -150,7 +150,7 @@ fn agents_that_do_not_answer() {
     other.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(imgctl).arg("--socket").arg(&socket).arg("ls");
     match other.output() {
         Ok(output) if !String::from_utf8_lossy(&output.stderr).contains("setpriv:") => refused(&output, 5, socket.to_str().unwrap()),
-        other => println!("skipped: another user needs root and setpriv: {other:?}"),
+        other => tests::skipped(&format!("another user needs root and setpriv: {other:?}")),
     }
 }
 
@@ -158,7 +158,7 @@ fn agents_that_do_not_answer() {
 fn a_full_disk_is_known_before_a_byte_moves() {
     let small = Process::on_disk("b", 40);
     if !small.can_mount() {
-        println!("skipped: a small disk needs root (unshare --mount)");
+        tests::skipped("a small disk needs root (unshare --mount)");
         return;
     }
     let hosts = fleet([Process::new("a"), small], 60_000_000);

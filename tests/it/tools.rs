@@ -18,7 +18,7 @@ fn run(tool: &str, arguments: &[&str]) -> Option<String> {
     let output = match Command::new(tool).args(arguments).output() {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!("skipped: {tool} is not installed");
+            tests::skipped(&format!("{tool} is not installed"));
             return None;
         }
         Err(error) => panic!("{tool}: {error}"),

@@ -18,10 +18,7 @@ impl Lan {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("imgd{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         if !quiet(&["netns", "add", &format!("{prefix}-lan")]) {
-            #[allow(clippy::print_stderr)]
-            {
-                eprintln!("skipped: network namespaces need root and iproute2 (apt-get install iproute2)");
-            }
+            crate::skipped("network namespaces need root and iproute2 (apt-get install iproute2)");
             return None;
         }
         let lan = Self { prefix, hosts };

@@ -96,7 +96,7 @@ impl AnyStore {
             StoreKind::Podman { socket } => Choice::Fixed(Backend::Engine(engine(Engine::Podman, socket)?)),
             StoreKind::Containerd { socket, namespace } => {
                 let flavour = Flavour::of_namespace(namespace);
-                Choice::Fixed(Backend::Containerd(open_containerd(socket.clone(), namespace, flavour, state_dir)?))
+                Choice::Fixed(Backend::Containerd(open_containerd(socket.clone(), namespace, flavour, None, state_dir)?))
             }
             StoreKind::Docker { socket, containerd } => Choice::Docker(Arc::new(Docker {
                 socket: socket.clone(),
@@ -126,7 +126,8 @@ impl Docker {
             if current.uses_containerd {
                 let socket = self.containerd.clone().or_else(|| first_present(&info.containerd_sockets)).unwrap_or_default();
                 if current.containerd.as_ref().is_none_or(|(known, _)| *known != socket) {
-                    let store = open_containerd(socket.clone(), MOBY, Flavour::Docker, &self.state_dir)?;
+                    let snapshotter = Some(info.driver.clone()).filter(|driver| !driver.is_empty());
+                    let store = open_containerd(socket.clone(), MOBY, Flavour::Docker, snapshotter, &self.state_dir)?;
                     current.containerd = Some((socket, store));
                 }
             }
@@ -149,8 +150,14 @@ fn first_present(sockets: &[PathBuf]) -> Option<PathBuf> {
     sockets.iter().find(|socket| socket.exists()).or(sockets.first()).cloned()
 }
 
-fn open_containerd(socket: PathBuf, namespace: &str, flavour: Flavour, state_dir: &Path) -> Result<ContainerdStore, StoreError> {
-    ContainerdStore::open(containerd::Settings { socket, namespace: namespace.to_owned(), flavour, snapshotter: None, state_dir })
+fn open_containerd(
+    socket: PathBuf,
+    namespace: &str,
+    flavour: Flavour,
+    snapshotter: Option<String>,
+    state_dir: &Path,
+) -> Result<ContainerdStore, StoreError> {
+    ContainerdStore::open(containerd::Settings { socket, namespace: namespace.to_owned(), flavour, snapshotter, state_dir })
 }
 
 /// The same call on whichever backend it is.

@@ -10,8 +10,8 @@ use proto::Digest;
 use proto::image::Selection;
 use tests::conformance::{bring, content, query};
 use tests::engine::containerd::{Containerd, DockerOnContainerd};
-use tests::engine::skipped;
 use tests::sample::{Packing, Recipe, Sample};
+use tests::skipped;
 
 /// A store, and the engine that it needs.
 type Guarded = (ContainerdStore, Arc<Containerd>);

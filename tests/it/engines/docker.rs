@@ -11,8 +11,8 @@ use proto::image::Selection;
 use tempfile::TempDir;
 use tests::conformance::{self, bring, content, query};
 use tests::engine::docker::Docker;
-use tests::engine::skipped;
 use tests::sample::{Recipe, Sample, layer_tar};
+use tests::skipped;
 
 use super::{loads, odd, unpacked};
 

@@ -8,8 +8,8 @@ use proto::image::Selection;
 use tempfile::TempDir;
 use tests::conformance::{bring, query};
 use tests::engine::podman::Podman;
-use tests::engine::skipped;
 use tests::sample::{Recipe, archive_file};
+use tests::skipped;
 
 use super::{loads, unpacked};
 

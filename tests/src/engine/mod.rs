@@ -101,9 +101,3 @@ pub fn unpacked_engines() -> PathBuf {
         PathBuf::from,
     )
 }
-
-/// Says why a test does not run. CI installs what the tests need, and treats this line as a failure.
-#[allow(clippy::print_stdout)]
-pub fn skipped(reason: &str) {
-    println!("skipped: {reason}");
-}
