@@ -1,6 +1,6 @@
 //! The promises of `agent::store`, as checks that every store passes. Each takes a store with nothing in it.
 
-use agent::store::{Import, Imported, Ingest, Query, Store, StoreError};
+use agent::store::{Form, Import, Imported, Ingest, Query, Store, StoreError};
 use bytes::Bytes;
 use proto::hash::{RangeHash, RangeHasher};
 use proto::image::{ImageError, Selection};
@@ -34,6 +34,11 @@ pub fn query(text: &str) -> Query {
 /// All bytes of a blob.
 pub async fn content<S: Store>(store: &S, blob: &Descriptor) -> Result<Bytes, StoreError> {
     store.read(blob, 0..blob.size_bytes).await?.all().await
+}
+
+/// Blobs stay as they came, and what nothing refers to is collected.
+fn is_packed<S: Store>(store: &S) -> bool {
+    store.properties().form == Form::Packed
 }
 
 async fn ingest<I: Import>(import: &I, blob: &Descriptor, bytes: &Bytes) -> Result<bool, StoreError> {
@@ -70,9 +75,13 @@ pub async fn round_trip<S: Store>(store: &S) {
     assert_whole(store, &sample, &query("demo:nautilus")).await;
     assert_whole(store, &sample, &query("docker.io/library/demo:nautilus")).await;
     let row = &store.list().await.unwrap()[0];
-    assert_eq!((row.image_id, row.root), (sample.image_id(), sample.image.root.digest));
-    assert_eq!((row.size_bytes, &row.platforms), (sample.image.size_bytes(), &vec![Platform::host()]));
-    assert!(row.complete && row.tagged_unix_s > 1_700_000_000);
+    assert_eq!((row.image_id, &row.platforms), (sample.image_id(), &vec![Platform::host()]));
+    assert!(row.complete && row.size_bytes > 0);
+    if is_packed(store) {
+        // An engine says what its files take, and would have to read all of them to tell the manifest.
+        assert_eq!((row.root, row.size_bytes), (sample.image.root.digest, sample.image.size_bytes()));
+        assert!(row.tagged_unix_s > 1_700_000_000);
+    }
     for id in [sample.image_id().to_string(), sample.image_id().short(), sample.image.root.digest.hex()] {
         let held = store.resolve(&query(&id), Selection::All).await.unwrap();
         assert_eq!((held.image.reference, held.image_id), (None, sample.image_id()));
@@ -118,7 +127,8 @@ pub async fn an_ingest_resumes<S: Store>(store: &S) {
     ingest.commit().await.unwrap();
     drop(import);
     let (_, written) = bring(store, &sample).await.unwrap();
-    assert!(!written.contains(&layer.digest), "what an import that was given up has committed is kept");
+    let is_kept = !written.contains(&layer.digest);
+    assert!(is_kept || !store.properties().resumable_ingests, "what an import that was given up has committed is kept");
     assert_whole(store, &sample, &query("demo:v1")).await;
 }
 
@@ -179,8 +189,13 @@ pub async fn a_name_moves<S: Store>(store: &S) {
     bring(store, &old).await.unwrap();
     let (imported, _) = bring(store, &new).await.unwrap();
     assert_eq!(imported, Imported { image_id: new.image_id(), replaced: Some(old.image_id()) });
-    assert_eq!(names(store).await, [Some("demo:v1".to_owned())]);
     assert_whole(store, &new, &query("demo:v1")).await;
+    if !is_packed(store) {
+        // Engines keep what has lost its name until they are told to prune.
+        assert_eq!(names(store).await, [Some("demo:v1".to_owned()), None]);
+        return assert_whole(store, &old.clone().untagged(), &query(&old.image_id().hex())).await;
+    }
+    assert_eq!(names(store).await, [Some("demo:v1".to_owned())]);
     assert!(matches!(content(store, &old.image.root).await, Err(StoreError::BlobMissing(_))));
     assert!(matches!(store.resolve(&query(&old.image_id().hex()), Selection::All).await, Err(StoreError::NotFound(_))));
 }
@@ -236,16 +251,17 @@ pub async fn removal_by_id<S: Store>(store: &S) {
 
 /// An ID that starts two images means neither.
 pub async fn short_ids_are_ambiguous<S: Store>(store: &S) {
-    // Of 34 digests two share their first two digits, with these seeds.
-    for seed in 0..17 {
-        bring(store, &Recipe::new(1_000 + seed, &[10]).build(&format!("demo:{seed}"))).await.unwrap();
+    let mut seen = std::collections::HashMap::new();
+    for seed in 0.. {
+        let sample = Recipe::new(1_000 + seed, &[10]).build(&format!("demo:{seed}"));
+        let prefix = sample.image_id().hex()[..2].to_owned();
+        if let Some(other) = seen.insert(prefix.clone(), sample.clone()) {
+            bring(store, &sample).await.unwrap();
+            bring(store, &other).await.unwrap();
+            assert!(matches!(store.resolve(&query(&prefix), Selection::All).await, Err(StoreError::Ambiguous(_))));
+            return;
+        }
     }
-    let rows = store.list().await.unwrap();
-    let shared = (0..=255u8)
-        .map(|byte| format!("{byte:02x}"))
-        .find(|prefix| rows.iter().filter(|row| row.image_id.hex().starts_with(prefix) || row.root.hex().starts_with(prefix)).count() > 1);
-    let Some(prefix) = shared else { panic!("no two of the samples share two digits: use other seeds") };
-    assert!(matches!(store.resolve(&query(&prefix), Selection::All).await, Err(StoreError::Ambiguous(_))));
 }
 
 /// Ranges that start and end anywhere.
@@ -303,6 +319,20 @@ pub async fn several_platforms<S: Store>(store: &S) {
     let amd64: Platform = "linux/amd64".parse().unwrap();
     let one = sample.select(Selection::One(amd64.clone()));
     assert_eq!(one.manifests.len(), 1);
+    if !is_packed(store) {
+        let all = store.import(sample.image.clone()).await.map(drop);
+        assert!(matches!(all, Err(StoreError::Unsupported { .. })), "{all:?}");
+        assert_eq!(bring_image(store, one.clone(), &sample).await.unwrap().0.image_id, one.manifests[0].config.digest);
+        let windows = Selection::One("windows/amd64".parse().unwrap());
+        let result = store.resolve(const_query(), windows).await;
+        assert!(matches!(result, Err(StoreError::Image(ImageError::PlatformAbsent { .. }))));
+        // It comes out with the plain layer, under a manifest of its own.
+        let held = store.resolve(const_query(), Selection::One(amd64)).await.unwrap();
+        let (manifest, layer) = (&held.image.manifests[0], &one.manifests[0].layers[0]);
+        assert_eq!((&manifest.config, manifest.layers[0].diff_id), (&one.manifests[0].config, layer.diff_id));
+        assert_eq!(Some(Digest::of(&content(store, &manifest.layers[0].descriptor).await.unwrap())), layer.diff_id);
+        return;
+    }
     let (imported, written) = bring_image(store, one.clone(), &sample).await.unwrap();
     assert_eq!(written.len(), 4);
     assert_eq!(imported.image_id, one.manifests[0].config.digest);
@@ -342,6 +372,9 @@ pub async fn empty_things<S: Store>(store: &S) {
     let empty = Descriptor::of("application/octet-stream", b"");
     let sample = Recipe::new(21, &[0]).build("demo");
     bring(store, &sample).await.unwrap();
+    if !is_packed(store) {
+        return;
+    }
     let mut image = sample.image.clone();
     image.root = empty.clone();
     image.indexes.clear();
