@@ -6,6 +6,7 @@ mod absence;
 mod abuse;
 mod archive;
 mod docker;
+mod engines;
 mod golden;
 mod layout;
 mod mistakes;

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub mod docker;
+pub mod podman;
+
 /// How long a daemon may take to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -84,6 +87,16 @@ impl Drop for Daemon {
 /// The first of these programs that is installed.
 pub fn installed(candidates: &[&str]) -> Option<PathBuf> {
     candidates.iter().map(PathBuf::from).find(|path| path.exists())
+}
+
+/// Where `.ci/engines` unpacks engines that the system does not have.
+pub fn unpacked_dir() -> PathBuf {
+    let cache = || std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from).join("imgd-engines");
+    std::env::var_os("IMGD_ENGINES").map_or_else(cache, PathBuf::from)
+}
+
+fn home() -> PathBuf {
+    std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }
 
 /// Says why a test does not run. CI installs what the tests need, and treats this line as a failure.

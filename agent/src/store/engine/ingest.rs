@@ -131,7 +131,7 @@ impl LayerWay {
         let diff_id = work.plan.units[self.unit].diff_id;
         self.target.sized(work, &diff_id, size_bytes);
         self.target.shared.hashes.put(&diff_id, hashes)?;
-        work.progress.send_modify(|progress| drop(progress.units.insert(self.unit)));
+        work.progress.send_modify(|progress| progress.units.extend([self.unit]));
         Ok(())
     }
 }

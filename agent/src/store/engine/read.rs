@@ -41,14 +41,14 @@ pub(super) enum Layer {
     /// Where it lies, under this key.
     Split(Arc<TarSplit>, String),
     /// Out of an export, which stays as long as this is read.
-    Exported(Arc<File>, u64, Arc<Export>),
+    Exported { file: Arc<File>, size_bytes: u64, _export: Arc<Export> },
 }
 
 impl Layer {
     fn size_bytes(&self) -> u64 {
         match self {
             Self::Split(split, _) => split.size_bytes(),
-            Self::Exported(_, size_bytes, _) => *size_bytes,
+            Self::Exported { size_bytes, .. } => *size_bytes,
         }
     }
 
@@ -56,7 +56,7 @@ impl Layer {
     fn key(&self) -> &str {
         match self {
             Self::Split(_, key) => key,
-            Self::Exported(..) => "export",
+            Self::Exported { .. } => "export",
         }
     }
 
@@ -64,7 +64,7 @@ impl Layer {
     fn copy(&self, range: Range<u64>, mut sink: impl FnMut(Bytes) -> bool) -> io::Result<()> {
         let mut source = match self {
             Self::Split(split, _) => Source::Split(split.cursor(range.start)?),
-            Self::Exported(file, ..) => Source::File(file, range.start),
+            Self::Exported { file, .. } => Source::File(file, range.start),
         };
         let mut left_bytes = range.end.saturating_sub(range.start);
         while left_bytes > 0 {
@@ -244,7 +244,7 @@ impl Shared {
             None => self.export(image).await?,
         };
         let (file, size_bytes) = export.layer(diff_id)?;
-        Ok(Layer::Exported(Arc::new(file), size_bytes, export))
+        Ok(Layer::Exported { file: Arc::new(file), size_bytes, _export: export })
     }
 
     /// The notes of a layer, and the key of where it lies.

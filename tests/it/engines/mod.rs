@@ -1,0 +1,5 @@
+//! Real engines.
+
+mod docker;
+mod podman;
+mod unpacked;

@@ -1,0 +1,69 @@
+//! Podman's service.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use super::Daemon;
+
+/// A service of its own, with its own files.
+pub struct Podman {
+    daemon: Daemon,
+}
+
+impl Podman {
+    /// Whether there is one.
+    pub fn is_installed() -> bool {
+        super::installed(&["/usr/bin/podman"]).is_some()
+    }
+
+    /// Starts `podman system service`.
+    pub fn start() -> Self {
+        let mut podman = Self { daemon: Daemon::new() };
+        let mut command = podman.command();
+        command.args(["system", "service", "-t", "0"]).arg(format!("unix://{}", podman.socket().display()));
+        let socket = podman.socket();
+        podman.daemon.start(&mut command, || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+        podman
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.daemon.path("podman.sock")
+    }
+
+    /// A place for files beside the engine's.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.daemon.path(name)
+    }
+
+    /// `podman …`
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command().args(arguments).output().unwrap()
+    }
+
+    /// `podman …`, which has to succeed; what it prints.
+    pub fn must(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "podman {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Removes all images.
+    pub fn clear(&self) {
+        self.run(&["rmi", "--all", "--force"]);
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("podman");
+        let at = |name: &str| self.daemon.path(name);
+        for (flag, directory) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+            command.arg(flag).arg::<PathBuf>(at(directory));
+        }
+        command.args(["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
+        // crun refuses the mixed control groups of some build hosts.
+        if let Some(runc) = ["/usr/sbin/runc", "/usr/bin/runc"].into_iter().find(|path| Path::new(path).exists()) {
+            command.args(["--runtime", runc]);
+        }
+        command
+    }
+}
