@@ -229,8 +229,17 @@ impl Shared {
             let bytes = self.present(row).await?.document(digest);
             return bytes.map(Located::Document).ok_or(StoreError::BlobMissing(*digest));
         }
-        let (row, chain_id) = inventory.layer(digest).ok_or(StoreError::BlobMissing(*digest))?;
-        Ok(Located::Layer { image: row.id, chain_id, held: None })
+        if let Some((row, chain_id)) = inventory.layer(digest) {
+            return Ok(Located::Layer { image: row.id, chain_id, held: None });
+        }
+        // A manifest that was not asked for since we run.
+        for row in inventory.visible().filter(|_| made_of.is_none()) {
+            if self.root_at_hand(row).await == Some(*digest) {
+                let bytes = self.present(row).await?.document(digest);
+                return bytes.map(Located::Document).ok_or(StoreError::BlobMissing(*digest));
+            }
+        }
+        Err(StoreError::BlobMissing(*digest))
     }
 
     async fn layer(&self, image: &Digest, diff_id: &Digest, chain_id: &Digest, held: Option<&Presented>) -> Result<Layer, StoreError> {
