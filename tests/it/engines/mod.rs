@@ -1,5 +1,8 @@
 //! Real engines.
 
 mod docker;
+mod loads;
+mod odd;
 mod podman;
+mod sockets;
 mod unpacked;

@@ -1,10 +1,17 @@
 //! Podman.
 
-use agent::store::engine::{Deadlines, Engine, EngineStore, Settings};
 use std::path::PathBuf;
+
+use agent::store::Store;
+use agent::store::engine::{Deadlines, Engine, EngineStore, Settings};
+use proto::image::Selection;
 use tempfile::TempDir;
+use tests::conformance::{bring, query};
 use tests::engine::podman::Podman;
 use tests::engine::skipped;
+use tests::sample::{Recipe, archive_file};
+
+use super::{loads, unpacked};
 
 /// A store on this engine, with an agent's directory of its own.
 fn store(socket: PathBuf) -> (EngineStore, TempDir) {
@@ -19,5 +26,26 @@ async fn the_service_keeps_the_promises() {
         return skipped("no Podman here (apt-get install podman)");
     }
     let podman = Podman::start();
-    super::unpacked::conforms(|| store(podman.socket()), || podman.clear()).await;
+    unpacked::conforms(|| store(podman.socket()), || podman.clear()).await;
+    let list_all = || podman.must(&["images", "--all", "--noheading"]);
+    let (store, _state) = store(podman.socket());
+    loads::layers_are_loaded_as_they_come(&store, list_all).await;
+    podman.clear();
+    loads::a_streamed_layer_is_checked(&store, list_all).await;
+    loads::packed_layers(&store).await;
+    loads::layers_that_repeat(&store).await;
+    podman.clear();
+    loads::what_goes_meanwhile_comes_again(&store, |id| drop(podman.must(&["rmi", "--force", id]))).await;
+    local_names(&podman, &store).await;
+}
+
+/// An image that came without a registry in its name is found by the name that people use.
+async fn local_names(podman: &Podman, store: &EngineStore) {
+    let sample = Recipe::new(70, &[1000]).build("localhost/mine:v1");
+    podman.must(&["load", "-i", archive_file(&podman.path(""), &sample).to_str().unwrap()]);
+    let held = store.resolve(&query("mine:v1"), Selection::All).await.unwrap();
+    assert_eq!(held.image.reference.unwrap().familiar(), "mine:v1");
+    assert_eq!(held.image_id, sample.image_id());
+    assert_eq!(store.remove(&query("mine:v1")).await.unwrap().name, "localhost/mine:v1");
+    bring(store, &sample.named("mine:v1")).await.unwrap();
 }

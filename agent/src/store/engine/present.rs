@@ -1,5 +1,6 @@
 //! An image of the engine as the rest of the program wants it: a manifest, a config, and layers as plain tar.
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -80,12 +81,17 @@ impl Shared {
         Ok(Arc::new(Presented { image, manifest, config, chain_ids: row.details.chain_ids.clone(), export }))
     }
 
-    /// The manifest of an image, where no layer has to be read for it.
+    /// The manifest of an image, where nothing has to be saved by the engine for it.
     pub(super) async fn root_at_hand(&self, row: &Row) -> Option<Digest> {
-        let known = |diff_id| self.records.size_bytes(diff_id).is_some();
-        if !row.details.diff_ids.iter().all(known) || self.ground().await.ok()?.obstacle().is_some() {
+        let made = |roots: &HashMap<Digest, Digest>| roots.iter().find(|(_, id)| **id == row.id).map(|(root, _)| *root);
+        if let Some(root) = made(&self.roots.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Some(root);
+        }
+        if !row.details.diff_ids.iter().all(|diff_id| self.records.size_bytes(diff_id).is_some()) {
             return None;
         }
+        let (ground, id) = (self.ground().await.ok()?, row.id);
+        blocking(move || ground.config(&id)).await.ok()?;
         self.present(row).await.ok().map(|presented| presented.image.root.digest)
     }
 
