@@ -100,6 +100,7 @@ fn home() -> PathBuf {
 }
 
 /// Says why a test does not run. CI installs what the tests need, and treats this line as a failure.
+#[allow(clippy::print_stdout)]
 pub fn skipped(reason: &str) {
     println!("skipped: {reason}");
 }

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use super::info::Info;
+use super::info::{EngineStoreKind, Info};
 use super::{Engine, Shared};
 use crate::store::{Finding, StoreError};
 
@@ -12,10 +12,14 @@ impl Shared {
         let engine = self.client.engine();
         let info = match self.info().await {
             Ok(info) => info,
-            Err(error) => return vec![self.unreachable(&error)],
+            Err(error) => return vec![unreachable(engine, &error)],
         };
         let address = self.client.address();
         let rights = if info.is_rootless { ", rootless" } else { "" };
+        if info.store == EngineStoreKind::Containerd {
+            let text = format!("{} {} at {address} keeps its images in containerd now", engine.name(), info.version);
+            return vec![Finding { fine: false, text, remedy: Some("systemctl restart imgd".to_owned()) }];
+        }
         let text = format!("{} {}{rights} with {} at {address}", engine.name(), info.version, info.driver);
         vec![Finding { fine: true, text, remedy: None }, self.reading(&info).await]
     }
@@ -24,7 +28,7 @@ impl Shared {
         let root = info.root.display();
         let obstacle = match self.ground().await {
             Ok(ground) => crate::sys::blocking(move || ground.obstacle()).await,
-            Err(error) => return self.unreachable(&error),
+            Err(error) => return unreachable(self.client.engine(), &error),
         };
         let Some(obstacle) = obstacle else {
             return Finding { fine: true, text: format!("layers are read where they lie, in {root}"), remedy: None };
@@ -40,24 +44,42 @@ impl Shared {
         };
         Finding { fine: false, text: format!("layers cannot be read in {root} ({obstacle}): {slow}"), remedy }
     }
+}
 
-    fn unreachable(&self, error: &StoreError) -> Finding {
-        let start = match self.client.engine() {
-            Engine::Docker => "systemctl start docker",
-            Engine::Podman => "systemctl enable --now podman.socket",
+fn unreachable(engine: Engine, error: &StoreError) -> Finding {
+    let start = match engine {
+        Engine::Docker => "systemctl start docker",
+        Engine::Podman => "systemctl enable --now podman.socket",
+    };
+    let (reason, remedy) = match error {
+        StoreError::Unreachable { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            let remedy = match engine {
+                Engine::Docker => "add the user of imgd to the group docker, or run imgd as root",
+                Engine::Podman => "run imgd as root, or as the user whose Podman it is",
+            };
+            (format!(": {source}"), remedy)
+        }
+        StoreError::Unreachable { source, .. } => (format!(": {source}"), start),
+        StoreError::Silent { .. } => (String::new(), "look at its log (journalctl -u docker -u podman), and restart it if it hangs"),
+        _ => (String::new(), start),
+    };
+    Finding { fine: false, text: format!("{error}{reason}"), remedy: Some(remedy.to_owned()) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_remedy() {
+        let finding = |engine, kind: ErrorKind| {
+            let error = StoreError::Unreachable { engine: "x", address: "unix:///x".to_owned(), source: kind.into() };
+            unreachable(engine, &error).remedy.unwrap()
         };
-        let (reason, remedy) = match error {
-            StoreError::Unreachable { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-                let remedy = match self.client.engine() {
-                    Engine::Docker => "add the user of imgd to the group docker, or run imgd as root",
-                    Engine::Podman => "run imgd as root, or as the user whose Podman it is",
-                };
-                (format!(": {source}"), remedy)
-            }
-            StoreError::Unreachable { source, .. } => (format!(": {source}"), start),
-            StoreError::Silent { .. } => (String::new(), "look at its log (journalctl -u docker -u podman), and restart it if it hangs"),
-            _ => (String::new(), start),
-        };
-        Finding { fine: false, text: format!("{error}{reason}"), remedy: Some(remedy.to_owned()) }
+        assert!(finding(Engine::Docker, ErrorKind::PermissionDenied).contains("group docker"));
+        assert!(finding(Engine::Podman, ErrorKind::PermissionDenied).contains("root"));
+        assert!(finding(Engine::Docker, ErrorKind::NotFound).contains("systemctl start docker"));
+        assert!(finding(Engine::Podman, ErrorKind::ConnectionRefused).contains("podman.socket"));
     }
 }

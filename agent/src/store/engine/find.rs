@@ -10,6 +10,7 @@ use proto::{Digest, Image, Reference};
 use super::inventory::{Inventory, Row};
 use super::pin::Pin;
 use super::present::Presented;
+use super::read::EXPORTED;
 use super::{Engine, Shared};
 use crate::store::names::{self, Identified, Named};
 use crate::store::{Held, Lease, Query, StoreError};
@@ -104,7 +105,7 @@ impl Shared {
         let layers = presented.image.manifests[0].layers.iter().zip(&presented.chain_ids);
         for (layer, chain_id) in layers.filter(|(layer, _)| self.records.may_be_damaged(&layer.descriptor.digest)) {
             let digest = layer.descriptor.digest;
-            let key = self.split(&digest, chain_id).await.map_or_else(|_| "export".to_owned(), |(_, key)| key);
+            let key = self.split(&digest, chain_id).await.map_or_else(|_| EXPORTED.to_owned(), |(_, key)| key);
             if self.records.is_damaged(&digest, &key) {
                 return Err(StoreError::Corrupt(digest));
             }

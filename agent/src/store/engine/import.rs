@@ -12,7 +12,7 @@ use super::api::encoded;
 use super::ingest::EngineIngest;
 use super::inventory::{Inventory, Row, chain_ids};
 use super::load::{Kept, Load, absent_layer};
-use super::pin::Pin;
+use super::pin::{PIN_REPOSITORY, Pin};
 use super::plan::{Plan, Present, Unit, longest_prefix};
 use super::{Engine, Shared, thin};
 use crate::store::turns::Turn;
@@ -112,6 +112,9 @@ impl EngineImport {
         let [manifest] = &image.manifests[..] else {
             return Err(StoreError::Unsupported { kind, what: "an image for several platforms" });
         };
+        if image.reference.as_ref().is_some_and(|reference| reference.repository() == PIN_REPOSITORY) {
+            return Err(StoreError::Unsupported { kind, what: "an image under a name that marks what is on its way" });
+        }
         let diff_ids: Option<Vec<Digest>> = manifest.layers.iter().map(|layer| layer.diff_id).collect();
         let Some(diff_ids) = diff_ids.filter(|_| media_type::is_config(&manifest.config.media_type)) else {
             return Err(StoreError::Unsupported { kind, what: "what is not the image of a container" });
@@ -126,7 +129,7 @@ impl EngineImport {
             let target = &self.target;
             let turn = target.shared.imports.take(target.config().digest).await;
             let now = target.look().await?;
-            if let Some(gone) = self.found.as_ref().and_then(|before| lost(&before.plan, &now.plan)) {
+            if let Some(gone) = self.found.as_ref().and_then(|before| lost(before, &now)) {
                 return Err(StoreError::Gone(gone));
             }
             let writers = now.plan.units.iter().map(|_| Arc::default()).collect();
@@ -147,10 +150,11 @@ impl EngineImport {
     }
 }
 
-/// A layer that was here, and has to come now.
-fn lost(before: &Plan, now: &Plan) -> Option<Digest> {
-    let had: HashSet<Digest> = before.units.iter().map(|unit| unit.diff_id).collect();
-    now.units.iter().map(|unit| unit.diff_id).find(|diff_id| !had.contains(diff_id))
+/// What was here, and has to come now.
+fn lost(before: &Found, now: &Found) -> Option<Digest> {
+    let had: HashSet<Digest> = before.plan.units.iter().map(|unit| unit.diff_id).collect();
+    let layer = now.plan.units.iter().map(|unit| unit.diff_id).find(|diff_id| !had.contains(diff_id));
+    layer.or_else(|| before.documents.keys().find(|document| !now.documents.contains_key(document)).copied())
 }
 
 impl Target {

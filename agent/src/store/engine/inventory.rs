@@ -152,7 +152,7 @@ impl Shared {
     /// All images, now.
     pub(super) async fn inventory(&self) -> Result<Inventory, StoreError> {
         let raw: Option<Vec<RawRow>> = self.client.get("/images/json?all=1", "list images").await?;
-        let raw = raw.unwrap_or_default();
+        let raw = raw.ok_or_else(|| self.client.refusal("list images", "it does not know the question"))?;
         let parents: HashSet<String> = raw.iter().filter_map(|row| row.parent_id.clone()).filter(|parent| !parent.is_empty()).collect();
         let mut rows = Vec::with_capacity(raw.len());
         for raw in raw {

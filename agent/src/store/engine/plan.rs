@@ -138,7 +138,7 @@ mod tests {
         let layers = [layer(1, MIB), layer(2, 9 * MIB), layer(1, MIB), layer(3, 9 * MIB)];
         assert_eq!(groups(&layers, &Present::Lowest(0)), (vec![(0..2, 3), (2..3, 4)], 3..3));
         // It is there, but not on top of these layers.
-        assert_eq!(groups(&layers, &Present::Lowest(1)), (vec![(0..2, 3), (2..3, 4)], 3..3));
+        assert_eq!(groups(&layers, &Present::Lowest(1)), (vec![(0..1, 2), (1..3, 4)], 3..3));
         assert_eq!(Plan::new(&layers, &Present::Lowest(2)).units.len(), 2);
     }
 

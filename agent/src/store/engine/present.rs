@@ -1,7 +1,7 @@
 //! An image of the engine as the rest of the program wants it: a manifest, a config, and layers as plain tar.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use proto::descriptor::media_type;
@@ -29,7 +29,7 @@ pub(super) struct Presented {
     /// For each layer.
     pub(super) chain_ids: Vec<Digest>,
     /// Where the engine's own files cannot be read.
-    pub(super) export: Option<Arc<Export>>,
+    pub(super) export: OnceLock<Arc<Export>>,
 }
 
 impl Presented {
@@ -78,6 +78,7 @@ impl Shared {
         }
         roots.insert(root.digest, row.id);
         drop(roots);
+        let export = export.map(OnceLock::from).unwrap_or_default();
         Ok(Arc::new(Presented { image, manifest, config, chain_ids: row.details.chain_ids.clone(), export }))
     }
 

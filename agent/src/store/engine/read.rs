@@ -1,6 +1,6 @@
 //! Reading blobs: documents from memory, layers where they lie, or out of an export.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -22,10 +22,16 @@ use crate::sys::blocking;
 
 /// Layers whose notes are kept open: those that are read at the same time.
 const OPEN: usize = 4;
+/// The key of layers that the engine had to save.
+pub(super) const EXPORTED: &str = "export";
 
 /// The notes of the layers that were read last, by where those lie.
 #[derive(Debug, Default)]
-pub(super) struct Splits(Mutex<VecDeque<(String, Arc<TarSplit>)>>);
+pub(super) struct Splits {
+    open: Mutex<VecDeque<(String, Arc<TarSplit>)>>,
+    /// Layers that cannot be read so.
+    given_up: Mutex<HashSet<String>>,
+}
 
 /// Where a blob is.
 pub(super) enum Located {
@@ -56,7 +62,7 @@ impl Layer {
     fn key(&self) -> &str {
         match self {
             Self::Split(_, key) => key,
-            Self::Exported { .. } => "export",
+            Self::Exported { .. } => EXPORTED,
         }
     }
 
@@ -132,8 +138,7 @@ impl Shared {
         // Ends when the reader is dropped.
         drop(tokio::task::spawn_blocking(move || {
             if let Err(error) = layer.copy(range, |block| sender.blocking_send(Ok(block)).is_ok()) {
-                tracing::debug!(layer = %digest.short(), %error, "reading a layer failed");
-                let _ = sender.blocking_send(Err(StoreError::Corrupt(digest)));
+                let _ = sender.blocking_send(Err(unreadable(error, digest)));
             }
         }));
         Ok(reader)
@@ -195,7 +200,20 @@ impl Shared {
     /// Reads a layer and records its hashes. `None`: it is not what its digest says, and is put aside.
     async fn hash(&self, digest: &Digest, layer: Layer) -> Result<Option<Arc<[RangeHash]>>, StoreError> {
         let key = layer.key().to_owned();
-        let (size_bytes, hashed) = blocking(move || (layer.size_bytes(), layer.hash())).await;
+        let (size_bytes, mut hashed) = blocking(move || (layer.size_bytes(), layer.hash())).await;
+        if let Err(error) = &hashed
+            && self.splits.give_up(&key)
+        {
+            // A layer that was unpacked in a way that its notes do not tell: the engine itself may still be able to.
+            tracing::warn!(layer = %digest, %error, "a layer is not read where it lies");
+            if let Located::Layer { image, chain_id, held } = self.locate(digest).await? {
+                match self.layer(&image, digest, &chain_id, held.as_deref()).await {
+                    Ok(layer) => hashed = blocking(move || layer.hash()).await,
+                    Err(error @ (StoreError::Unreachable { .. } | StoreError::Silent { .. })) => return Err(error),
+                    Err(error) => tracing::warn!(layer = %digest, %error, "the engine cannot read it either"),
+                }
+            }
+        }
         match hashed {
             Ok((found, hashes)) if found == *digest => {
                 self.hashes.put(digest, &hashes)?;
@@ -225,7 +243,9 @@ impl Shared {
         }
         let inventory = self.inventory().await?;
         let made_of = self.roots.lock().unwrap_or_else(PoisonError::into_inner).get(digest).copied();
-        if let Some(row) = inventory.visible().find(|row| row.id == *digest || Some(row.id) == made_of) {
+        if let Some(row) =
+            inventory.rows.iter().filter(|row| row.partial_of.is_none()).find(|row| row.id == *digest || Some(row.id) == made_of)
+        {
             let bytes = self.present(row).await?.document(digest);
             return bytes.map(Located::Document).ok_or(StoreError::BlobMissing(*digest));
         }
@@ -248,10 +268,14 @@ impl Shared {
             Err(error) => error,
         };
         tracing::debug!(layer = %diff_id.short(), %error, "not read where it lies");
-        let export = match held.and_then(|held| held.export.clone()) {
+        let export = match held.and_then(|held| held.export.get().cloned()) {
             Some(export) => export,
             None => self.export(image).await?,
         };
+        if let Some(held) = held {
+            // Saved once for all that is read while it is held.
+            let _ = held.export.set(export.clone());
+        }
         let (file, size_bytes) = export.layer(diff_id)?;
         Ok(Layer::Exported { file: Arc::new(file), size_bytes, _export: export })
     }
@@ -263,6 +287,9 @@ impl Shared {
         let failed = StoreError::io("find", diff_id.to_string());
         let place = blocking(move || ground.place(&diff_id, &chain_id)).await.map_err(failed)?;
         let key = place.key.clone();
+        if self.splits.is_given_up(&key) {
+            return Err(StoreError::Corrupt(diff_id));
+        }
         if let Some(open) = self.splits.get(&key) {
             return Ok((open, key));
         }
@@ -275,14 +302,32 @@ impl Shared {
     }
 }
 
+/// A layer that went while it was read is another thing than a damaged one.
+fn unreadable(error: io::Error, digest: Digest) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::NotFound => StoreError::BlobMissing(digest),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StoreError::Corrupt(digest),
+        _ => StoreError::io("read", digest.to_string())(error),
+    }
+}
+
 impl Splits {
+    fn is_given_up(&self, key: &str) -> bool {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
+    }
+
+    /// True when it was not before, and is the key of a layer where it lies.
+    fn give_up(&self, key: &str) -> bool {
+        key != EXPORTED && self.given_up.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned())
+    }
+
     fn get(&self, key: &str) -> Option<Arc<TarSplit>> {
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.iter().find(|(found, _)| found == key).map(|(_, split)| split.clone())
     }
 
     fn put(&self, key: String, split: Arc<TarSplit>) {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.push_back((key, split));
         if open.len() > OPEN {
             open.pop_front();
