@@ -1,8 +1,8 @@
 //! Engines that keep layers unpacked: Docker Engine with its classic store, and Podman, both through the API that Docker made.
 //!
-//! Images are loaded as thin archives ([`thin`]), from the lowest layer upward while bytes arrive ([`import`]). A layer is read where it lies,
-//! put together from the engine's notes ([`tar_split`]), which takes a tenth of the time of the engine's own save; where those may not be read,
-//! the engine has to save the whole image ([`export`]).
+//! Images are loaded as thin archives (`thin.rs`), from the lowest layer upward while bytes arrive (`import.rs`). A layer is read where it lies,
+//! put together from the engine's notes (`tar_split.rs`), which takes a tenth of the time of the engine's own save; where those may not be read,
+//! the engine has to save the whole image (`export.rs`).
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -173,6 +173,13 @@ impl EngineStore {
             directory,
         };
         Ok(Self { shared: Arc::new(shared), _release: Arc::default() })
+    }
+
+    /// Takes away the tags that are still to go, at the end of the program: later ones would stay until it runs again.
+    pub async fn close(&self) {
+        if let Err(error) = self.shared.flush_pins().await {
+            tracing::debug!(%error, "tags of our own stay in the engine");
+        }
     }
 
     /// The shared part, with its background task running and what an earlier life left behind taken away.
