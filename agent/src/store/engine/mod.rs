@@ -89,7 +89,8 @@ pub struct Deadlines {
 #[derive(Debug, Clone)]
 pub struct EngineStore {
     shared: Arc<Shared>,
-    _release: Arc<Mutex<Option<AbortOnDropHandle<()>>>>,
+    /// Takes pins away as they are released.
+    release: Arc<Mutex<Option<AbortOnDropHandle<()>>>>,
 }
 
 /// What the operations of one store share. All maps are bounded by what the engine has, or by what is going on.
@@ -172,7 +173,7 @@ impl EngineStore {
             swept: tokio::sync::OnceCell::new(),
             directory,
         };
-        Ok(Self { shared: Arc::new(shared), _release: Arc::default() })
+        Ok(Self { shared: Arc::new(shared), release: Arc::default() })
     }
 
     /// Takes away the tags that are still to go, at the end of the program: later ones would stay until it runs again.
@@ -185,7 +186,7 @@ impl EngineStore {
     /// The shared part, with its background task running and what an earlier life left behind taken away.
     async fn ready(&self) -> Result<&Arc<Shared>, StoreError> {
         {
-            let mut release = self._release.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut release = self.release.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if release.is_none() {
                 let task = pin::release(Arc::downgrade(&self.shared), self.shared.pins.clone());
                 *release = Some(AbortOnDropHandle::new(tokio::spawn(task)));
