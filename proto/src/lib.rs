@@ -8,6 +8,7 @@ pub mod frame;
 pub mod hash;
 pub mod host;
 pub mod image;
+pub mod job;
 pub mod join;
 pub mod limits;
 pub mod peer;

@@ -116,3 +116,12 @@ pub const BLOBS_AT_ONCE: usize = 4;
 
 /// Extents of one session that are under way at the same time: enough to keep a link full while one of them ends and the next begins.
 pub const EXTENTS_AT_ONCE: usize = 4;
+
+/// Hashes of ranges in one message: 2 MiB of them, for 4 GiB of a blob.
+pub const HASHES: usize = 64 * 1024;
+
+/// Extents in a fan-out are smaller: whoever changes its source loses little, and the next host waits for little.
+pub const SHARED_EXTENT_BYTES: u64 = 16 * RANGE_BYTES;
+
+/// A source in a fan-out that says nothing for so long, not even that it waits itself, is given up for another one.
+pub const SOURCE_SILENCE_MS: u64 = 3_000;

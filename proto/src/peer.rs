@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::frame::Bounded;
 use crate::hash::RangeHash;
 use crate::host::{HostId, SignedMemberList, check_name};
+use crate::job::{JobId, Share, Sources, Trouble};
 use crate::limits::{
-    BLOB_BYTES, BLOCK_BYTES, CONFIG_BYTES, EXTENT_BYTES, GROUPS, IMAGE_BLOBS, IMAGE_MANIFESTS, LAYERS, MANIFEST_BYTES, NAMES, RANGE_BYTES,
-    TEXT_BYTES,
+    BLOB_BYTES, BLOCK_BYTES, CONFIG_BYTES, EXTENT_BYTES, GROUPS, HASHES, IMAGE_BLOBS, IMAGE_MANIFESTS, LAYERS, MANIFEST_BYTES, NAMES,
+    RANGE_BYTES, TEXT_BYTES,
 };
 use crate::{Descriptor, Digest, Image, Platform, Reference};
 
@@ -22,7 +23,10 @@ pub const ALPN: &[u8] = b"imgd/1";
 pub const MAJOR: u16 = 1;
 
 /// Capabilities that this program has; a bit is used only after both sides have named it.
-pub const CAPABILITIES: u64 = 0;
+pub const CAPABILITIES: u64 = SHARED_OFFERS;
+
+/// It takes part in fan-outs: [`Request::Share`] and what belongs to it.
+pub const SHARED_OFFERS: u64 = 1;
 
 /// The first message in both directions. Frozen: it never changes, whatever the version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +94,14 @@ pub enum Request {
     Members(SignedMemberList),
     /// Where is this member? Answer: `Where`.
     Where(HostId),
+    /// I have an image for you and for others. Answers as to an `Offer`, and `Trouble`.
+    Share(Share),
+    /// Read from these hosts, in a job that the asking host has started. Answer: `Done`.
+    Sources(Sources),
+    /// A job is over: nothing of it is served any more. Answer: `Done`.
+    EndJob(JobId),
+    /// The hash of every range of a blob that was offered. Answer: `Hashes`, until all are there.
+    Hashes(Digest),
 }
 
 /// One message on a stream after the request.
@@ -115,6 +127,10 @@ pub enum Answer {
     Refused(Refusal),
     /// Addresses at which a member was reached or seen: hints, like all addresses.
     Where(Vec<SocketAddr>),
+    /// The next hashes of a blob's ranges.
+    Hashes(Vec<RangeHash>),
+    /// A source of a job is not what it should be. It is read from no longer.
+    Trouble(Trouble),
 }
 
 /// An image and what the offering host wants done with it.
@@ -155,6 +171,8 @@ pub enum Block {
     Bytes(BlockHeader),
     /// No more will come.
     Refused(Refusal),
+    /// Still here, but the next bytes are not here yet. Only in jobs, about once a second.
+    Waiting,
 }
 
 /// Says what the bytes of a block are.
@@ -313,6 +331,9 @@ impl Bounded for Request {
             Self::Get(get) => get.within_limits(),
             Self::List | Self::Describe(_) | Self::Where(_) => true,
             Self::Members(list) => list.within_limits(),
+            Self::Share(share) => share.within_limits(),
+            Self::Sources(sources) => sources.within_limits(),
+            Self::EndJob(_) | Self::Hashes(_) => true,
         }
     }
 }
@@ -329,7 +350,7 @@ impl Bounded for Block {
             Self::Bytes(header) => {
                 header.encoded_bytes <= BLOCK_BYTES && (1..=BLOCK_BYTES / RANGE_BYTES).contains(&(header.after.len() as u64))
             }
-            Self::Refused(_) => true,
+            Self::Refused(_) | Self::Waiting => true,
         }
     }
 }
@@ -339,6 +360,8 @@ impl Bounded for Answer {
         match self {
             Self::Offer(offer) => offer.image.within_limits(),
             Self::Where(addresses) => addresses.len() <= GROUPS,
+            Self::Hashes(hashes) => hashes.len() <= HASHES,
+            Self::Trouble(_) => true,
             Self::Want(want) => want.missing.len() <= IMAGE_BLOBS,
             Self::Images(rows) => rows.len() <= NAMES && rows.iter().all(|row| row.platforms.len() <= IMAGE_MANIFESTS),
             Self::Described(image) => image.as_ref().is_none_or(Bounded::within_limits),

@@ -4,9 +4,11 @@
 //! The receiver pulls: it knows what it lacks, so it decides what is fetched, in which order, how much at once, and when
 //! the image is complete. The sender answers, and follows what it is told.
 
+pub mod chain;
 pub mod receive;
 pub mod send;
 
+pub use chain::Chain;
 pub use receive::Receive;
 pub use send::Send;
 

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
-use crate::limits::{BLOBS_AT_ONCE, EXTENT_BYTES, EXTENTS_AT_ONCE};
+use crate::limits::{BLOBS_AT_ONCE, EXTENT_BYTES, EXTENTS_AT_ONCE, SHARED_EXTENT_BYTES};
 use crate::peer::{Missing, Offer, Refusal, Want};
 use crate::session::OutOfTurn;
 use crate::{Descriptor, Digest, Image};
@@ -83,6 +83,7 @@ pub enum Action {
 pub struct Receive {
     image: Image,
     dry_run: bool,
+    extent_bytes: u64,
     phase: Phase,
     documents: usize,
     layers: Vec<Layer>,
@@ -124,6 +125,7 @@ impl Receive {
         Self {
             image: offer.image.clone(),
             dry_run: offer.dry_run,
+            extent_bytes: EXTENT_BYTES,
             phase: Phase::Offered,
             documents: 0,
             layers: vec![],
@@ -132,6 +134,11 @@ impl Receive {
             fetching: 0,
             actions: VecDeque::new(),
         }
+    }
+
+    /// The same in a fan-out.
+    pub fn shared(offer: &Offer) -> Self {
+        Self { extent_bytes: SHARED_EXTENT_BYTES, ..Self::new(offer) }
     }
 
     /// What is to be done next; `None` until something more has happened.
@@ -204,7 +211,7 @@ impl Receive {
     }
 
     fn claimed(&mut self, digest: Digest, missing: Vec<Range<u64>>) -> Result<(), OutOfTurn> {
-        let extents: Vec<Range<u64>> = missing.into_iter().flat_map(extents).collect();
+        let extents: Vec<Range<u64>> = missing.into_iter().flat_map(|range| extents(range, self.extent_bytes)).collect();
         let layer = self.layer(digest, LayerState::Claiming)?;
         layer.open_extents = extents.len();
         layer.state = LayerState::Fetching;
@@ -271,8 +278,8 @@ impl Receive {
     }
 }
 
-/// Cuts a range into pieces of at most [`EXTENT_BYTES`], at multiples of it.
-fn extents(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+/// Cuts a range into pieces of at most `extent_bytes`, at multiples of it.
+fn extents(range: Range<u64>, extent_bytes: u64) -> impl Iterator<Item = Range<u64>> {
     let mut next = range.start;
     // An empty blob has one empty extent: its one empty range is fetched like any other.
     let mut first = true;
@@ -281,7 +288,7 @@ fn extents(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
             return None;
         }
         first = false;
-        let end = ((next / EXTENT_BYTES + 1) * EXTENT_BYTES).min(range.end);
+        let end = ((next / extent_bytes + 1) * extent_bytes).min(range.end);
         let extent = next..end;
         next = end;
         Some(extent)
@@ -352,9 +359,9 @@ mod tests {
 
     #[test]
     fn large_layers_are_fetched_in_extents_at_their_boundaries() {
-        let cut: Vec<_> = extents(5..EXTENT_BYTES * 2 + 1).collect();
+        let cut: Vec<_> = extents(5..EXTENT_BYTES * 2 + 1, EXTENT_BYTES).collect();
         assert_eq!(cut, [5..EXTENT_BYTES, EXTENT_BYTES..EXTENT_BYTES * 2, EXTENT_BYTES * 2..EXTENT_BYTES * 2 + 1]);
-        assert!(extents(0..0).eq(std::iter::once(0..0)));
+        assert!(extents(0..0, EXTENT_BYTES).eq(std::iter::once(0..0)));
     }
 
     #[test]

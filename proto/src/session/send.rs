@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::job::Trouble;
 use crate::peer::{Answer, Committed, Missing, Progress, Refusal, Want};
 use crate::session::OutOfTurn;
 use crate::{Digest, Image};
@@ -34,6 +35,8 @@ pub enum Step {
     Planned(Want),
     /// A blob is further.
     Progress(Progress),
+    /// A source of a fan-out is not what it should be.
+    Trouble(Trouble),
     /// A blob has to be looked at: its bytes were not what its digest says.
     Suspect(Digest),
     /// The image is there. The end.
@@ -68,6 +71,7 @@ impl Send {
                 blob.verified_bytes = progress.verified_bytes;
                 Ok(Step::Progress(progress))
             }
+            (State::Wanted(_), Answer::Trouble(trouble)) => Ok(Step::Trouble(trouble)),
             (State::Wanted(_), Answer::Corrupt(digest)) if self.sizes.contains_key(&digest) => Ok(Step::Suspect(digest)),
             (State::Wanted(_), Answer::Committed(committed)) => {
                 self.state = State::Ended;

@@ -1,0 +1,178 @@
+//! The chain in virtual time: hosts with links of their own, of which some die, some are slow and one lies.
+
+use super::*;
+
+/// Bytes an ordinary link carries in a second, and the size of the image: ten seconds' worth.
+const LINK: u64 = 10_000_000;
+const SIZE: u64 = 100_000_000;
+const STEP_MS: u64 = 20;
+/// What is verified at once, and served on.
+const RANGE: u64 = 64 * 1024;
+
+struct Simulated {
+    id: HostId,
+    have_bytes: u64,
+    link: u64,
+    sources: Vec<HostId>,
+    dies_ms: Option<u64>,
+    lies: bool,
+    distrusts: HashSet<HostId>,
+    done_ms: Option<u64>,
+}
+
+fn id(number: usize) -> HostId {
+    HostId::of_public_key(&number.to_le_bytes())
+}
+
+/// Runs until every living host has the image; returns the hosts and what the head has sent.
+fn run(mut hosts: Vec<Simulated>, most_ms: u64) -> (Vec<Simulated>, u64) {
+    let head = id(usize::MAX);
+    let mut chain = Chain::new(head, SIZE);
+    let mut egress_bytes = 0;
+    for host in &hosts {
+        chain.join(host.id, SIZE - host.have_bytes, 0);
+    }
+    chain.start(0);
+    let positions: HashMap<HostId, usize> = hosts.iter().enumerate().map(|(i, host)| (host.id, i)).collect();
+    for now_ms in (0..most_ms).step_by(STEP_MS as usize) {
+        for (host, sources) in chain.changes(now_ms) {
+            hosts[positions[&host]].sources = sources;
+        }
+        // What each source had when the step began, and what its link still carries in it.
+        let had: Vec<u64> =
+            hosts.iter().map(|host| host.have_bytes / RANGE * RANGE + if host.have_bytes == SIZE { SIZE % RANGE } else { 0 }).collect();
+        let mut left: Vec<u64> = hosts.iter().map(|host| host.link * STEP_MS / 1000).collect();
+        let mut head_left = LINK * STEP_MS / 1000;
+        let alive = |host: &Simulated| host.dies_ms.is_none_or(|dies_ms| now_ms < dies_ms);
+        for i in 0..hosts.len() {
+            if !alive(&hosts[i]) || hosts[i].done_ms.is_some() {
+                continue;
+            }
+            let mut want = (hosts[i].link * STEP_MS / 1000).min(SIZE - hosts[i].have_bytes);
+            for source in hosts[i].sources.clone() {
+                if want == 0 || hosts[i].distrusts.contains(&source) {
+                    continue;
+                }
+                let Some(&from) = positions.get(&source) else {
+                    let bytes = want.min(head_left);
+                    (head_left, egress_bytes, want) = (head_left - bytes, egress_bytes + bytes, want - bytes);
+                    hosts[i].have_bytes += bytes;
+                    break;
+                };
+                if !alive(&hosts[from]) {
+                    hosts[i].distrusts.insert(source);
+                    chain.trouble(&Trouble { source, fault: Fault::Lost });
+                    continue;
+                }
+                if hosts[from].lies && had[from] > hosts[i].have_bytes {
+                    hosts[i].distrusts.insert(source);
+                    chain.trouble(&Trouble { source, fault: Fault::Lied(crate::Digest::of(b"x")) });
+                    continue;
+                }
+                let bytes = want.min(had[from].saturating_sub(hosts[i].have_bytes)).min(left[from]);
+                left[from] -= bytes;
+                hosts[i].have_bytes += bytes;
+                // A source that lives is waited for, even when it has nothing yet.
+                break;
+            }
+            if hosts[i].have_bytes == SIZE {
+                hosts[i].done_ms = Some(now_ms);
+                chain.done(&hosts[i].id);
+            } else if now_ms % 100 == 0 {
+                chain.progress(&hosts[i].id, hosts[i].have_bytes, now_ms);
+            }
+        }
+        for host in hosts.iter().filter(|host| host.dies_ms == Some(now_ms)) {
+            chain.gone(&host.id);
+        }
+        if hosts.iter().all(|host| host.done_ms.is_some() || !alive(host)) {
+            break;
+        }
+    }
+    (hosts, egress_bytes)
+}
+
+fn ordinary(number: usize) -> Simulated {
+    Simulated {
+        id: id(number),
+        have_bytes: 0,
+        link: LINK,
+        sources: vec![],
+        dies_ms: None,
+        lies: false,
+        distrusts: HashSet::new(),
+        done_ms: None,
+    }
+}
+
+fn slowest_ms<'a>(hosts: impl Iterator<Item = &'a Simulated>) -> u64 {
+    hosts.map(|host| host.done_ms.unwrap_or(u64::MAX)).max().unwrap_or(0)
+}
+
+#[test]
+fn many_hosts_take_as_long_as_one_and_cost_one_image() {
+    let (one, _) = run(vec![ordinary(0)], 60_000);
+    let (many, egress_bytes) = run((0..32).map(ordinary).collect(), 60_000);
+    // A step of the simulation is what a range takes from host to host at the most.
+    assert!(slowest_ms(many.iter()) <= slowest_ms(one.iter()) + 33 * STEP_MS, "{} ms", slowest_ms(many.iter()));
+    assert!(egress_bytes <= SIZE * 102 / 100, "{egress_bytes}");
+}
+
+#[test]
+fn one_slow_host_delays_nobody_wherever_it_stands() {
+    for position in [0, 1, 5, 15] {
+        let mut hosts: Vec<Simulated> = (0..16).map(ordinary).collect();
+        hosts[position].link = LINK / 10;
+        let (hosts, _) = run(hosts, 200_000);
+        let others = slowest_ms(hosts.iter().filter(|host| host.link == LINK));
+        // Until it is known to be slow everybody waits for it.
+        assert!(others <= 10_000 + 16 * STEP_MS + 2_200, "slow at {position}: {others} ms");
+        assert!(slowest_ms(hosts.iter()) <= 110_000);
+    }
+}
+
+#[test]
+fn what_some_have_comes_from_them() {
+    let mut hosts: Vec<Simulated> = (0..5).map(ordinary).collect();
+    for host in hosts.iter_mut().skip(2) {
+        host.have_bytes = SIZE - 1_000_000;
+    }
+    let (hosts, egress_bytes) = run(hosts, 60_000);
+    assert!(hosts.iter().all(|host| host.done_ms.is_some()));
+    assert!(egress_bytes <= 1_200_000, "{egress_bytes}");
+}
+
+#[test]
+fn five_hundred_hosts_of_which_some_die_some_are_slow_and_one_lies() {
+    let mut hosts: Vec<Simulated> = (0..500).map(ordinary).collect();
+    for (i, host) in hosts.iter_mut().enumerate() {
+        match i % 10 {
+            3 => host.dies_ms = Some(STEP_MS * (1 + (i as u64 * 7) % 400)),
+            5 | 8 => host.link = LINK / 10,
+            _ => {}
+        }
+    }
+    hosts[42].lies = true;
+    let (hosts, egress_bytes) = run(hosts, 600_000);
+    let living = || hosts.iter().filter(|host| host.dies_ms.is_none());
+    assert!(living().all(|host| host.done_ms.is_some()), "every living host has it");
+    let fast_ms = slowest_ms(living().filter(|host| host.link == LINK));
+    assert!(fast_ms <= 10_000 * 4, "the fast ones: {fast_ms} ms");
+    assert!(egress_bytes <= SIZE * 6, "{egress_bytes}");
+}
+
+#[test]
+fn a_late_host_comes_last_and_a_gone_one_is_nobodys_source() {
+    let mut chain = Chain::new(id(99), SIZE);
+    for number in 0..3 {
+        chain.join(id(number), SIZE, 0);
+    }
+    assert_eq!(chain.changes(0), vec![], "nothing before the start");
+    chain.start(0);
+    assert_eq!(chain.changes(0).len(), 3);
+    assert_eq!(chain.changes(10), vec![], "nobody is told twice");
+    chain.join(id(7), SIZE, 20);
+    assert_eq!(chain.changes(20), vec![(id(7), vec![id(2), id(1), id(0), id(99)])]);
+    chain.gone(&id(1));
+    assert_eq!(chain.changes(30), vec![(id(2), vec![id(0), id(99)]), (id(7), vec![id(2), id(0), id(99)])]);
+}
