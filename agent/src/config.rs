@@ -27,7 +27,7 @@ pub struct Flags {
     /// Name of this host in its fleet [default: the short host name]
     #[arg(long)]
     pub name: Option<String>,
-    /// Where images are: auto, layout[:DIR], docker[:unix://SOCKET], containerd[:SOCKET][?namespace=NAME] or podman[:unix://SOCKET]
+    /// Where images are: auto, layout, docker, podman or containerd, with an address where it is not the usual one (README, "Stores")
     /// [default: auto, which is the engine that is installed, else layout]
     #[arg(long, value_name = "KIND[:ADDRESS]")]
     pub store: Option<String>,

@@ -20,11 +20,9 @@ fn main() -> ExitCode {
 /// The error with its causes, for the journal and for whoever started us by hand.
 #[allow(clippy::print_stderr)]
 fn complain(error: &dyn Error) {
-    let mut text = format!("imgd: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    eprintln!("{text}");
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut causes: Vec<String> = causes.map(ToString::to_string).collect();
+    // An error that only passes another one on has the same words.
+    causes.dedup();
+    eprintln!("imgd: {}", causes.join(": "));
 }
