@@ -20,8 +20,12 @@ fn main() -> ExitCode {
 /// The error with its causes, for the journal and for whoever started us by hand.
 #[allow(clippy::print_stderr)]
 fn complain(error: &dyn Error) {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut causes: Vec<String> = causes.map(ToString::to_string).collect();
+    let mut causes = vec![];
+    let mut next = Some(error);
+    while let Some(error) = next {
+        causes.push(error.to_string());
+        next = error.source();
+    }
     // An error that only passes another one on has the same words.
     causes.dedup();
     eprintln!("imgd: {}", causes.join(": "));
