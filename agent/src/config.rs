@@ -111,7 +111,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// The host name cannot be used.
-    #[error("{0}; set another one with --name")]
+    #[error("this host needs another name: set one with --name")]
     Name(#[from] proto::host::InvalidHostName),
     /// The kind of store is not known.
     #[error(transparent)]

@@ -20,13 +20,11 @@ fn main() -> ExitCode {
 /// The error with its causes, for the journal and for whoever started us by hand.
 #[allow(clippy::print_stderr)]
 fn complain(error: &dyn Error) {
-    let mut causes = vec![];
-    let mut next = Some(error);
-    while let Some(error) = next {
-        causes.push(error.to_string());
-        next = error.source();
+    let mut text = format!("imgd: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
     }
-    // An error that only passes another one on has the same words.
-    causes.dedup();
-    eprintln!("imgd: {}", causes.join(": "));
+    eprintln!("{text}");
 }
