@@ -7,3 +7,4 @@ mod odd;
 mod podman;
 mod sockets;
 mod unpacked;
+mod whole;

@@ -125,6 +125,11 @@ impl DockerOnContainerd {
         self.daemon.path("exec/containerd/containerd.sock")
     }
 
+    /// Where Docker listens.
+    pub fn docker_socket(&self) -> PathBuf {
+        self.daemon.path("docker.sock")
+    }
+
     /// A directory for agents.
     pub fn path(&self, name: &str) -> PathBuf {
         self.daemon.path(name)
@@ -137,7 +142,7 @@ impl DockerOnContainerd {
 
     /// Runs `docker` with these arguments.
     pub fn docker(&self, arguments: &[&str]) -> Output {
-        docker_command(&self.programs.join("bin/docker"), &self.daemon.path("docker.sock")).args(arguments).output().unwrap()
+        docker_command(&self.programs.join("bin/docker"), &self.docker_socket()).args(arguments).output().unwrap()
     }
 }
 
