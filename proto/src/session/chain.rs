@@ -1,8 +1,8 @@
 //! Who reads from whom in a fan-out: a chain of hosts, each reading from the one before it what that one has just verified.
 //!
 //! The chain is a preference, not a structure that has to hold: a receiver whose source fails goes to the next one it was told, and says so here.
-//! A host that falls behind the one it reads from, at less than half of its pace, goes to the end, where it delays nobody. A host that has
-//! failed or lied is read from by nobody. Time comes in from outside.
+//! A host that falls behind the one it reads from, at less than half of its pace, goes to the end, where it delays nobody but those that are
+//! slower still. A host that has failed or lied is read from by nobody. Time comes in from outside.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,17 +13,21 @@ use crate::job::{Fault, Trouble};
 const FURTHER_SOURCES: usize = 3;
 
 /// How far a host must be behind its source to be slow: bytes, and share of the image.
-const BEHIND_BYTES: u64 = 2 * 1024 * 1024;
-const BEHIND_SHARE: u64 = 50;
+const BEHIND_BYTES: u64 = 1024 * 1024;
+const BEHIND_SHARE: u64 = 100;
 
 /// How long a host may take to get up to speed after its source has changed.
-const SETTLE_MS: u64 = 700;
+const SETTLE_MS: u64 = 300;
 
-/// What a rate is an average of.
-const RATE_MS: u64 = 500;
+/// What a rate is an average of, at least.
+const RATE_MS: u64 = 200;
 
-/// When the first host is tried out: were it slow, all would be, and nobody would know.
-const TRIAL_MS: u64 = 1_000;
+/// How long each of the first hosts is tried out at the head: were it slow, all would be, and nobody would know. By then those behind it that are
+/// slower still have gone.
+const TRIAL_MS: u64 = 700;
+
+/// How many are tried out.
+const TRIALS: usize = 3;
 
 /// The plan of a fan-out, at the host that started it.
 #[derive(Debug)]
@@ -35,7 +39,7 @@ pub struct Chain {
     liars: HashSet<HostId>,
     told: HashMap<HostId, Vec<HostId>>,
     started_ms: Option<u64>,
-    tried: bool,
+    tried: Vec<HostId>,
 }
 
 #[derive(Debug)]
@@ -43,9 +47,22 @@ struct Host {
     have_bytes: u64,
     /// When and at how much the rate was taken last.
     mark: (u64, u64),
-    bytes_per_s: u64,
+    /// Since its source is this one.
+    bytes_per_s: Option<u64>,
     moved_ms: u64,
+    pace: Pace,
     state: State,
+}
+
+/// What is known of how fast a host is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// It has kept up so far.
+    Fit,
+    /// It fell behind once.
+    Doubtful,
+    /// It fell behind again, at this rate.
+    Slow(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +83,7 @@ impl Chain {
             liars: HashSet::new(),
             told: HashMap::new(),
             started_ms: None,
-            tried: false,
+            tried: vec![],
         }
     }
 
@@ -74,7 +91,7 @@ impl Chain {
     pub fn join(&mut self, host: HostId, missing_bytes: u64, now_ms: u64) {
         let have_bytes = self.size_bytes.saturating_sub(missing_bytes);
         let state = if missing_bytes == 0 { State::Done } else { State::Receiving };
-        let known = Host { have_bytes, mark: (now_ms, have_bytes), bytes_per_s: 0, moved_ms: now_ms, state };
+        let known = Host { have_bytes, mark: (now_ms, have_bytes), bytes_per_s: None, moved_ms: now_ms, pace: Pace::Fit, state };
         self.hosts.insert(host, known);
         self.told.remove(&host);
         if !self.order.contains(&host) {
@@ -102,9 +119,9 @@ impl Chain {
         let Some(known) = self.hosts.get_mut(host) else { return };
         known.have_bytes = have_bytes;
         let elapsed_ms = now_ms.saturating_sub(known.mark.0);
-        if elapsed_ms >= RATE_MS / 2 {
+        if elapsed_ms >= RATE_MS {
             let bytes_per_s = have_bytes.saturating_sub(known.mark.1) * 1000 / elapsed_ms;
-            known.bytes_per_s = if known.bytes_per_s == 0 { bytes_per_s } else { (known.bytes_per_s + bytes_per_s) / 2 };
+            known.bytes_per_s = Some(bytes_per_s);
             known.mark = (now_ms, have_bytes);
         }
     }
@@ -124,11 +141,16 @@ impl Chain {
     }
 
     /// A host says that one of its sources failed it.
-    pub fn trouble(&mut self, trouble: &Trouble) {
+    pub fn trouble(&mut self, trouble: &Trouble, now_ms: u64) {
         match trouble.fault {
-            Fault::Lied(_) => drop(self.liars.insert(trouble.source)),
+            // It gets what it asks for itself, where it is in nobody's way.
+            Fault::Lied(_) => {
+                if self.liars.insert(trouble.source) {
+                    self.move_to_end(&trouble.source, now_ms);
+                }
+            }
             // Whether it is gone its own connection tells; meanwhile it is read from by those after everybody else.
-            Fault::Lost => self.move_to_end(&trouble.source, 0),
+            Fault::Lost => self.move_to_end(&trouble.source, now_ms),
             Fault::Lacks(_) => {}
         }
     }
@@ -136,11 +158,10 @@ impl Chain {
     /// What is to be told to whom now: hosts whose sources are others than they were told last.
     pub fn changes(&mut self, now_ms: u64) -> Vec<(HostId, Vec<HostId>)> {
         let Some(started_ms) = self.started_ms else { return vec![] };
-        if !self.tried && now_ms >= started_ms + TRIAL_MS {
-            self.tried = true;
-            self.try_the_second(now_ms);
-        }
         self.demote_the_slow(now_ms);
+        if self.tried.len() < TRIALS && now_ms >= started_ms + TRIAL_MS * (1 + self.tried.len() as u64) {
+            self.try_the_next(now_ms);
+        }
         let mut changes = vec![];
         for position in 0..self.order.len() {
             let host = self.order[position];
@@ -158,64 +179,80 @@ impl Chain {
 
     /// The hosts before it, nearest first; the head, unless it is far away, comes after them, and serves whom nobody else does.
     fn sources(&self, position: usize) -> Vec<HostId> {
-        let usable = |host: &&HostId| self.hosts[*host].state != State::Gone && !self.liars.contains(*host);
-        let before = self.order[..position].iter().rev().filter(usable).take(1 + FURTHER_SOURCES);
+        let before = self.order[..position].iter().rev().filter(|host| self.is_usable(host)).take(1 + FURTHER_SOURCES);
         let mut sources: Vec<HostId> = before.copied().collect();
         sources.push(self.head);
         sources
     }
 
-    /// The first host is compared with nobody: the second one takes its place for once, and whoever of them is slow is seen to be.
-    fn try_the_second(&mut self, now_ms: u64) {
-        let receiving: Vec<usize> =
-            (0..self.order.len()).filter(|&i| self.hosts[&self.order[i]].state == State::Receiving).take(2).collect();
-        let far = |host: &HostId| self.size_bytes.saturating_sub(self.hosts[host].have_bytes) > BEHIND_BYTES;
-        if let [first, second] = receiving[..]
-            && far(&self.order[first])
-        {
-            self.order.swap(first, second);
-            for position in [first, second] {
-                self.moved(position, now_ms);
-            }
+    /// It may be read from.
+    fn is_usable(&self, host: &HostId) -> bool {
+        self.hosts[host].state != State::Gone && !self.liars.contains(host)
+    }
+
+    /// The first host is compared with nobody: the next one takes its place for once, and whoever of them is slow is seen to be.
+    fn try_the_next(&mut self, now_ms: u64) {
+        let receiving = |host: &HostId| self.hosts[host].state == State::Receiving;
+        let Some(first) = self.order.iter().position(receiving) else { return };
+        self.tried.push(self.order[first]);
+        let is_next = |host: &HostId| receiving(host) && self.hosts[host].pace == Pace::Fit && !self.tried.contains(host);
+        let Some(next) = self.order.iter().position(is_next) else { return };
+        let old = self.order[first];
+        let host = self.order.remove(next);
+        self.order.insert(first, host);
+        for moved in [host, old] {
+            self.moved(&moved, now_ms);
         }
     }
 
     fn demote_the_slow(&mut self, now_ms: u64) {
         let behind_bytes = BEHIND_BYTES.max(self.size_bytes / BEHIND_SHARE);
-        let mut position = 1;
-        let mut last = self.order.len();
-        while position < last {
-            let (before, host) = (self.order[position - 1], self.order[position]);
-            let (source, slow) = (&self.hosts[&before], &self.hosts[&host]);
-            let settled = now_ms >= slow.moved_ms + SETTLE_MS && now_ms >= source.moved_ms + SETTLE_MS;
-            let lags = slow.state == State::Receiving
-                && source.state == State::Receiving
-                && settled
-                && source.have_bytes > slow.have_bytes + behind_bytes
-                && slow.bytes_per_s < source.bytes_per_s / 2;
-            if lags && position + 1 < self.order.len() {
-                self.move_to_end(&host, now_ms);
-                last -= 1;
-            } else {
-                position += 1;
-            }
+        let best = self.hosts.values().filter_map(|host| host.bytes_per_s).max();
+        let lags = |pair: &[HostId]| {
+            let (source, host) = (&self.hosts[&pair[0]], &self.hosts[&pair[1]]);
+            let settled = now_ms >= host.moved_ms + SETTLE_MS && now_ms >= source.moved_ms + SETTLE_MS;
+            let is_behind = source.have_bytes > host.have_bytes + behind_bytes;
+            // One that has everything counts with the pace at which it got that.
+            let paces = host.bytes_per_s.zip(source.bytes_per_s.or(best));
+            host.state == State::Receiving && settled && is_behind && paces.is_some_and(|(host, source)| host < source / 2)
+        };
+        let usable: Vec<HostId> = self.order.iter().filter(|host| self.is_usable(host)).copied().collect();
+        let slow: Vec<HostId> = usable.windows(2).filter(|pair| lags(pair)).map(|pair| pair[1]).collect();
+        for host in slow {
+            self.move_to_end(&host, now_ms);
         }
     }
 
+    /// The first time only behind all that are not known to be slow, because it may have been its source's fault; then behind all that are not as slow.
     fn move_to_end(&mut self, host: &HostId, now_ms: u64) {
         let Some(position) = self.order.iter().position(|known| known == host) else { return };
+        let Some(known) = self.hosts.get_mut(host) else { return };
+        match known.pace {
+            Pace::Fit => known.pace = Pace::Doubtful,
+            Pace::Doubtful | Pace::Slow(_) => known.pace = Pace::Slow(known.bytes_per_s.unwrap_or(0)),
+        }
+        let pace = known.pace;
+        let is_behind = |other: &&HostId| match (self.hosts[*other].pace, pace) {
+            (Pace::Slow(other), Pace::Slow(rate)) => other < rate,
+            (Pace::Slow(_), _) => true,
+            _ => false,
+        };
+        let place = self.order.len() - 1 - self.order.iter().filter(|other| *other != host).filter(is_behind).count();
+        if place <= position {
+            return;
+        }
+        let next = self.order[position + 1];
         let host = self.order.remove(position);
-        self.order.push(host);
-        self.moved(self.order.len() - 1, now_ms);
-        if position + 1 < self.order.len() {
-            self.moved(position, now_ms);
+        self.order.insert(place, host);
+        for moved in [Some(host), Some(next), self.order.get(place + 1).copied()].into_iter().flatten() {
+            self.moved(&moved, now_ms);
         }
     }
 
     /// Its source is another one: what its rate was says nothing any more.
-    fn moved(&mut self, position: usize, now_ms: u64) {
-        if let Some(host) = self.hosts.get_mut(&self.order[position]) {
-            (host.moved_ms, host.bytes_per_s, host.mark) = (now_ms, 0, (now_ms, host.have_bytes));
+    fn moved(&mut self, host: &HostId, now_ms: u64) {
+        if let Some(host) = self.hosts.get_mut(host) {
+            (host.moved_ms, host.bytes_per_s, host.mark) = (now_ms, None, (now_ms, host.have_bytes));
         }
     }
 }

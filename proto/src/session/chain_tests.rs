@@ -5,7 +5,9 @@ use super::*;
 /// Bytes an ordinary link carries in a second, and the size of the image: ten seconds' worth.
 const LINK: u64 = 10_000_000;
 const SIZE: u64 = 100_000_000;
-const STEP_MS: u64 = 20;
+const STEP_MS: u64 = 10;
+/// How often hosts report, and plans are made.
+const PLAN_MS: u64 = 100;
 /// What is verified at once, and served on.
 const RANGE: u64 = 64 * 1024;
 
@@ -13,10 +15,11 @@ struct Simulated {
     id: HostId,
     have_bytes: u64,
     link: u64,
-    sources: Vec<HostId>,
+    /// Places in the list of hosts; `None` is the head.
+    sources: Vec<Option<usize>>,
     dies_ms: Option<u64>,
     lies: bool,
-    distrusts: HashSet<HostId>,
+    distrusts: HashSet<usize>,
     done_ms: Option<u64>,
 }
 
@@ -35,8 +38,10 @@ fn run(mut hosts: Vec<Simulated>, most_ms: u64) -> (Vec<Simulated>, u64) {
     chain.start(0);
     let positions: HashMap<HostId, usize> = hosts.iter().enumerate().map(|(i, host)| (host.id, i)).collect();
     for now_ms in (0..most_ms).step_by(STEP_MS as usize) {
-        for (host, sources) in chain.changes(now_ms) {
-            hosts[positions[&host]].sources = sources;
+        if now_ms % PLAN_MS == 0 {
+            for (host, sources) in chain.changes(now_ms) {
+                hosts[positions[&host]].sources = sources.iter().map(|source| positions.get(source).copied()).collect();
+            }
         }
         // What each source had when the step began, and what its link still carries in it.
         let had: Vec<u64> =
@@ -48,37 +53,37 @@ fn run(mut hosts: Vec<Simulated>, most_ms: u64) -> (Vec<Simulated>, u64) {
             if !alive(&hosts[i]) || hosts[i].done_ms.is_some() {
                 continue;
             }
-            let mut want = (hosts[i].link * STEP_MS / 1000).min(SIZE - hosts[i].have_bytes);
-            for source in hosts[i].sources.clone() {
-                if want == 0 || hosts[i].distrusts.contains(&source) {
-                    continue;
-                }
-                let Some(&from) = positions.get(&source) else {
+            let want = (hosts[i].link * STEP_MS / 1000).min(SIZE - hosts[i].have_bytes);
+            for place in 0..hosts[i].sources.len() {
+                let Some(from) = hosts[i].sources[place] else {
                     let bytes = want.min(head_left);
-                    (head_left, egress_bytes, want) = (head_left - bytes, egress_bytes + bytes, want - bytes);
+                    (head_left, egress_bytes) = (head_left - bytes, egress_bytes + bytes);
                     hosts[i].have_bytes += bytes;
                     break;
                 };
-                if !alive(&hosts[from]) {
-                    hosts[i].distrusts.insert(source);
-                    chain.trouble(&Trouble { source, fault: Fault::Lost });
+                if hosts[i].distrusts.contains(&from) {
                     continue;
                 }
-                if hosts[from].lies && had[from] > hosts[i].have_bytes {
-                    hosts[i].distrusts.insert(source);
-                    chain.trouble(&Trouble { source, fault: Fault::Lied(crate::Digest::of(b"x")) });
+                let fault = match &hosts[from] {
+                    source if !alive(source) => Some(Fault::Lost),
+                    source if source.lies && had[from] > hosts[i].have_bytes => Some(Fault::Lied(crate::Digest::of(b"x"))),
+                    _ => None,
+                };
+                if let Some(fault) = fault {
+                    hosts[i].distrusts.insert(from);
+                    chain.trouble(&Trouble { source: hosts[from].id, fault }, now_ms);
                     continue;
                 }
+                // A source that lives is waited for, even when it has nothing yet.
                 let bytes = want.min(had[from].saturating_sub(hosts[i].have_bytes)).min(left[from]);
                 left[from] -= bytes;
                 hosts[i].have_bytes += bytes;
-                // A source that lives is waited for, even when it has nothing yet.
                 break;
             }
             if hosts[i].have_bytes == SIZE {
                 hosts[i].done_ms = Some(now_ms);
                 chain.done(&hosts[i].id);
-            } else if now_ms % 100 == 0 {
+            } else if now_ms % PLAN_MS == 0 {
                 chain.progress(&hosts[i].id, hosts[i].have_bytes, now_ms);
             }
         }
@@ -113,8 +118,8 @@ fn slowest_ms<'a>(hosts: impl Iterator<Item = &'a Simulated>) -> u64 {
 fn many_hosts_take_as_long_as_one_and_cost_one_image() {
     let (one, _) = run(vec![ordinary(0)], 60_000);
     let (many, egress_bytes) = run((0..32).map(ordinary).collect(), 60_000);
-    // A step of the simulation is what a range takes from host to host at the most.
-    assert!(slowest_ms(many.iter()) <= slowest_ms(one.iter()) + 33 * STEP_MS, "{} ms", slowest_ms(many.iter()));
+    // Of this, most is what a step of the simulation adds for each host: three times what a range takes on its way.
+    assert!(slowest_ms(many.iter()) <= slowest_ms(one.iter()) * 108 / 100, "{} ms", slowest_ms(many.iter()));
     assert!(egress_bytes <= SIZE * 102 / 100, "{egress_bytes}");
 }
 
@@ -126,7 +131,7 @@ fn one_slow_host_delays_nobody_wherever_it_stands() {
         let (hosts, _) = run(hosts, 200_000);
         let others = slowest_ms(hosts.iter().filter(|host| host.link == LINK));
         // Until it is known to be slow everybody waits for it.
-        assert!(others <= 10_000 + 16 * STEP_MS + 2_200, "slow at {position}: {others} ms");
+        assert!(others <= 10_000 + 16 * STEP_MS + 1_200, "slow at {position}: {others} ms");
         assert!(slowest_ms(hosts.iter()) <= 110_000);
     }
 }
@@ -147,7 +152,7 @@ fn five_hundred_hosts_of_which_some_die_some_are_slow_and_one_lies() {
     let mut hosts: Vec<Simulated> = (0..500).map(ordinary).collect();
     for (i, host) in hosts.iter_mut().enumerate() {
         match i % 10 {
-            3 => host.dies_ms = Some(STEP_MS * (1 + (i as u64 * 7) % 400)),
+            3 => host.dies_ms = Some(STEP_MS * (1 + (i as u64 * 7) % 800)),
             5 | 8 => host.link = LINK / 10,
             _ => {}
         }
@@ -156,8 +161,9 @@ fn five_hundred_hosts_of_which_some_die_some_are_slow_and_one_lies() {
     let (hosts, egress_bytes) = run(hosts, 600_000);
     let living = || hosts.iter().filter(|host| host.dies_ms.is_none());
     assert!(living().all(|host| host.done_ms.is_some()), "every living host has it");
+    // Behind a slow host all are slow: each of the hundred is found when those before it have gone, in a third of a second.
     let fast_ms = slowest_ms(living().filter(|host| host.link == LINK));
-    assert!(fast_ms <= 10_000 * 4, "the fast ones: {fast_ms} ms");
+    assert!(fast_ms <= 10_000 + 100 * 350, "the fast ones: {fast_ms} ms");
     assert!(egress_bytes <= SIZE * 6, "{egress_bytes}");
 }
 
