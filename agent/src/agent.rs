@@ -16,7 +16,7 @@ use crate::discovery::Peers;
 use crate::net::{Net, NetConfig, NetError, Peer};
 use crate::staging::Staging;
 use crate::store::{Store, StoreError};
-use crate::transfer::{self, Context, Offers, Transfers};
+use crate::transfer::{self, Context, Jobs, Offers, Transfers};
 use crate::trust::{Policy, Trust, TrustError};
 use crate::{control, membership, sys};
 
@@ -76,6 +76,7 @@ impl Agent {
             mdns_interfaces: config.mdns.then(|| config.interfaces.clone()),
             policy,
             offers: Offers::default(),
+            jobs: Jobs::default(),
             transfers: Transfers::default(),
             shutdown: shutdown.clone(),
         });

@@ -100,8 +100,10 @@ pub enum Request {
     Sources(Sources),
     /// A job is over: nothing of it is served any more. Answer: `Done`.
     EndJob(JobId),
-    /// The hash of every range of a blob that was offered. Answer: `Hashes`, until all are there.
+    /// The hash of every range of a blob of a job, of whoever has them. Answer: `Hashes`, until all are there.
     Hashes(Digest),
+    /// What all hashes of the ranges of a blob hash to: from the host that started the job, so that they may come from anybody. Answer: `Proof`.
+    Proof(Digest),
 }
 
 /// One message on a stream after the request.
@@ -129,6 +131,8 @@ pub enum Answer {
     Where(Vec<SocketAddr>),
     /// The next hashes of a blob's ranges.
     Hashes(Vec<RangeHash>),
+    /// SHA-256 of the hashes of a blob's ranges, one after the other.
+    Proof(Digest),
     /// A source of a job is not what it should be. It is read from no longer.
     Trouble(Trouble),
 }
@@ -333,7 +337,7 @@ impl Bounded for Request {
             Self::Members(list) => list.within_limits(),
             Self::Share(share) => share.within_limits(),
             Self::Sources(sources) => sources.within_limits(),
-            Self::EndJob(_) | Self::Hashes(_) => true,
+            Self::EndJob(_) | Self::Hashes(_) | Self::Proof(_) => true,
         }
     }
 }
@@ -361,7 +365,7 @@ impl Bounded for Answer {
             Self::Offer(offer) => offer.image.within_limits(),
             Self::Where(addresses) => addresses.len() <= GROUPS,
             Self::Hashes(hashes) => hashes.len() <= HASHES,
-            Self::Trouble(_) => true,
+            Self::Trouble(_) | Self::Proof(_) => true,
             Self::Want(want) => want.missing.len() <= IMAGE_BLOBS,
             Self::Images(rows) => rows.len() <= NAMES && rows.iter().all(|row| row.platforms.len() <= IMAGE_MANIFESTS),
             Self::Described(image) => image.as_ref().is_none_or(Bounded::within_limits),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use proto::control::{Event, Failure, FailureKind, Send, Summary, TransferState};
+use proto::HostId;
 use proto::host::Member;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -12,10 +13,7 @@ use super::client::Client;
 use super::failure::{self, failure};
 use super::{Done, hosts, images};
 use crate::store::{Query, Store};
-use crate::transfer::{self, Context, Limit, SendJob};
-
-/// Hosts that are served side by side unless it is said otherwise: a sender's link is shared by them anyway.
-const HOSTS_AT_ONCE: u32 = 8;
+use crate::transfer::{self, Context, Fan, Limit, SendJob, Sent};
 
 /// Sends. With `detach` the client may go as soon as it knows the numbers; else its going cancels what is not done.
 pub(super) async fn send<S: Store>(context: &Arc<Context<S>>, client: &Client, request: Send) -> Done {
@@ -90,16 +88,23 @@ async fn run<S: Store>(
 ) {
     let started = Instant::now();
     let limit = request.limit_bytes_per_s.map(|bytes_per_s| Arc::new(Limit::new(bytes_per_s)));
-    let places = Arc::new(Semaphore::new(request.max_parallel.unwrap_or(HOSTS_AT_ONCE).max(1) as usize));
+    // All at once unless it is said otherwise: they read from each other.
+    let places = Arc::new(Semaphore::new(request.max_parallel.map_or(plan.hosts.len(), |most| most as usize).max(1)));
     let mut hosts = JoinSet::new();
+    let mut planners = JoinSet::new();
+    let members: Vec<HostId> = plan.hosts.iter().map(|host| host.id).collect();
+    let is_shared = members.len() > 1 && !request.dry_run;
+    let mut fan = || is_shared.then(|| Fan::start(context.trust.id(), members.clone(), &mut planners));
+    let images: Vec<(Query, Option<Fan>)> = plan.queries.into_iter().map(|query| (query, fan())).collect();
     for host in plan.hosts {
         let mut jobs = vec![];
-        for query in &plan.queries {
+        for (query, fan) in &images {
             let transfer = context.transfers.start(false, &query.to_string(), &host.name, &running);
             let _ = events.send(Event::Accepted { id: transfer.id() }).await;
             let (rename, platforms) = (request.rename.clone(), request.platforms.clone());
             let (name, id, dry_run, limit) = (host.name.clone(), host.id, request.dry_run, limit.clone());
-            jobs.push((SendJob { query: query.clone(), rename, platforms, host: name, id, dry_run, limit }, transfer));
+            let fan = fan.clone();
+            jobs.push((SendJob { query: query.clone(), rename, platforms, host: name, id, dry_run, limit, fan }, transfer));
         }
         let (context, events, places) = (context.clone(), events.clone(), places.clone());
         hosts.spawn(async move {
@@ -107,21 +112,26 @@ async fn run<S: Store>(
             let mut results = vec![];
             for (job, transfer) in jobs {
                 results.push(one(&context, &job, &transfer, &events).await);
+                // The plan of an image ends with its last host.
+                drop(job);
             }
             results
         });
     }
+    drop(images);
     let mut summary = Summary { total: 0, done: 0, failed: 0, egress_bytes: 0, elapsed_ms: 0 };
     while let Some(results) = hosts.join_next().await {
-        for sent_bytes in results.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+        for egress_bytes in results.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
             summary.total += 1;
-            match sent_bytes {
-                Some(sent_bytes) => (summary.done, summary.egress_bytes) = (summary.done + 1, summary.egress_bytes + sent_bytes),
+            match egress_bytes {
+                Some(egress_bytes) => (summary.done, summary.egress_bytes) = (summary.done + 1, summary.egress_bytes + egress_bytes),
                 None => summary.failed += 1,
             }
         }
     }
     summary.elapsed_ms = started.elapsed().as_millis() as u64;
+    // The hosts hear that it is over.
+    while planners.join_next().await.is_some() {}
     let _ = events.send(Event::Summary(summary)).await;
 }
 
@@ -133,10 +143,9 @@ async fn one<S: Store>(
     events: &mpsc::Sender<Event>,
 ) -> Option<u64> {
     match transfer::send(context, job, transfer, events).await {
-        Ok(done) => {
-            let sent_bytes = done.sent_bytes;
+        Ok(Sent { done, egress_bytes }) => {
             let _ = events.send(Event::Done(done)).await;
-            Some(sent_bytes)
+            Some(egress_bytes)
         }
         Err(error) => {
             let what = format!("cannot send {} to {}", job.query, job.host);

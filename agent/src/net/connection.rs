@@ -122,6 +122,11 @@ impl Peer {
         self.0.connection.close_reason().is_none()
     }
 
+    /// Resolves when the connection is gone.
+    pub async fn closed(&self) {
+        self.0.connection.closed().await;
+    }
+
     /// Ends the connection, with all its streams, now.
     pub fn close(&self, reason: &str) {
         self.0.connection.close(VarInt::from_u32(0), reason.as_bytes());

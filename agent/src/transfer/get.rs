@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proto::frame::FrameError;
+use proto::hash::RangeHash;
 use proto::limits::{FRAME, RANGE_BYTES, STALL_TIMEOUT_MS};
 use proto::peer::{Block, BlockHeader, Get, Refusal, Request};
 use proto::{Descriptor, Digest};
@@ -47,7 +48,7 @@ pub(super) async fn document(peer: &Peer, blob: &Descriptor) -> Result<Vec<u8>, 
     let mut stream = ask(peer, blob.digest, &range).await?;
     let mut bytes = Vec::with_capacity(blob.size_bytes as usize);
     loop {
-        let header = block(&mut stream, range.end - bytes.len() as u64).await?;
+        let header = block(&mut stream, range.end - bytes.len() as u64, STALL_TIMEOUT_MS).await?;
         bytes.extend(stream.read(header.encoded_bytes as usize).await.map_err(GetError::Net)?);
         if bytes.len() as u64 == blob.size_bytes {
             break;
@@ -56,41 +57,75 @@ pub(super) async fn document(peer: &Peer, blob: &Descriptor) -> Result<Vec<u8>, 
     if Digest::of(&bytes) == blob.digest { Ok(bytes) } else { Err(GetError::Corrupt) }
 }
 
-/// Fetches a range into staging, verified block by block. `verified_bytes` follows.
-pub(super) async fn range(
-    peer: &Peer,
-    staged: &Arc<StagedBlob>,
-    range: Range<u64>,
-    verified_bytes: &Arc<AtomicU64>,
-    limit: Option<&Limit>,
-) -> Result<(), GetError> {
-    let digest = staged.descriptor().digest;
-    let _turn = peer.ask().await;
-    let mut stream = ask(peer, digest, &range).await?;
-    let mut offset = range.start;
-    let mut writing: Option<tokio::task::JoinHandle<Result<(), GetError>>> = None;
-    loop {
-        let header = block(&mut stream, range.end - offset).await?;
-        if let Some(limit) = limit {
+/// How a range is fetched into staging, verified block by block.
+pub(super) struct Fetch<'a> {
+    /// Where it goes.
+    pub(super) staged: &'a Arc<StagedBlob>,
+    /// Follows what was verified.
+    pub(super) verified_bytes: &'a Arc<AtomicU64>,
+    /// Does not want it to be faster.
+    pub(super) limit: Option<&'a Limit>,
+    /// What the hashes of all ranges have to be, where that is known.
+    pub(super) hashes: Option<&'a [RangeHash]>,
+    /// How long the source may say nothing.
+    pub(super) silence_ms: u64,
+}
+
+impl Fetch<'_> {
+    /// Reads from `peer` from `*at` to `end`, unless `stop` comes before that; `*at` says how far it is, also after an error.
+    pub(super) async fn run(&self, peer: &Peer, at: &mut u64, end: u64, stop: impl Future<Output = ()>) -> Result<(), GetError> {
+        let _turn = peer.ask().await;
+        let mut stream = ask(peer, self.staged.descriptor().digest, &(*at..end)).await?;
+        let mut stop = std::pin::pin!(stop);
+        let mut offset = *at;
+        let mut writing: Option<tokio::task::JoinHandle<Result<(), GetError>>> = None;
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = &mut stop => break,
+                next = self.next(&mut stream, offset, end) => next,
+            };
+            // One block is hashed and written while the next one arrives; what was written counts, whatever comes behind it.
+            if let Some(writing) = writing.take() {
+                joined(writing).await?;
+                *at = offset;
+            }
+            let (header, bytes) = next?;
+            let (staged, verified_bytes, start) = (self.staged.clone(), self.verified_bytes.clone(), offset);
+            offset += bytes.len() as u64;
+            writing = Some(tokio::task::spawn_blocking(move || put(&staged, start, &bytes, &header, &verified_bytes)));
+            if offset >= end {
+                break;
+            }
+        }
+        if let Some(writing) = writing {
+            joined(writing).await?;
+            *at = offset;
+        }
+        Ok(())
+    }
+
+    async fn next(&self, stream: &mut Stream, offset: u64, end: u64) -> Result<(BlockHeader, Vec<u8>), GetError> {
+        let header = block(stream, end - offset, self.silence_ms).await?;
+        if let Some(hashes) = self.hashes
+            && !agrees(hashes, offset, &header)
+        {
+            return Err(GetError::Corrupt);
+        }
+        if let Some(limit) = self.limit {
             // What is not read is not sent: the window of the stream closes.
             limit.take(header.encoded_bytes).await;
         }
         let bytes = stream.read(header.encoded_bytes as usize).await.map_err(GetError::Net)?;
-        // One block is hashed and written while the next one arrives.
-        if let Some(writing) = writing.take() {
-            joined(writing).await?;
-        }
-        let (staged, verified_bytes, at) = (staged.clone(), verified_bytes.clone(), offset);
-        offset += bytes.len() as u64;
-        writing = Some(tokio::task::spawn_blocking(move || put(&staged, at, &bytes, &header, &verified_bytes)));
-        if offset >= range.end {
-            break;
-        }
+        Ok((header, bytes))
     }
-    match writing {
-        Some(writing) => joined(writing).await,
-        None => Ok(()),
-    }
+}
+
+/// What a block says of its ranges is what they are known to be.
+fn agrees(hashes: &[RangeHash], offset: u64, header: &BlockHeader) -> bool {
+    let first = (offset / RANGE_BYTES) as usize;
+    let before = first.checked_sub(1).map_or(Some(RangeHash::START), |last| hashes.get(last).copied());
+    before == Some(header.before) && hashes.get(first..first + header.after.len()) == Some(&header.after[..])
 }
 
 async fn ask(peer: &Peer, digest: Digest, range: &Range<u64>) -> Result<Stream, GetError> {
@@ -98,22 +133,24 @@ async fn ask(peer: &Peer, digest: Digest, range: &Range<u64>) -> Result<Stream, 
     peer.request(&Request::Get(get)).await.map_err(GetError::Net)
 }
 
-/// The next header, which fits into what is left of the range.
-async fn block(stream: &mut Stream, left_bytes: u64) -> Result<BlockHeader, GetError> {
-    let received = sys::deadline(STALL_TIMEOUT_MS, stream.receive_within(FRAME)).await;
-    match received.unwrap_or(Err(NetError::Silent(STALL_TIMEOUT_MS / 1000))).map_err(GetError::Net)? {
-        Block::Refused(refusal) => Err(GetError::Refused(refusal)),
-        Block::Bytes(header) => {
-            let bytes = header.encoded_bytes;
-            let ranges = bytes.div_ceil(RANGE_BYTES).max(1);
-            let last = bytes == left_bytes;
-            let whole = last || (bytes > 0 && bytes < left_bytes && bytes.is_multiple_of(RANGE_BYTES));
-            if whole && ranges == header.after.len() as u64 {
-                Ok(header)
-            } else {
-                Err(GetError::Net(NetError::Frame(FrameError::Malformed)))
-            }
-        }
+/// The next header, which fits into what is left of the range. A source that waits itself says so.
+async fn block(stream: &mut Stream, left_bytes: u64, silence_ms: u64) -> Result<BlockHeader, GetError> {
+    loop {
+        let received = sys::deadline(silence_ms, stream.receive_within(FRAME)).await;
+        let header = match received.unwrap_or(Err(NetError::Silent(silence_ms / 1000))).map_err(GetError::Net)? {
+            Block::Waiting => continue,
+            Block::Refused(refusal) => return Err(GetError::Refused(refusal)),
+            Block::Bytes(header) => header,
+        };
+        let bytes = header.encoded_bytes;
+        let ranges = bytes.div_ceil(RANGE_BYTES).max(1);
+        let last = bytes == left_bytes;
+        let whole = last || (bytes > 0 && bytes < left_bytes && bytes.is_multiple_of(RANGE_BYTES));
+        return if whole && ranges == header.after.len() as u64 {
+            Ok(header)
+        } else {
+            Err(GetError::Net(NetError::Frame(FrameError::Malformed)))
+        };
     }
 }
 

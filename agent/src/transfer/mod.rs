@@ -1,6 +1,8 @@
 //! Transfers: the machines of `proto::session`, driven. Each session has one task that owns it; it polls, does, and handles.
 
+mod fan_out;
 mod get;
+mod job;
 mod limit;
 mod offering;
 mod offers;
@@ -10,6 +12,8 @@ mod receive;
 mod registry;
 mod send;
 mod serve;
+mod share;
+mod sharing;
 
 use std::sync::Arc;
 
@@ -22,11 +26,13 @@ use crate::staging::Staging;
 use crate::store::StoreError;
 use crate::trust::{Policy, Trust};
 
+pub use fan_out::Fan;
+pub use job::Jobs;
 pub use limit::Limit;
 pub use offers::Offers;
 pub use pull::pull;
 pub use registry::{Transfer, Transfers};
-pub use send::{SendJob, send};
+pub use send::{SendJob, Sent, send};
 pub use serve::serve;
 
 /// What the tasks of an agent share.
@@ -48,6 +54,8 @@ pub struct Context<S> {
     pub policy: Policy,
     /// What peers may read here now.
     pub offers: Offers,
+    /// Fan-outs that this host takes part in.
+    pub jobs: Jobs,
     /// Running and recent transfers.
     pub transfers: Transfers,
     /// Cancelled when the agent is about to stop.

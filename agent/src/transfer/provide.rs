@@ -3,30 +3,48 @@
 use bytes::Bytes;
 use proto::hash::RangeHash;
 use proto::limits::{BLOCK_BYTES, RANGE_BYTES};
+use proto::Descriptor;
 use proto::peer::{Block, BlockHeader, Encoding, Get, Refusal};
 use tracing::debug;
 
-use super::{Context, refusal};
+use super::offers::Offer;
+use super::{Context, refusal, share};
 use crate::net::{NetError, Peer, Stream};
 use crate::store::{Reader, Store, StoreError};
 
-/// Serves one range to a host to which the blob was offered.
+/// Serves one range to a host to which the blob was offered, or that is in a fan-out with us.
 pub(super) async fn provide<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream, get: Get) -> Result<(), NetError> {
     let Some(offer) = context.offers.find(&peer.id(), &get.digest) else {
-        return refuse(stream, Refusal::BlobNotOffered(get.digest)).await;
+        return match context.jobs.find(&peer.id(), &get.digest).first() {
+            Some(job) => share::share(context, peer, stream, job, get).await,
+            None => refuse(stream, Refusal::BlobNotOffered(get.digest)).await,
+        };
     };
     let Some(blob) = offer.blob(&get.digest).filter(|blob| fits(&get, blob.size_bytes)).cloned() else {
         return refuse(stream, Refusal::OutOfTurn).await;
     };
     // It waits for its own other ranges: each one holds blocks that nobody may have read yet.
     let _turn = peer.provide().await;
-    let prepared = async {
-        let hashes = offer.hashes(&get.digest, &*context.store).await?;
-        let reader = context.store.read(&blob, get.offset..get.offset + get.length_bytes).await?;
-        Ok::<_, StoreError>((hashes, reader))
-    };
-    let (hashes, reader) = match prepared.await {
-        Ok(prepared) => prepared,
+    match offer.hashes(&get.digest, &*context.store).await {
+        Ok(hashes) => serve_store(&*context.store, stream, &blob, &hashes, get, Some(&offer)).await,
+        Err(error) => {
+            debug!(blob = %get.digest, %error, "cannot serve");
+            refuse(stream, refusal(&error)).await
+        }
+    }
+}
+
+/// Serves a range of what is in the store, for an offer or for nobody's account.
+pub(super) async fn serve_store<S: Store>(
+    store: &S,
+    stream: &mut Stream,
+    blob: &Descriptor,
+    hashes: &[RangeHash],
+    get: Get,
+    offer: Option<&Offer>,
+) -> Result<(), NetError> {
+    let reader = match store.read(blob, get.offset..get.offset + get.length_bytes).await {
+        Ok(reader) => reader,
         Err(error) => {
             debug!(blob = %get.digest, %error, "cannot serve");
             return refuse(stream, refusal(&error)).await;
@@ -44,8 +62,10 @@ pub(super) async fn provide<S: Store>(context: &Context<S>, peer: &Peer, stream:
         if length_bytes == 0 && get.length_bytes > 0 {
             return refuse(stream, Refusal::Corrupt(get.digest)).await;
         }
-        offer.pass(length_bytes).await;
-        stream.send(&Block::Bytes(header(&hashes, offset, length_bytes))).await?;
+        if let Some(offer) = offer {
+            offer.pass(length_bytes).await;
+        }
+        stream.send(&Block::Bytes(header(hashes, offset, length_bytes))).await?;
         stream.write(bytes).await?;
         offset += length_bytes;
         if offset >= get.offset + get.length_bytes {
@@ -56,19 +76,19 @@ pub(super) async fn provide<S: Store>(context: &Context<S>, peer: &Peer, stream:
 }
 
 /// Whole ranges, and inside the blob.
-fn fits(get: &Get, size_bytes: u64) -> bool {
+pub(super) fn fits(get: &Get, size_bytes: u64) -> bool {
     let end = get.offset + get.length_bytes;
     end <= size_bytes && (end == size_bytes || end.is_multiple_of(RANGE_BYTES)) && (get.length_bytes > 0 || size_bytes == 0)
 }
 
-fn header(hashes: &[RangeHash], offset: u64, length_bytes: u64) -> BlockHeader {
+pub(super) fn header(hashes: &[RangeHash], offset: u64, length_bytes: u64) -> BlockHeader {
     let first = (offset / RANGE_BYTES) as usize;
     let count = length_bytes.div_ceil(RANGE_BYTES).max(1) as usize;
     let before = if first == 0 { RangeHash::START } else { hashes[first - 1] };
     BlockHeader { encoding: Encoding::Raw, encoded_bytes: length_bytes, before, after: hashes[first..first + count].to_vec() }
 }
 
-async fn refuse(stream: &mut Stream, refusal: Refusal) -> Result<(), NetError> {
+pub(super) async fn refuse(stream: &mut Stream, refusal: Refusal) -> Result<(), NetError> {
     stream.send(&Block::Refused(refusal)).await?;
     stream.finish();
     Ok(())

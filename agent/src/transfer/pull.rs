@@ -177,7 +177,7 @@ pub(super) async fn answer<S: Store>(
                 total_bytes = offering::plan(peer.name(), "", &image, &want).send_bytes;
                 transfer.progress(0, total_bytes);
             }
-            Ok(Step::Progress(_)) => transfer.progress(standing.sent_bytes(), total_bytes),
+            Ok(Step::Progress(_) | Step::Trouble(_)) => transfer.progress(standing.sent_bytes(), total_bytes),
             Ok(Step::Suspect(digest)) => offering::inspect_suspect(context, digest).await,
             Ok(Step::Committed(_)) => {
                 transfer.progress(standing.sent_bytes(), standing.sent_bytes());

@@ -4,20 +4,24 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::image::{Selection, Walk};
-use proto::limits::{BLOCK_BYTES, DOCUMENT_BYTES};
+use proto::job::{JobId, Trouble};
+use proto::limits::{BLOCK_BYTES, DOCUMENT_BYTES, STALL_TIMEOUT_MS};
 use proto::peer::{Answer, Committed, Missing, Offer, Progress, Refusal};
 use proto::session::Receive;
 use proto::session::receive::{Action, Input};
-use proto::{Descriptor, Digest, Image};
+use proto::{Descriptor, Digest, HostId, Image};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
-use super::get;
+use super::get::{self, Fetch};
+use super::job::{Job, Place};
+use super::sharing::Sharing;
 use super::{Context, Limit, Transfer, refusal};
 use crate::net::{Peer, Share, Stream};
 use crate::staging::{StagedBlob, StagedReader};
@@ -25,6 +29,12 @@ use crate::store::{Import, Imported, Ingest, Room, Store, StoreError};
 
 /// How often the other side and the client are told how far it is.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
+
+/// What goes wrong with sources before anybody was told.
+const TROUBLES: usize = 16;
+
+/// How long a host of a fan-out goes on without a byte when the host that started it is gone.
+const ORPHANED: Duration = Duration::from_secs(60);
 
 /// Room that is left on the disk of the store whatever arrives.
 const SPARE_BYTES: u64 = 16 * 1024 * 1024;
@@ -60,6 +70,19 @@ pub(super) struct Interest<'a> {
     pub(super) news: Option<mpsc::Sender<News>>,
     /// Does not want it to be faster.
     pub(super) limit: Option<Arc<Limit>>,
+    /// The image goes to others, too, and may come from them.
+    pub(super) fan_out: Option<&'a mut FanOut>,
+}
+
+/// A fan-out that this host was asked into.
+#[derive(Debug)]
+pub(super) struct FanOut {
+    /// Its name.
+    pub(super) id: JobId,
+    /// Who takes part.
+    pub(super) members: Vec<HostId>,
+    /// What others may read here, from the moment when it is known what is missing. Whoever holds it lets them.
+    pub(super) job: Option<Arc<Job>>,
 }
 
 /// Receives what `peer` offers on `stream`. Ends when the image is in the store, or with the reason why it will not be; the peer knows the same.
@@ -74,6 +97,9 @@ pub(super) async fn receive<S: Store>(
 ) -> Result<Received, Refusal> {
     let mut session = Session::new(context, peer, &offer, interest);
     let result = session.run(stream, &offer, cancel).await;
+    if let Some(sharing) = &session.sharing {
+        sharing.job().give_up();
+    }
     let told = match &result {
         Ok(Received { committed: Some(committed), .. }) => stream.send(&Answer::Committed(committed.clone())).await,
         Ok(_) => Ok(()),
@@ -110,6 +136,11 @@ struct Session<'a, S: Store> {
     stored_bytes: u64,
     imported: Option<Imported>,
     tasks: JoinSet<Outcome<S>>,
+    /// Where layers come from in a fan-out.
+    sharing: Option<Arc<Sharing>>,
+    troubles: (mpsc::Sender<Trouble>, mpsc::Receiver<Trouble>),
+    /// In a fan-out: the host that started it is gone. When the last byte came, as far as that is known.
+    orphaned: Option<(Instant, u64)>,
     interest: Interest<'a>,
     rule: String,
     /// The name is about to move: from now on nobody is in time to stop it.
@@ -132,6 +163,7 @@ enum Outcome<S: Store> {
     Fed(Digest),
     NotFed(Digest, StoreError),
     Imported(Imported),
+    Prepared,
 }
 
 impl<'a, S: Store> Session<'a, S> {
@@ -139,7 +171,7 @@ impl<'a, S: Store> Session<'a, S> {
         Self {
             context,
             peer,
-            machine: Receive::new(offer),
+            machine: if interest.fan_out.is_some() { Receive::shared(offer) } else { Receive::new(offer) },
             image: offer.image.clone(),
             import: None,
             missing: vec![],
@@ -152,6 +184,9 @@ impl<'a, S: Store> Session<'a, S> {
             stored_bytes: 0,
             imported: None,
             tasks: JoinSet::new(),
+            sharing: None,
+            troubles: mpsc::channel(TROUBLES),
+            orphaned: None,
             interest,
             rule: String::new(),
             committing: false,
@@ -178,12 +213,23 @@ impl<'a, S: Store> Session<'a, S> {
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 _ = report.tick() => self.report(stream).await,
-                () = stream.given_up(), if !self.committing => self.tell(Input::Failed(Refusal::Cancelled)),
+                Some(trouble) = self.troubles.1.recv() => drop(stream.send(&Answer::Trouble(trouble)).await),
+                () = stream.given_up(), if !self.committing && self.orphaned.is_none() => self.lost(),
                 () = cancel.cancelled(), if !self.committing => {
                     let stopping = self.context.shutdown.is_cancelled();
                     self.tell(Input::Failed(if stopping { Refusal::ShuttingDown } else { Refusal::Cancelled }));
                 }
             }
+        }
+    }
+
+    /// The other side has given up, or is gone: then those who have the image in a fan-out finish it among themselves.
+    fn lost(&mut self) {
+        if self.sharing.is_some() && !self.peer.is_alive() {
+            warn!("the host that started the fan-out is gone: others may have the rest");
+            self.orphaned = Some((Instant::now(), self.received_bytes.load(Ordering::Relaxed)));
+        } else {
+            self.tell(Input::Failed(Refusal::Cancelled));
         }
     }
 
@@ -212,6 +258,19 @@ impl<'a, S: Store> Session<'a, S> {
         self._room = Some(self.peer.documents(documents_bytes).ok_or(Refusal::Busy)?);
         self.import = Some(Arc::new(import));
         self.missing = missing.clone();
+        if let Some(fan_out) = &mut self.interest.fan_out {
+            let absent = missing.iter().map(|blob| blob.digest).collect();
+            let job = self.context.jobs.join(self.peer.id(), fan_out.id, &fan_out.members, &offer.image, &absent);
+            fan_out.job = Some(job.clone());
+            let sharing = Arc::new(Sharing::new(self.context.net.clone(), job, self.peer.clone(), self.troubles.0.clone()));
+            let layers = offer.image.layers().into_iter().map(|layer| layer.descriptor.digest).filter(|digest| absent.contains(digest));
+            let preparing = sharing.clone().prepare(layers.collect());
+            self.tasks.spawn(async move {
+                preparing.await;
+                Outcome::Prepared
+            });
+            self.sharing = Some(sharing);
+        }
         Ok(missing)
     }
 
@@ -239,9 +298,15 @@ impl<'a, S: Store> Session<'a, S> {
 
     fn take(&mut self, outcome: Outcome<S>) {
         match outcome {
+            Outcome::Input(Input::StoredElsewhere(digest)) => {
+                self.shared(&digest, Place::Store);
+                self.tell(Input::StoredElsewhere(digest));
+            }
             Outcome::Input(input) => self.tell(input),
+            Outcome::Prepared => {}
             Outcome::Claimed(digest, mut arriving) => {
                 let missing = arriving.staged.missing();
+                self.shared(&digest, Place::Staged(arriving.staged.reader()));
                 if !self.context.store.properties().adopts_files
                     && let Some(ingest) = arriving.ingest.take()
                 {
@@ -276,6 +341,13 @@ impl<'a, S: Store> Session<'a, S> {
             // The machine and this driver disagree: a defect, and no reason to store anything.
             tracing::error!(%error, "session ends");
             let _ = self.machine.handle(Input::Failed(Refusal::OutOfTurn));
+        }
+    }
+
+    /// Others of a fan-out find a layer there.
+    fn shared(&self, digest: &Digest, place: Place) {
+        if let Some(blob) = self.sharing.as_ref().and_then(|sharing| sharing.job().blob(digest)) {
+            blob.put(place);
         }
     }
 
@@ -319,13 +391,25 @@ impl<'a, S: Store> Session<'a, S> {
 
     fn fetch(&mut self, digest: Digest, range: Range<u64>) {
         let Some(arriving) = self.layers.get(&digest) else { return };
-        let (peer, staged, verified_bytes) = (self.peer.clone(), arriving.staged.clone(), arriving.verified_bytes.clone());
+        let (peer, sharing) = (self.peer.clone(), self.sharing.clone());
+        let (staged, verified_bytes) = (arriving.staged.clone(), arriving.verified_bytes.clone());
         let (received, limit) = (self.received_bytes.clone(), self.interest.limit.clone());
         self.tasks.spawn(async move {
-            let length_bytes = range.end - range.start;
-            input(match get::range(&peer, &staged, range, &verified_bytes, limit.as_deref()).await {
+            let fetch = Fetch {
+                staged: &staged,
+                verified_bytes: &verified_bytes,
+                limit: limit.as_deref(),
+                hashes: None,
+                silence_ms: STALL_TIMEOUT_MS,
+            };
+            let mut at = range.start;
+            let fetched = match sharing {
+                Some(sharing) => sharing.fetch(fetch, range.start, range.end).await,
+                None => fetch.run(&peer, &mut at, range.end, std::future::pending()).await,
+            };
+            input(match fetched {
                 Ok(()) => {
-                    received.fetch_add(length_bytes, Ordering::Relaxed);
+                    received.fetch_add(range.end - range.start, Ordering::Relaxed);
                     Ok(Input::Fetched { digest })
                 }
                 Err(error) => Err(error.refusal(digest)),
@@ -416,6 +500,14 @@ impl<'a, S: Store> Session<'a, S> {
             let total_bytes = self.missing.iter().map(|missing| missing.size_bytes - missing.staged_bytes).sum();
             let arriving = self.layers.values().map(|arriving| arriving.verified_bytes.load(Ordering::Relaxed)).sum::<u64>();
             transfer.progress((self.stored_bytes + arriving).min(total_bytes), total_bytes);
+        }
+        if let Some((since, bytes)) = &mut self.orphaned {
+            let received_bytes = self.received_bytes.load(Ordering::Relaxed);
+            if received_bytes > *bytes {
+                (*since, *bytes) = (Instant::now(), received_bytes);
+            } else if since.elapsed() >= ORPHANED && !self.committing {
+                return self.tell(Input::Failed(Refusal::Store("the host that sent it is gone, and no other one has the rest".to_owned())));
+            }
         }
         for progress in reports {
             let _ = stream.send(&Answer::Progress(progress.clone())).await;

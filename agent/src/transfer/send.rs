@@ -1,15 +1,18 @@
 //! Sending one image to one host, through whatever happens on the way.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::control::{Done, Event, Platforms, Progress, TransferState};
-use proto::peer::{Committed, Offer, Refusal, Request, Want};
+use proto::job::Share;
+use proto::peer::{Committed, Offer, Refusal, Request, SHARED_OFFERS, Want};
 use proto::session::send::Step;
 use proto::{Digest, HostId, Image, Reference};
 use tokio::sync::mpsc;
 use tracing::{Instrument, debug, info, info_span, warn};
 
+use super::fan_out::{Fan, News};
 use super::offering::{self, Offering};
 use super::{Context, Limit, Transfer, TransferError};
 use crate::net::{NetError, Peer};
@@ -39,6 +42,17 @@ pub struct SendJob {
     pub dry_run: bool,
     /// Shared with other jobs.
     pub limit: Option<Arc<Limit>>,
+    /// The same image goes to other hosts, which read it from each other.
+    pub fan: Option<Fan>,
+}
+
+/// An image that has arrived.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// For people.
+    pub done: Done,
+    /// Blob bytes that left this host for it.
+    pub egress_bytes: u64,
 }
 
 /// Brings the image to the host. Events go to `events`; the result is for whoever counts.
@@ -47,16 +61,16 @@ pub async fn send<S: Store>(
     job: &SendJob,
     transfer: &Transfer,
     events: &mpsc::Sender<Event>,
-) -> Result<Done, TransferError> {
+) -> Result<Sent, TransferError> {
     let span = info_span!("send", image = %job.query, host = job.host, transfer = transfer.id());
     let result =
-        Sending { context, job, transfer, events, sent_before_bytes: 0, wire_before_bytes: 0 }.run().instrument(span.clone()).await;
+        Sending { context, job, transfer, events, sent_before_bytes: 0, wire_before_bytes: 0, travelled_bytes: 0 }.run().instrument(span.clone()).await;
     let _entered = span.enter();
     match &result {
-        Ok(done) => {
+        Ok(Sent { done, egress_bytes }) => {
             transfer.progress(done.sent_bytes, done.sent_bytes);
             transfer.end(TransferState::Done);
-            info!(id = %done.image_id, sent_bytes = done.sent_bytes, present_bytes = done.present_bytes, elapsed_ms = done.elapsed_ms, "sent");
+            info!(id = %done.image_id, sent_bytes = done.sent_bytes, present_bytes = done.present_bytes, egress_bytes, elapsed_ms = done.elapsed_ms, "sent");
         }
         Err(TransferError::Cancelled) => {
             transfer.end(TransferState::Cancelled);
@@ -78,10 +92,12 @@ struct Sending<'a, S> {
     /// Of attempts that were lost.
     sent_before_bytes: u64,
     wire_before_bytes: u64,
+    /// To the receiver, from whichever host.
+    travelled_bytes: u64,
 }
 
 impl<S: Store> Sending<'_, S> {
-    async fn run(mut self) -> Result<Done, TransferError> {
+    async fn run(mut self) -> Result<Sent, TransferError> {
         let cancelled = self.transfer.cancelled();
         let mut retry = Retry::default();
         let (mut was_connected, mut changes) = (false, 0);
@@ -104,8 +120,16 @@ impl<S: Store> Sending<'_, S> {
                 }
                 // It is restarted, perhaps: then it is back soon.
                 Err(TransferError::Refused(Refusal::ShuttingDown)) => NetError::Lost(Refusal::ShuttingDown.to_string()),
-                result => return result,
+                result => {
+                    self.tell(match result {
+                        Ok(_) => News::Done(self.job.id),
+                        Err(_) => News::Gone(self.job.id),
+                    })
+                    .await;
+                    return result;
+                }
             };
+            self.tell(News::Gone(self.job.id)).await;
             let Some(pause) = retry.next(self.sent_before_bytes) else { return Err(error.into()) };
             self.transfer.waiting();
             warn!(%error, "connection lost, trying again");
@@ -117,7 +141,7 @@ impl<S: Store> Sending<'_, S> {
         }
     }
 
-    async fn attempt(&mut self, peer: &Peer) -> Result<Done, TransferError> {
+    async fn attempt(&mut self, peer: &Peer) -> Result<Sent, TransferError> {
         let job = self.job;
         let selection = offering::selection(&job.platforms, &peer.hello().platform);
         let held = self.context.store.resolve(&job.query, selection).await?;
@@ -126,23 +150,36 @@ impl<S: Store> Sending<'_, S> {
         image.reference = job.rename.clone().or(image.reference.map(|reference| reference.without_digest()));
         let standing = self.context.offers.stand(peer.id(), held, job.limit.clone());
         let wire_start_bytes = peer.wire_bytes();
+        let mut received = HashMap::new();
         let offered = async {
-            let mut stream = peer.request(&Request::Offer(Offer { image: image.clone(), dry_run: job.dry_run })).await?;
-            self.follow(&mut Offering::new(&mut stream, &image, job.dry_run, self.transfer.cancelled()), &image, &standing).await
+            let offer = Offer { image: image.clone(), dry_run: job.dry_run };
+            let fan = job.fan.as_ref().filter(|_| peer.hello().capabilities & SHARED_OFFERS != 0);
+            let mut stream = peer
+                .request(&match fan {
+                    Some(fan) => Request::Share(Share { offer, job: fan.id, members: fan.members.to_vec() }),
+                    None => Request::Offer(offer),
+                })
+                .await?;
+            let mut offering = Offering::new(&mut stream, &image, job.dry_run, self.transfer.cancelled());
+            self.follow(peer, &mut offering, &image, &standing, &mut received).await
         };
         let result = offered.await;
         debug!(path = ?peer.path(), "path of the attempt");
         self.sent_before_bytes += standing.sent_bytes();
         self.wire_before_bytes += peer.wire_bytes() - wire_start_bytes;
+        self.travelled_bytes += received.values().sum::<u64>();
         let (want, committed) = result?;
         self.done(&image, source_image_id, &want, committed)
     }
 
+    /// `received` follows what of each blob has travelled.
     async fn follow(
         &self,
+        peer: &Peer,
         offering: &mut Offering<'_>,
         image: &Image,
         standing: &super::offers::Offer,
+        received: &mut HashMap<Digest, u64>,
     ) -> Result<(Want, Option<Committed>), TransferError> {
         let (host, name) = (&self.job.host, display_name(image));
         let mut planned: Option<(Want, u64)> = None;
@@ -157,16 +194,28 @@ impl<S: Store> Sending<'_, S> {
                     if self.job.dry_run {
                         return Ok((want, None));
                     }
+                    self.tell(News::Joined { peer: peer.clone(), size_bytes: image.size_bytes(), missing_bytes: total_bytes }).await;
                     planned = Some((want, total_bytes));
                 }
                 Step::Progress(progress) => {
                     let total_bytes = planned.as_ref().map_or(0, |(_, total_bytes)| *total_bytes);
-                    self.transfer.progress(standing.sent_bytes(), total_bytes);
                     let (digest, verified_bytes) = (progress.digest, progress.verified_bytes);
+                    let had = |want: &Want| want.missing.iter().find(|blob| blob.digest == digest).map_or(0, |blob| blob.staged_bytes);
+                    let had_bytes = planned.as_ref().map_or(0, |(want, _)| had(want));
+                    received.insert(digest, verified_bytes.saturating_sub(had_bytes));
+                    match &self.job.fan {
+                        Some(_) => {
+                            let received_bytes = received.values().sum();
+                            self.transfer.progress(received_bytes, total_bytes);
+                            self.tell(News::Progress(self.job.id, received_bytes)).await;
+                        }
+                        None => self.transfer.progress(standing.sent_bytes(), total_bytes),
+                    }
                     // A client that is slow to draw misses a step, and nothing waits for it.
                     let _ =
                         self.events.try_send(Event::Progress(Progress { host: host.clone(), image: name.clone(), digest, verified_bytes }));
                 }
+                Step::Trouble(trouble) => self.tell(News::Trouble(trouble)).await,
                 Step::Suspect(digest) => offering::inspect_suspect(self.context, digest).await,
                 Step::Committed(committed) => {
                     return Ok((planned.map(|(want, _)| want).unwrap_or(Want { missing: vec![] }), Some(committed)));
@@ -176,7 +225,13 @@ impl<S: Store> Sending<'_, S> {
         }
     }
 
-    fn done(&self, image: &Image, source_image_id: Digest, want: &Want, committed: Option<Committed>) -> Result<Done, TransferError> {
+    async fn tell(&self, news: News) {
+        if let Some(fan) = &self.job.fan {
+            let _ = fan.news.send(news).await;
+        }
+    }
+
+    fn done(&self, image: &Image, source_image_id: Digest, want: &Want, committed: Option<Committed>) -> Result<Sent, TransferError> {
         let plan = offering::plan(&self.job.host, &display_name(image), image, want);
         let configs = || image.manifests.iter().map(|manifest| manifest.config.digest);
         let ours = configs().next().unwrap_or(source_image_id);
@@ -184,13 +239,13 @@ impl<S: Store> Sending<'_, S> {
         if !configs().any(|config| config == config_digest) {
             return Err(TransferError::OtherConfig { ours, theirs: config_digest });
         }
-        Ok(Done {
+        let done = Done {
             host: self.job.host.clone(),
             image: plan.image,
             image_id: committed.as_ref().map_or(source_image_id, |committed| committed.image_id),
             source_image_id,
             config_digest,
-            sent_bytes: self.sent_before_bytes,
+            sent_bytes: if self.job.fan.is_some() { self.travelled_bytes } else { self.sent_before_bytes },
             wire_bytes: self.wire_before_bytes,
             present_bytes: plan.present_bytes,
             layers_sent: plan.layers.iter().filter(|layer| layer.present_bytes < layer.size_bytes).count() as u64,
@@ -198,7 +253,8 @@ impl<S: Store> Sending<'_, S> {
             elapsed_ms: self.transfer.elapsed_ms(),
             replaced: committed.and_then(|committed| committed.replaced),
             dry_run: self.job.dry_run,
-        })
+        };
+        Ok(Sent { done, egress_bytes: self.sent_before_bytes })
     }
 }
 

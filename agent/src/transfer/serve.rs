@@ -6,34 +6,49 @@ use proto::Image;
 use proto::control::TransferState;
 use proto::host::SignedMemberList;
 use proto::image::Selection;
+use proto::job::Share;
 use proto::limits::{FRAME, NAMES};
 use proto::peer::{Answer, ImageRow, Offer, Refusal, Request};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
-use super::receive::{Interest, Received};
+use super::receive::{FanOut, Interest, Received};
 use super::send::display_name;
-use super::{Context, provide, pull, receive, refusal};
+use super::{Context, fan_out, provide, pull, receive, refusal};
 use crate::net::{NetError, Peer, Stream};
 use crate::store::{Query, Store};
 use crate::trust::{Accepted, TrustError, audit};
 
-/// Serves a peer until its connection ends or the agent stops. Every stream has its own task; none of them outlives the peer.
+/// Serves a peer until its connection ends or the agent stops. Every stream has its own task; none of them outlives the connection but those
+/// of fan-outs, which the hosts that are left finish among themselves.
 pub async fn serve<S: Store>(context: Arc<Context<S>>, peer: Peer) {
-    let mut streams = JoinSet::new();
+    let (mut streams, mut fan_outs) = (JoinSet::new(), JoinSet::new());
+    let (begun, mut begin) = mpsc::channel(1);
     loop {
         tokio::select! {
             accepted = peer.accept() => match accepted {
                 Ok(stream) => {
-                    let (context, peer) = (context.clone(), peer.clone());
+                    let (context, peer, begun) = (context.clone(), peer.clone(), begun.clone());
                     let span = info_span!("peer", name = peer.name());
-                    streams.spawn(answer(context, peer, stream).instrument(span));
+                    streams.spawn(answer(context, peer, stream, begun).instrument(span));
                 }
                 Err(error) => {
                     debug!(host = peer.name(), %error, "connection ended");
+                    streams.shutdown().await;
+                    while fan_outs.join_next().await.is_some() {}
                     return;
                 }
             },
+            Some((stream, share)) = begin.recv() => {
+                let span = info_span!("peer", name = peer.name());
+                fan_outs.spawn(fan_out::receive_share(context.clone(), peer.clone(), stream, share).instrument(span));
+            }
+            Some(ended) = fan_outs.join_next() => {
+                if let Err(error) = ended {
+                    error!(host = peer.name(), %error, "a fan-out failed");
+                }
+            }
             Some(ended) = streams.join_next() => {
                 if let Err(error) = ended {
                     error!(host = peer.name(), %error, "answering a request failed");
@@ -43,9 +58,14 @@ pub async fn serve<S: Store>(context: Arc<Context<S>>, peer: Peer) {
     }
 }
 
-async fn answer<S: Store>(context: Arc<Context<S>>, peer: Peer, mut stream: Stream) {
+async fn answer<S: Store>(context: Arc<Context<S>>, peer: Peer, mut stream: Stream, begun: mpsc::Sender<(Stream, Share)>) {
     let answered = match stream.receive_or_end(FRAME).await {
         Ok(None) => Ok(()),
+        Ok(Some(Request::Share(share))) => {
+            // Goes on in a task that outlives this connection.
+            let _ = begun.send((stream, share)).await;
+            return;
+        }
         Ok(Some(request)) => dispatch(&context, &peer, &mut stream, request).await,
         Err(error) => Err(error),
     };
@@ -68,6 +88,18 @@ async fn dispatch<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut
             Some(_session) => pull::answer(context, peer, stream, request).await,
             None => stream.send(&Answer::Refused(Refusal::Busy)).await,
         },
+        // Taken out before.
+        Request::Share(_) => Ok(()),
+        Request::Sources(sources) => {
+            context.jobs.set_sources(&peer.id(), &sources);
+            stream.send(&Answer::Done).await
+        }
+        Request::EndJob(id) => {
+            context.jobs.end(&peer.id(), id);
+            stream.send(&Answer::Done).await
+        }
+        Request::Proof(digest) => fan_out::prove(context, peer, stream, digest).await,
+        Request::Hashes(digest) => fan_out::hashes(context, peer, stream, digest).await,
         Request::Get(get) => provide::provide(context, peer, stream, get).await,
         Request::List => list(context, peer, stream).await,
         Request::Describe(reference) => {
@@ -95,9 +127,21 @@ async fn accept_members<S: Store>(context: &Context<S>, list: SignedMemberList) 
 }
 
 async fn receive_offer<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut Stream, offer: Offer) -> Result<(), NetError> {
+    received(context, peer, stream, offer, None).await;
+    Ok(())
+}
+
+/// Receives, and says in the log and in `status` what came of it.
+pub(super) async fn received<S: Store>(
+    context: &Arc<Context<S>>,
+    peer: &Peer,
+    stream: &mut Stream,
+    offer: Offer,
+    fan_out: Option<&mut FanOut>,
+) {
     let (name, reference, dry_run) = (display_name(&offer.image), offer.image.reference.clone(), offer.dry_run);
     let transfer = context.transfers.start(true, &name, peer.name(), &context.shutdown);
-    let interest = Interest { transfer: Some(&transfer), ..Interest::default() };
+    let interest = Interest { transfer: Some(&transfer), fan_out, ..Interest::default() };
     let result = receive::receive(context, peer, stream, offer, transfer.cancelled(), interest).await;
     match result {
         Ok(Received { committed: Some(committed), rule, .. }) => {
@@ -121,7 +165,6 @@ async fn receive_offer<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream:
             audit::refused(peer.name(), &format!("push of {name}"), &refusal.to_string());
         }
     }
-    Ok(())
 }
 
 async fn list<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream) -> Result<(), NetError> {

@@ -44,6 +44,8 @@ pub struct Chain {
 
 #[derive(Debug)]
 struct Host {
+    /// When it joined.
+    had_bytes: u64,
     have_bytes: u64,
     /// When and at how much the rate was taken last.
     mark: (u64, u64),
@@ -91,7 +93,7 @@ impl Chain {
     pub fn join(&mut self, host: HostId, missing_bytes: u64, now_ms: u64) {
         let have_bytes = self.size_bytes.saturating_sub(missing_bytes);
         let state = if missing_bytes == 0 { State::Done } else { State::Receiving };
-        let known = Host { have_bytes, mark: (now_ms, have_bytes), bytes_per_s: None, moved_ms: now_ms, pace: Pace::Fit, state };
+        let known = Host { had_bytes: have_bytes, have_bytes, mark: (now_ms, have_bytes), bytes_per_s: None, moved_ms: now_ms, pace: Pace::Fit, state };
         self.hosts.insert(host, known);
         self.told.remove(&host);
         if !self.order.contains(&host) {
@@ -114,9 +116,10 @@ impl Chain {
         self.order.sort_by_key(have);
     }
 
-    /// A host has so many bytes of the image.
-    pub fn progress(&mut self, host: &HostId, have_bytes: u64, now_ms: u64) {
+    /// So much of what a host lacked has travelled.
+    pub fn progress(&mut self, host: &HostId, received_bytes: u64, now_ms: u64) {
         let Some(known) = self.hosts.get_mut(host) else { return };
+        let have_bytes = (known.had_bytes + received_bytes).min(self.size_bytes);
         known.have_bytes = have_bytes;
         let elapsed_ms = now_ms.saturating_sub(known.mark.0);
         if elapsed_ms >= RATE_MS {

@@ -13,6 +13,7 @@ const RANGE: u64 = 64 * 1024;
 
 struct Simulated {
     id: HostId,
+    had_bytes: u64,
     have_bytes: u64,
     link: u64,
     /// Places in the list of hosts; `None` is the head.
@@ -84,7 +85,7 @@ fn run(mut hosts: Vec<Simulated>, most_ms: u64) -> (Vec<Simulated>, u64) {
                 hosts[i].done_ms = Some(now_ms);
                 chain.done(&hosts[i].id);
             } else if now_ms % PLAN_MS == 0 {
-                chain.progress(&hosts[i].id, hosts[i].have_bytes, now_ms);
+                chain.progress(&hosts[i].id, hosts[i].have_bytes - hosts[i].had_bytes, now_ms);
             }
         }
         for host in hosts.iter().filter(|host| host.dies_ms == Some(now_ms)) {
@@ -100,6 +101,7 @@ fn run(mut hosts: Vec<Simulated>, most_ms: u64) -> (Vec<Simulated>, u64) {
 fn ordinary(number: usize) -> Simulated {
     Simulated {
         id: id(number),
+        had_bytes: 0,
         have_bytes: 0,
         link: LINK,
         sources: vec![],
@@ -140,7 +142,7 @@ fn one_slow_host_delays_nobody_wherever_it_stands() {
 fn what_some_have_comes_from_them() {
     let mut hosts: Vec<Simulated> = (0..5).map(ordinary).collect();
     for host in hosts.iter_mut().skip(2) {
-        host.have_bytes = SIZE - 1_000_000;
+        (host.had_bytes, host.have_bytes) = (SIZE - 1_000_000, SIZE - 1_000_000);
     }
     let (hosts, egress_bytes) = run(hosts, 60_000);
     assert!(hosts.iter().all(|host| host.done_ms.is_some()));

@@ -1,0 +1,210 @@
+//! A fan-out: at the host that starts it, the plan of who reads from whom; at a host that receives, a session that others read from.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::job::{JobId, Share, Sources, Trouble};
+use proto::peer::{Answer, Refusal, Request};
+use proto::session::chain::Chain;
+use proto::{Digest, HostId};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{debug, info};
+
+use super::receive::FanOut;
+use super::{Context, refusal, serve, share};
+use crate::net::{NetError, Peer, Stream};
+use crate::store::Store;
+
+/// How often the plan is looked at.
+const PLAN_EVERY: Duration = Duration::from_millis(100);
+/// How long the first hosts wait for the others to answer.
+const GATHER: Duration = Duration::from_millis(500);
+/// How long a host serves others after it has the image, when the host that started the job is gone and nobody says that it is over.
+const LINGER: Duration = Duration::from_secs(60);
+
+/// What happens to a host of a fan-out, for the plan.
+#[derive(Debug)]
+pub(super) enum News {
+    /// It has answered.
+    Joined {
+        /// Who.
+        peer: Peer,
+        /// Of the image.
+        size_bytes: u64,
+        /// What of it has to travel.
+        missing_bytes: u64,
+    },
+    /// So much of it has travelled.
+    Progress(HostId, u64),
+    /// It complains of a source.
+    Trouble(Trouble),
+    /// It has the image.
+    Done(HostId),
+    /// It will not have it.
+    Gone(HostId),
+}
+
+/// A fan-out that runs, for those who talk to its hosts.
+#[derive(Debug, Clone)]
+pub struct Fan {
+    pub(super) id: JobId,
+    pub(super) members: Arc<[HostId]>,
+    pub(super) news: mpsc::Sender<News>,
+}
+
+impl Fan {
+    /// A fan-out to these hosts; the plan runs in `tasks` until all who have a clone of it are gone.
+    pub fn start(head: HostId, members: Vec<HostId>, tasks: &mut JoinSet<()>) -> Self {
+        let mut id = [0; 16];
+        // Names a job among those of one host; without random numbers no connection would be possible.
+        let _ = SystemRandom::new().fill(&mut id);
+        let (news, incoming) = mpsc::channel(256);
+        let expected = members.len();
+        let planner = Planner {
+            id: JobId(id),
+            head,
+            expected,
+            began: Instant::now(),
+            gathering: None,
+            chain: None,
+            peers: HashMap::new(),
+            telling: JoinSet::new(),
+        };
+        tasks.spawn(planner.run(incoming));
+        Self { id: JobId(id), members: members.into(), news }
+    }
+}
+
+/// Follows what the hosts say, and tells them where to read.
+struct Planner {
+    id: JobId,
+    head: HostId,
+    expected: usize,
+    began: Instant,
+    gathering: Option<Instant>,
+    chain: Option<Chain>,
+    peers: HashMap<HostId, Peer>,
+    telling: JoinSet<()>,
+}
+
+impl Planner {
+    async fn run(mut self, mut news: mpsc::Receiver<News>) {
+        let mut tick = tokio::time::interval(PLAN_EVERY);
+        loop {
+            tokio::select! {
+                heard = news.recv() => match heard {
+                    Some(heard) => self.hear(heard),
+                    None => break,
+                },
+                _ = tick.tick() => self.plan(),
+                Some(_) = self.telling.join_next() => {}
+            }
+        }
+        for (_, peer) in std::mem::take(&mut self.peers) {
+            self.telling.spawn(ask(peer, Request::EndJob(self.id)));
+        }
+        while self.telling.join_next().await.is_some() {}
+    }
+
+    fn hear(&mut self, news: News) {
+        let now_ms = self.began.elapsed().as_millis() as u64;
+        if let News::Joined { peer, size_bytes, missing_bytes } = news {
+            self.gathering.get_or_insert_with(Instant::now);
+            let chain = self.chain.get_or_insert_with(|| Chain::new(self.head, size_bytes));
+            chain.join(peer.id(), missing_bytes, now_ms);
+            self.peers.insert(peer.id(), peer);
+            return self.plan();
+        }
+        let Some(chain) = &mut self.chain else { return };
+        match news {
+            News::Joined { .. } => {}
+            News::Progress(host, bytes) => chain.progress(&host, bytes, now_ms),
+            News::Trouble(trouble) => {
+                info!(source = %trouble.source, fault = ?trouble.fault, "a source of the fan-out fails");
+                chain.trouble(&trouble, now_ms);
+                self.plan();
+            }
+            News::Done(host) => chain.done(&host),
+            News::Gone(host) => {
+                chain.gone(&host);
+                self.plan();
+            }
+        }
+    }
+
+    /// Tells those whose sources have changed.
+    fn plan(&mut self) {
+        let now_ms = self.began.elapsed().as_millis() as u64;
+        let (Some(chain), Some(gathering)) = (&mut self.chain, self.gathering) else { return };
+        if chain.joined() >= self.expected || gathering.elapsed() >= GATHER {
+            chain.start(now_ms);
+        }
+        for (host, hosts) in chain.changes(now_ms) {
+            let Some(peer) = self.peers.get(&host) else { continue };
+            debug!(host = peer.name(), ?hosts, "reads from");
+            self.telling.spawn(ask(peer.clone(), Request::Sources(Sources { job: self.id, hosts })));
+        }
+    }
+}
+
+/// What a host does not hear, the next word or the end of its connection makes good.
+async fn ask(peer: Peer, request: Request) {
+    let asked = async {
+        let mut stream = peer.request(&request).await?;
+        stream.receive::<Answer>().await
+    };
+    if let Some(Err(error)) = crate::sys::deadline(5_000, asked).await {
+        debug!(host = peer.name(), %error, "not told");
+    }
+}
+
+/// Receives what is shared, and lets the other hosts of the job read it until the job is over.
+pub(super) async fn receive_share<S: Store>(context: Arc<Context<S>>, peer: Peer, mut stream: Stream, share: Share) {
+    let Some(_session) = peer.session() else {
+        let _ = stream.send(&Answer::Refused(Refusal::Busy)).await;
+        return stream.flush().await;
+    };
+    let Share { offer, job: id, members } = share;
+    let members = members.into_iter().filter(|host| *host != context.trust.id()).collect();
+    let mut fan_out = FanOut { id, members, job: None };
+    serve::received(&context, &peer, &mut stream, offer, Some(&mut fan_out)).await;
+    stream.flush().await;
+    let Some(job) = fan_out.job else { return };
+    let orphaned = async {
+        peer.closed().await;
+        tokio::time::sleep(LINGER).await;
+    };
+    tokio::select! {
+        () = job.ended.cancelled() => {}
+        () = orphaned => {}
+        () = context.shutdown.cancelled() => {}
+    }
+}
+
+/// What the hashes of an offered blob hash to.
+pub(super) async fn prove<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream, digest: Digest) -> Result<(), NetError> {
+    let Some(offer) = context.offers.find(&peer.id(), &digest) else {
+        return stream.send(&Answer::Refused(Refusal::BlobNotOffered(digest))).await;
+    };
+    match offer.hashes(&digest, &*context.store).await {
+        Ok(hashes) => share::send_proof(stream, &hashes).await,
+        Err(error) => stream.send(&Answer::Refused(refusal(&error))).await,
+    }
+}
+
+/// The hashes of a blob that was offered, or that comes in here with a job.
+pub(super) async fn hashes<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream, digest: Digest) -> Result<(), NetError> {
+    if let Some(offer) = context.offers.find(&peer.id(), &digest) {
+        return match offer.hashes(&digest, &*context.store).await {
+            Ok(hashes) => share::send_hashes(stream, &hashes).await,
+            Err(error) => stream.send(&Answer::Refused(refusal(&error))).await,
+        };
+    }
+    match context.jobs.find(&peer.id(), &digest).first() {
+        Some(job) => share::hashes_to(context, stream, job, digest).await,
+        None => stream.send(&Answer::Refused(Refusal::BlobNotOffered(digest))).await,
+    }
+}

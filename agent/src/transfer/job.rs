@@ -1,0 +1,155 @@
+//! Fan-outs that this host takes part in: what it may serve to the other hosts, and where it is told to read.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use proto::hash::{RangeHash, range_count};
+use proto::job::{JobId, Sources};
+use proto::{Descriptor, Digest, HostId, Image};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::staging::StagedReader;
+
+/// All of them. What nobody holds any more is forgotten.
+#[derive(Debug, Default)]
+pub struct Jobs(Mutex<Vec<Weak<Job>>>);
+
+/// One image of one fan-out, at a host that receives it.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Its name.
+    pub(super) id: JobId,
+    /// The host that started it.
+    pub(super) head: HostId,
+    members: HashSet<HostId>,
+    blobs: HashMap<Digest, JobBlob>,
+    sources: watch::Sender<Vec<HostId>>,
+    /// Cancelled when the head says that it is over.
+    pub(super) ended: CancellationToken,
+}
+
+/// A blob of the image.
+#[derive(Debug)]
+pub(super) struct JobBlob {
+    /// Which.
+    pub(super) descriptor: Descriptor,
+    /// Of all its ranges, once they are proven.
+    pub(super) hashes: watch::Sender<Option<Arc<[RangeHash]>>>,
+    place: watch::Sender<Place>,
+    /// Held by whoever asks for the hashes.
+    pub(super) asking: tokio::sync::Mutex<()>,
+}
+
+/// Where a blob is.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// In the store.
+    Store,
+    /// It will come.
+    Awaited,
+    /// It is coming, or has come and is read from where it arrived.
+    Staged(StagedReader),
+    /// It has not come, and will not.
+    Nowhere,
+}
+
+impl Jobs {
+    /// Takes part in a job as long as the result is held. `missing`: what of the image is not in the store.
+    pub(super) fn join(&self, head: HostId, id: JobId, members: &[HostId], image: &Image, missing: &HashSet<Digest>) -> Arc<Job> {
+        let blob = |descriptor: &Descriptor| {
+            let place = if missing.contains(&descriptor.digest) { Place::Awaited } else { Place::Store };
+            let blob = JobBlob { descriptor: descriptor.clone(), hashes: watch::Sender::new(None), place: watch::Sender::new(place), asking: tokio::sync::Mutex::default() };
+            (descriptor.digest, blob)
+        };
+        let blobs = image.layers().into_iter().map(|layer| blob(&layer.descriptor)).collect();
+        let members = members.iter().copied().collect();
+        let job = Arc::new(Job { id, head, members, blobs, sources: watch::Sender::new(vec![]), ended: CancellationToken::new() });
+        let mut jobs = self.jobs();
+        jobs.retain(|job| job.strong_count() > 0);
+        jobs.push(Arc::downgrade(&job));
+        job
+    }
+
+    /// The jobs in which this host may read this blob.
+    pub(super) fn find(&self, host: &HostId, digest: &Digest) -> Vec<Arc<Job>> {
+        let jobs = self.jobs();
+        let living = jobs.iter().filter_map(Weak::upgrade);
+        living.filter(|job| job.members.contains(host) && job.blobs.contains_key(digest)).collect()
+    }
+
+    /// The head says where to read. What is not of the job is ignored.
+    pub(super) fn set_sources(&self, head: &HostId, sources: &Sources) {
+        for job in self.of(head, sources.job) {
+            let known = |host: &&HostId| **host == job.head || job.members.contains(*host);
+            job.sources.send_replace(sources.hosts.iter().filter(known).copied().collect());
+        }
+    }
+
+    /// The head says that it is over.
+    pub(super) fn end(&self, head: &HostId, id: JobId) {
+        self.of(head, id).iter().for_each(|job| job.ended.cancel());
+    }
+
+    fn of(&self, head: &HostId, id: JobId) -> Vec<Arc<Job>> {
+        self.jobs().iter().filter_map(Weak::upgrade).filter(|job| job.head == *head && job.id == id).collect()
+    }
+
+    fn jobs(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Job>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Job {
+    /// A layer of the image.
+    pub(super) fn blob(&self, digest: &Digest) -> Option<&JobBlob> {
+        self.blobs.get(digest)
+    }
+
+    /// Where to read, the best source first; empty until the head has said it.
+    pub(super) fn sources(&self) -> watch::Receiver<Vec<HostId>> {
+        self.sources.subscribe()
+    }
+
+    /// What was still awaited will not come.
+    pub(super) fn give_up(&self) {
+        for blob in self.blobs.values() {
+            blob.place.send_if_modified(|place| {
+                let is_awaited = matches!(place, Place::Awaited);
+                if is_awaited {
+                    *place = Place::Nowhere;
+                }
+                is_awaited
+            });
+        }
+    }
+}
+
+impl JobBlob {
+    /// Where it is, now and later.
+    pub(super) fn place(&self) -> watch::Receiver<Place> {
+        self.place.subscribe()
+    }
+
+    /// It is somewhere else from now on.
+    pub(super) fn put(&self, place: Place) {
+        self.place.send_replace(place);
+    }
+
+    /// Keeps the hashes of its ranges, and gives them back, when they are what the head has proven.
+    pub(super) fn prove(&self, hashes: Vec<RangeHash>, proof: &Digest) -> Option<Arc<[RangeHash]>> {
+        let is_whole = hashes.len() as u64 == range_count(self.descriptor.size_bytes);
+        let is_proven = is_whole && hashes.last() == Some(&self.descriptor.digest.into()) && proof_of(&hashes) == *proof;
+        let hashes: Arc<[RangeHash]> = hashes.into();
+        is_proven.then(|| {
+            self.hashes.send_replace(Some(hashes.clone()));
+            hashes
+        })
+    }
+}
+
+/// What stands for all hashes of a blob.
+pub(super) fn proof_of(hashes: &[RangeHash]) -> Digest {
+    let bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
+    Digest::of(&bytes)
+}

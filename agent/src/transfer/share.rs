@@ -1,0 +1,125 @@
+//! Serving other hosts of a fan-out: what has arrived here, as it arrives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::hash::RangeHash;
+use proto::limits::{BLOCK_BYTES, HASHES, SOURCE_SILENCE_MS};
+use proto::peer::{Answer, Block, Get, Refusal};
+use proto::Digest;
+
+use super::job::{Job, JobBlob, Place, proof_of};
+use super::provide::{fits, header, refuse, serve_store};
+use super::{Context, refusal};
+use crate::net::{NetError, Peer, Stream};
+use crate::staging::StagedReader;
+use crate::store::Store;
+use crate::sys;
+
+/// Whoever waits for us hears this often that we wait ourselves.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// Serves one range of a layer of a job, waiting for it where it has not arrived yet.
+pub(super) async fn share<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream, job: &Arc<Job>, get: Get) -> Result<(), NetError> {
+    let Some(blob) = job.blob(&get.digest).filter(|blob| fits(&get, blob.descriptor.size_bytes)) else {
+        return refuse(stream, Refusal::OutOfTurn).await;
+    };
+    let _turn = peer.provide().await;
+    let Some(place) = waiting(stream, arrived(blob)).await? else {
+        return refuse(stream, Refusal::BlobNotOffered(get.digest)).await;
+    };
+    match place {
+        Place::Staged(reader) => serve_staged(stream, job, blob, &reader, get).await,
+        _ => match hashes(context, blob).await {
+            Ok(hashes) => serve_store(&*context.store, stream, &blob.descriptor, &hashes, get, None).await,
+            Err(error) => refuse(stream, error).await,
+        },
+    }
+}
+
+/// All hashes of a layer of a job.
+pub(super) async fn hashes_to<S: Store>(context: &Context<S>, stream: &mut Stream, job: &Arc<Job>, digest: Digest) -> Result<(), NetError> {
+    let Some(blob) = job.blob(&digest) else {
+        return stream.send(&Answer::Refused(Refusal::BlobNotOffered(digest))).await;
+    };
+    match hashes(context, blob).await {
+        Ok(hashes) => send_hashes(stream, &hashes).await,
+        Err(refusal) => stream.send(&Answer::Refused(refusal)).await,
+    }
+}
+
+/// The hashes of an offered blob, in as many messages as it takes.
+pub(super) async fn send_hashes(stream: &mut Stream, hashes: &[RangeHash]) -> Result<(), NetError> {
+    for chunk in hashes.chunks(HASHES) {
+        stream.send(&Answer::Hashes(chunk.to_vec())).await?;
+    }
+    Ok(())
+}
+
+/// What all of them hash to.
+pub(super) async fn send_proof(stream: &mut Stream, hashes: &[RangeHash]) -> Result<(), NetError> {
+    stream.send(&Answer::Proof(proof_of(hashes))).await
+}
+
+/// Of what is in the store the store knows them; of what arrives, they come before it.
+async fn hashes<S: Store>(context: &Context<S>, blob: &JobBlob) -> Result<Arc<[RangeHash]>, Refusal> {
+    let mut known = blob.hashes.subscribe();
+    if let Some(hashes) = known.borrow().clone() {
+        return Ok(hashes);
+    }
+    let is_stored = matches!(*blob.place().borrow(), Place::Store);
+    if is_stored {
+        let hashes = context.store.hashes(&blob.descriptor).await.map_err(|error| refusal(&error))?;
+        blob.hashes.send_replace(Some(hashes.clone()));
+        return Ok(hashes);
+    }
+    // Whoever asks does not wait for longer.
+    let hashes = sys::deadline(SOURCE_SILENCE_MS, known.wait_for(Option::is_some)).await;
+    let hashes = hashes.and_then(Result::ok).and_then(|hashes| hashes.clone());
+    hashes.ok_or(Refusal::BlobNotOffered(blob.descriptor.digest))
+}
+
+/// Where the blob is, once it is somewhere; `None`: it will not come.
+async fn arrived(blob: &JobBlob) -> Option<Place> {
+    let mut place = blob.place();
+    let place = place.wait_for(|place| !matches!(place, Place::Awaited)).await.ok()?.clone();
+    (!matches!(place, Place::Nowhere)).then_some(place)
+}
+
+async fn serve_staged(stream: &mut Stream, job: &Job, blob: &JobBlob, reader: &StagedReader, get: Get) -> Result<(), NetError> {
+    let (mut offset, end) = (get.offset, get.offset + get.length_bytes);
+    loop {
+        let available = waiting(stream, reader.available(offset, (end - offset).min(BLOCK_BYTES))).await?;
+        let (Some(length_bytes), false) = (available, job.ended.is_cancelled()) else {
+            return refuse(stream, Refusal::BlobNotOffered(get.digest)).await;
+        };
+        // What was verified here was verified with them.
+        let Some(hashes) = blob.hashes.borrow().clone() else {
+            return refuse(stream, Refusal::BlobNotOffered(get.digest)).await;
+        };
+        let (reading, range) = (reader.clone(), offset..offset + length_bytes);
+        let bytes = match sys::blocking(move || reading.read(range)).await {
+            Ok(bytes) => Bytes::from(bytes),
+            Err(error) => return refuse(stream, refusal(&error)).await,
+        };
+        stream.send(&Block::Bytes(header(&hashes, offset, length_bytes))).await?;
+        stream.write(bytes).await?;
+        offset += length_bytes;
+        if offset >= end {
+            stream.finish();
+            return Ok(());
+        }
+    }
+}
+
+/// The output of `future`; until it comes, whoever reads the stream hears that it is not forgotten.
+async fn waiting<T>(stream: &mut Stream, future: impl Future<Output = T>) -> Result<T, NetError> {
+    let mut future = std::pin::pin!(future);
+    loop {
+        match tokio::time::timeout(SIGN_OF_LIFE, &mut future).await {
+            Ok(output) => return Ok(output),
+            Err(_) => stream.send(&Block::Waiting).await?,
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Fetching in a fan-out: from the host before us in the chain, and from whoever has it when that one fails.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use proto::hash::{RangeHash, range_count};
+use proto::job::{Fault, Trouble};
+use proto::limits::SOURCE_SILENCE_MS;
+use proto::peer::{Answer, Refusal, Request};
+use proto::{Digest, HostId};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use super::get::{Fetch, GetError};
+use super::job::{Job, JobBlob};
+use crate::net::{Net, NetError, Peer};
+use crate::sys;
+
+/// A source that was lost is left alone for so long.
+const REST: Duration = Duration::from_secs(5);
+/// The head says soon where to read; until then it is read from.
+const FIRST_WORD_MS: u64 = 2_000;
+/// Rounds through all sources without a byte before it is given up. Between two rounds they rest.
+const ROUNDS: u32 = 12;
+const ROUND_MS: u64 = 5_000;
+
+/// The sources of one session of a fan-out.
+#[derive(Debug)]
+pub(super) struct Sharing {
+    net: Arc<Net>,
+    job: Arc<Job>,
+    head: Peer,
+    judged: Mutex<Judged>,
+    trouble: mpsc::Sender<Trouble>,
+}
+
+/// What was found out about sources.
+#[derive(Debug, Default)]
+struct Judged {
+    liars: HashSet<HostId>,
+    lacking: HashSet<(HostId, Digest)>,
+    resting: HashMap<HostId, Instant>,
+}
+
+impl Sharing {
+    /// For a job that `head` has started. What goes wrong with sources goes to `trouble`, as far as there is room.
+    pub(super) fn new(net: Arc<Net>, job: Arc<Job>, head: Peer, trouble: mpsc::Sender<Trouble>) -> Self {
+        Self { net, job, head, judged: Mutex::default(), trouble }
+    }
+
+    /// The job.
+    pub(super) fn job(&self) -> &Arc<Job> {
+        &self.job
+    }
+
+    /// Fetches from `at` to `end`, from one source after the other.
+    pub(super) async fn fetch(&self, fetch: Fetch<'_>, at: u64, end: u64) -> Result<(), GetError> {
+        let digest = fetch.staged.descriptor().digest;
+        let blob = self.job.blob(&digest).ok_or(GetError::Refused(Refusal::BlobNotOffered(digest)))?;
+        let hashes = self.hashes(blob).await?;
+        let fetch = Fetch { hashes: Some(&hashes), silence_ms: SOURCE_SILENCE_MS, ..fetch };
+        let mut at = at;
+        let mut rounds = 0;
+        loop {
+            let before = at;
+            let Some(source) = self.source(&digest) else {
+                rounds += 1;
+                if rounds > ROUNDS {
+                    return Err(GetError::Net(NetError::Silent(u64::from(ROUNDS) * ROUND_MS / 1000)));
+                }
+                let mut sources = self.job.sources();
+                let _ = sys::deadline(ROUND_MS, sources.changed()).await;
+                continue;
+            };
+            let fetched = match self.peer(&source).await {
+                Ok(peer) => fetch.run(&peer, &mut at, end, self.replaced(&source)).await,
+                Err(error) => Err(GetError::Net(error)),
+            };
+            match fetched {
+                Ok(()) if at >= end => return Ok(()),
+                // Another source is better now.
+                Ok(()) => {}
+                Err(GetError::Staging(error)) => return Err(GetError::Staging(error)),
+                Err(error) => self.judge(&source, digest, error)?,
+            }
+            if at > before {
+                rounds = 0;
+            }
+        }
+    }
+
+    /// Asks for the hashes of all blobs that are missing, as soon as it is known which: with them, what comes can be checked when the head is gone.
+    pub(super) async fn prepare(self: Arc<Self>, missing: Vec<Digest>) {
+        self.first_word().await;
+        let mut asking = JoinSet::new();
+        for digest in missing {
+            let sharing = self.clone();
+            asking.spawn(async move {
+                if let Some(blob) = sharing.job.blob(&digest)
+                    && let Err(error) = sharing.hashes(blob).await
+                {
+                    // Whoever fetches the blob asks again.
+                    debug!(blob = %digest, ?error, "no hashes yet");
+                }
+            });
+        }
+        while asking.join_next().await.is_some() {}
+    }
+
+    /// The hashes of all ranges of a blob: from anybody, proven by the head.
+    async fn hashes(&self, blob: &JobBlob) -> Result<Arc<[RangeHash]>, GetError> {
+        let digest = blob.descriptor.digest;
+        // One task asks, the others of this blob wait for it.
+        let _turn = blob.asking.lock().await;
+        if let Some(hashes) = blob.hashes.borrow().clone() {
+            return Ok(hashes);
+        }
+        let proof = proof(&self.head, digest).await?;
+        loop {
+            let source = self.source(&digest).unwrap_or(self.job.head);
+            let asked = async {
+                let peer = self.peer(&source).await.map_err(GetError::Net)?;
+                hashes_of(&peer, blob).await
+            };
+            let proven = asked.await.and_then(|hashes| blob.prove(hashes, &proof).ok_or(GetError::Corrupt));
+            match proven {
+                Ok(hashes) => return Ok(hashes),
+                Err(error) => self.judge(&source, digest, error)?,
+            }
+        }
+    }
+
+    /// Who is to be read from now.
+    fn source(&self, digest: &Digest) -> Option<HostId> {
+        let judged = self.judged();
+        let usable = |host: &&HostId| {
+            let rests = judged.resting.get(*host).is_some_and(|until| *until > Instant::now());
+            !rests && !judged.liars.contains(*host) && !judged.lacking.contains(&(**host, *digest))
+        };
+        let sources = self.job.sources();
+        let sources = sources.borrow();
+        sources.iter().chain(std::iter::once(&self.job.head)).find(usable).copied()
+    }
+
+    /// Resolves when `source` is not the first one any more.
+    async fn replaced(&self, source: &HostId) {
+        let mut sources = self.job.sources();
+        // One that was taken because the better ones failed stays until the head has another word.
+        if sources.borrow_and_update().first() != Some(source) {
+            let _ = sources.changed().await;
+            return;
+        }
+        let _ = sources.wait_for(|hosts| hosts.first() != Some(source)).await;
+    }
+
+    async fn peer(&self, source: &HostId) -> Result<Peer, NetError> {
+        if *source == self.job.head && self.head.is_alive() {
+            return Ok(self.head.clone());
+        }
+        let connected = sys::deadline(SOURCE_SILENCE_MS, self.net.connect(source)).await;
+        connected.unwrap_or(Err(NetError::Silent(SOURCE_SILENCE_MS / 1000)))
+    }
+
+    /// A source has failed: it is left alone, for a while or for ever, and the head hears of it. An error when it was the head who has the last word.
+    fn judge(&self, source: &HostId, digest: Digest, error: GetError) -> Result<(), GetError> {
+        let is_head = *source == self.job.head;
+        let fault = match &error {
+            GetError::Net(_) => Fault::Lost,
+            // It has it, and not now.
+            GetError::Refused(Refusal::Busy | Refusal::ShuttingDown) => Fault::Lost,
+            GetError::Refused(_) => Fault::Lacks(digest),
+            GetError::Corrupt => Fault::Lied(digest),
+            GetError::Staging(_) => return Err(error),
+        };
+        if is_head && fault != Fault::Lost {
+            return Err(error);
+        }
+        warn!(source = %source, ?fault, "a source of the fan-out fails");
+        {
+            let mut judged = self.judged();
+            match fault {
+                Fault::Lost => drop(judged.resting.insert(*source, Instant::now() + REST)),
+                Fault::Lacks(_) => drop(judged.lacking.insert((*source, digest))),
+                Fault::Lied(_) => drop(judged.liars.insert(*source)),
+            }
+        }
+        if !is_head && self.trouble.try_send(Trouble { source: *source, fault }).is_err() {
+            debug!("the head does not hear of it");
+        }
+        Ok(())
+    }
+
+    fn judged(&self) -> std::sync::MutexGuard<'_, Judged> {
+        self.judged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the head has said where to read, but not for ever.
+    async fn first_word(&self) {
+        let mut sources = self.job.sources();
+        let _ = sys::deadline(FIRST_WORD_MS, sources.wait_for(|sources| !sources.is_empty())).await;
+    }
+}
+
+async fn proof(head: &Peer, digest: Digest) -> Result<Digest, GetError> {
+    let mut stream = head.request(&Request::Proof(digest)).await.map_err(GetError::Net)?;
+    match stream.receive().await.map_err(GetError::Net)? {
+        Answer::Proof(proof) => Ok(proof),
+        Answer::Refused(refusal) => Err(GetError::Refused(refusal)),
+        _ => Err(GetError::Refused(Refusal::OutOfTurn)),
+    }
+}
+
+async fn hashes_of(peer: &Peer, blob: &JobBlob) -> Result<Vec<RangeHash>, GetError> {
+    let count = range_count(blob.descriptor.size_bytes) as usize;
+    let mut stream = peer.request(&Request::Hashes(blob.descriptor.digest)).await.map_err(GetError::Net)?;
+    let mut hashes: Vec<RangeHash> = Vec::with_capacity(count);
+    while hashes.len() < count {
+        let answer = sys::deadline(SOURCE_SILENCE_MS, stream.receive()).await;
+        match answer.unwrap_or(Err(NetError::Silent(SOURCE_SILENCE_MS / 1000))).map_err(GetError::Net)? {
+            Answer::Hashes(more) if !more.is_empty() && hashes.len() + more.len() <= count => hashes.extend(more),
+            Answer::Refused(refusal) => return Err(GetError::Refused(refusal)),
+            _ => return Err(GetError::Corrupt),
+        }
+    }
+    Ok(hashes)
+}
