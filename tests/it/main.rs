@@ -7,6 +7,7 @@ mod abuse;
 mod archive;
 mod docker;
 mod engines;
+mod fan_out;
 mod golden;
 mod layout;
 mod mistakes;

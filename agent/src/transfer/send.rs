@@ -167,7 +167,11 @@ impl<S: Store> Sending<'_, S> {
         debug!(path = ?peer.path(), "path of the attempt");
         self.sent_before_bytes += standing.sent_bytes();
         self.wire_before_bytes += peer.wire_bytes() - wire_start_bytes;
-        self.travelled_bytes += received.values().sum::<u64>();
+        let received_bytes: u64 = received.values().sum();
+        self.travelled_bytes += match &result {
+            Ok((_, Some(committed))) => received_bytes.max(committed.received_bytes),
+            _ => received_bytes,
+        };
         let (want, committed) = result?;
         self.done(&image, source_image_id, &want, committed)
     }

@@ -20,6 +20,8 @@ use crate::sys;
 
 /// A source that was lost is left alone for so long.
 const REST: Duration = Duration::from_secs(5);
+/// What a source that is not the best one any more may still take to finish what it was asked for.
+const PARTING: Duration = Duration::from_millis(400);
 /// The head says soon where to read; until then it is read from.
 const FIRST_WORD_MS: u64 = 2_000;
 /// Rounds through all sources without a byte before it is given up. Between two rounds they rest.
@@ -144,15 +146,16 @@ impl Sharing {
         sources.iter().chain(std::iter::once(&self.job.head)).find(usable).copied()
     }
 
-    /// Resolves when `source` is not the first one any more.
+    /// Resolves when `source` has not been the first one for a while: what it was asked for, a good one has sent by then.
     async fn replaced(&self, source: &HostId) {
         let mut sources = self.job.sources();
         // One that was taken because the better ones failed stays until the head has another word.
-        if sources.borrow_and_update().first() != Some(source) {
+        if sources.borrow_and_update().first() == Some(source) {
+            let _ = sources.wait_for(|hosts| hosts.first() != Some(source)).await;
+        } else {
             let _ = sources.changed().await;
-            return;
         }
-        let _ = sources.wait_for(|hosts| hosts.first() != Some(source)).await;
+        tokio::time::sleep(PARTING).await;
     }
 
     async fn peer(&self, source: &HostId) -> Result<Peer, NetError> {

@@ -1,0 +1,130 @@
+//! One image to many hosts, which read it from one another.
+
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use tests::process::{self, Process};
+use tests::sample::{Recipe, archive_file};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The first host has the image, and limits what leaves it; the others want it.
+fn fleet(others: usize, layers: &[usize]) -> Vec<Process> {
+    let mut hosts: Vec<Process> = (0..=others).map(|number| Process::new(&format!("host{number:02}"))).collect();
+    hosts[0].argument("--log-level=debug");
+    hosts.iter_mut().for_each(Process::start);
+    hosts[0].must(&["fleet", "init"]);
+    for host in &hosts[1..] {
+        process::join(&hosts[0], host);
+    }
+    let archive = archive_file(hosts[0].path(), &Recipe::new(500, layers).build("demo:1"));
+    hosts[0].must(&["load", "-i", archive.to_str().unwrap()]);
+    hosts
+}
+
+/// Waits until something is so.
+#[track_caller]
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Bytes that have arrived, over all transfers of a host.
+fn arrived_bytes(host: &Process) -> u64 {
+    let out = host.must(&["--json", "status"]);
+    let rows = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    rows.filter_map(|row| row["bytes_done"].as_u64()).sum()
+}
+
+fn has_it(host: &Process) -> bool {
+    host.must(&["ls"]).contains("demo")
+}
+
+/// Who reads from whom at first, from the plan that the sender logs: the order of the chain.
+fn chain(hosts: &[Process]) -> Vec<usize> {
+    let log = hosts[0].log();
+    let mut first: Vec<(usize, usize)> = vec![];
+    for line in log.lines().filter(|line| line.contains("reads from")) {
+        let host = (1..hosts.len()).find(|&number| line.contains(&format!("host=\"host{number:02}\""))).unwrap();
+        let sources = line.rsplit_once("hosts=[").unwrap().1.matches(',').count();
+        if !first.iter().any(|(known, _)| *known == host) {
+            first.push((host, sources));
+        }
+    }
+    first.sort_by_key(|(_, sources)| *sources);
+    first.into_iter().map(|(host, _)| host).collect()
+}
+
+#[test]
+fn the_image_leaves_its_host_little_more_than_once() {
+    const BYTES: usize = 30_000_000;
+    let hosts = fleet(5, &[BYTES, 1_000]);
+    let summary = hosts[0].json(&["send", "demo:1", "--all", "--limit", "10MB/s"], "summary");
+    assert_eq!(summary["done"], 5, "{summary}");
+    // The head feeds its first one; what is more than once comes of plans that change under load.
+    let egress = summary["egress_bytes"].as_u64().unwrap();
+    assert!(egress < BYTES as u64 * 3 / 2, "{summary}");
+    assert!(hosts.iter().all(has_it));
+    let again = hosts[0].json(&["send", "demo:1", "--all"], "summary");
+    assert_eq!((&again["done"], &again["egress_bytes"]), (&5.into(), &0.into()), "{again}");
+}
+
+#[test]
+fn a_host_that_dies_delays_only_itself() {
+    let mut hosts = fleet(4, &[20_000_000]);
+    let mut sending = hosts[0].imgctl(&["-q", "send", "demo:1", "--all", "--limit", "5MB/s"]).spawn().unwrap();
+    until("some bytes arrive", || arrived_bytes(&hosts[1]) > 4_000_000);
+    let first = chain(&hosts)[0];
+    hosts[first].kill();
+    for host in (1..hosts.len()).filter(|host| *host != first) {
+        until("the others have it", || has_it(&hosts[host]));
+    }
+    // It is tried again for a while.
+    hosts[first].start();
+    assert!(sending.wait().unwrap().success(), "{}", hosts[0].log());
+    assert!(has_it(&hosts[first]));
+}
+
+#[test]
+fn a_host_that_stops_delays_only_itself() {
+    let hosts = fleet(4, &[20_000_000]);
+    let mut sending = hosts[0].imgctl(&["-q", "send", "demo:1", "--all", "--limit", "5MB/s"]).spawn().unwrap();
+    until("some bytes arrive", || arrived_bytes(&hosts[1]) > 4_000_000);
+    let first = chain(&hosts)[0];
+    hosts[first].signal("STOP");
+    for host in (1..hosts.len()).filter(|host| *host != first) {
+        until("the others have it", || has_it(&hosts[host]));
+    }
+    hosts[first].signal("CONT");
+    assert!(sending.wait().unwrap().success(), "{}", hosts[0].log());
+    assert!(has_it(&hosts[first]));
+}
+
+#[test]
+fn who_serves_wrong_bytes_is_named_and_read_from_no_longer() {
+    let hosts = fleet(3, &[20_000_000]);
+    let mut sending = hosts[0].imgctl(&["-q", "send", "demo:1", "--all", "--limit", "5MB/s"]).spawn().unwrap();
+    until("some bytes arrive", || arrived_bytes(&hosts[1]) > 1_000_000);
+    let order = chain(&hosts);
+    let (liar, victim) = (&hosts[order[0]], &hosts[order[1]]);
+    // While the second one stands still, what the first one has gathered for it turns bad.
+    victim.signal("STOP");
+    let before = arrived_bytes(liar);
+    until("the first one is ahead", || arrived_bytes(liar) > before + 6_000_000);
+    let staged = std::fs::read_dir(liar.layout().join(".imgd/staging")).unwrap().map(|entry| entry.unwrap().path());
+    let data = staged.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "data")).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(data).unwrap();
+    for offset in (0..before + 6_000_000).step_by(64 << 10) {
+        file.write_all_at(b"not what it was", offset).unwrap();
+    }
+    victim.signal("CONT");
+    let sent = sending.wait().unwrap();
+    let log = hosts[0].log();
+    assert!(log.contains("Lied"), "{log}");
+    assert!(has_it(victim) && has_it(&hosts[order[2]]), "{sent}: {log}");
+    victim.must(&["scrub"]);
+    hosts[order[2]].must(&["scrub"]);
+}
