@@ -2,8 +2,10 @@
 
 mod containerd;
 mod docker;
+mod forms;
 mod loads;
 mod odd;
+mod pairs;
 mod podman;
 mod sockets;
 mod unpacked;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub mod docker;
+pub mod host;
 pub mod podman;
 
 /// How long a daemon may take to answer.
