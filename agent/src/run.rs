@@ -30,6 +30,9 @@ pub enum RunError {
     Runtime(#[from] std::io::Error),
 }
 
+/// How long an engine may take to give back what it held for us.
+const CLOSE_TIMEOUT_MS: u64 = 3_000;
+
 /// Runs the agent of this process until SIGTERM or SIGINT.
 pub fn run(config: &Config) -> Result<(), RunError> {
     sys::memory::share_arenas();
@@ -38,7 +41,10 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).enable_all().build()?;
     let result = runtime.block_on(async {
         let (store, staging) = open(config).map_err(StartError::Store)?;
-        serve(config, store, staging).await
+        let result = serve(config, store.clone(), staging).await;
+        // An engine that hangs does not keep the agent from ending.
+        let _ = sys::deadline(CLOSE_TIMEOUT_MS, store.close()).await;
+        result
     });
     runtime.shutdown_background();
     result

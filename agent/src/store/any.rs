@@ -108,6 +108,15 @@ impl AnyStore {
         }))
     }
 
+    /// Takes away what an engine holds for us, before the agent ends.
+    pub async fn close(&self) {
+        match &self.0 {
+            Choice::Fixed(Backend::Engine(store)) => store.close().await,
+            Choice::Docker(docker) => docker.classic.close().await,
+            Choice::Fixed(_) => {}
+        }
+    }
+
     async fn backend(&self) -> Result<Backend, StoreError> {
         match &self.0 {
             Choice::Fixed(backend) => Ok(backend.clone()),

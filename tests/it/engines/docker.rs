@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use agent::store::engine::{Deadlines, Engine, EngineStore, Settings};
 use agent::store::{Import, Ingest, Store, StoreError};
 use bytes::Bytes;
-use proto::descriptor::media_type;
-use proto::document::make_manifest;
 use proto::image::Selection;
 use tempfile::TempDir;
 use tests::conformance::{self, bring, content, query};
@@ -37,7 +35,7 @@ fn system(driver: &str) -> Option<Docker> {
 
 async fn conforms(binary: &Path) {
     let docker = Docker::start(binary, "overlay2");
-    unpacked::conforms(|| store(docker.socket()), || docker.clear()).await;
+    Box::pin(unpacked::conforms(|| store(docker.socket()), || docker.clear())).await;
     let list_all = || docker.must(&["images", "--all", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]);
     let (store, _state) = store(docker.socket());
     loads::layers_are_loaded_as_they_come(&store, list_all).await;
@@ -57,7 +55,7 @@ async fn conforms(binary: &Path) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_systems_engine_keeps_the_promises() {
     match Docker::system() {
-        Some(binary) => conforms(&binary).await,
+        Some(binary) => Box::pin(conforms(&binary)).await,
         None => skipped("no Docker Engine here (apt-get install docker.io)"),
     }
 }
@@ -65,7 +63,7 @@ async fn the_systems_engine_keeps_the_promises() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_engine_keeps_the_promises() {
     match Docker::unpacked("trixie") {
-        Some(binary) => conforms(&binary).await,
+        Some(binary) => Box::pin(conforms(&binary)).await,
         None => skipped("no newer Docker Engine here (.ci/engines)"),
     }
 }
@@ -79,12 +77,13 @@ async fn odd_layers(store: &EngineStore) {
     }
 }
 
-fn of_layers(name: &str, layers: &[Bytes]) -> Sample {
+/// An image of these layers, which says that it runs.
+pub(crate) fn of_layers(name: &str, layers: &[Bytes]) -> Sample {
     let platform = proto::Platform::host();
     let diff_ids: Vec<String> = layers.iter().map(|layer| proto::Digest::of(layer).to_string()).collect();
     let config = serde_json::json!({"architecture": platform.architecture, "os": platform.os, "config": {"Cmd": ["/bin/busybox", "echo", "it", "runs"]},
         "rootfs": {"type": "layers", "diff_ids": diff_ids}});
-    loads::sample(name, layers, config, |config, layers| make_manifest(config, layers), media_type::LAYER)
+    loads::sample(name, layers, config)
 }
 
 async fn an_image_runs(docker: &Docker, store: &EngineStore) {
@@ -235,8 +234,9 @@ async fn what_a_killed_agent_left() {
     let held = first.resolve(&query("demo:v1"), Selection::All).await.unwrap();
     let nameless = first.resolve(&query(&untagged.image_id.to_string()), Selection::All).await.unwrap();
     assert_eq!(first.list().await.unwrap().len(), 2);
-    std::mem::forget((held, nameless));
+    // Nobody is left to take the tags away.
     drop(first);
+    drop((held, nameless));
     let tags = || docker.must(&["images", "--all", "--format", "{{.Repository}}"]).lines().filter(|name| name.contains("imgctl")).count();
     assert_eq!(tags(), 2);
     // Another agent at the same engine leaves them alone.

@@ -1,10 +1,15 @@
 //! What engines that keep layers unpacked are asked for beyond the promises of every store. Each check takes an engine without images.
 
+use std::collections::BTreeMap;
+
 use agent::store::engine::EngineStore;
 use agent::store::{Import, Ingest, Store, StoreError};
 use bytes::Bytes;
-use proto::image::Selection;
+use proto::descriptor::media_type;
+use proto::document::make_manifest;
+use proto::image::{Selection, Walk};
 use proto::{Descriptor, Digest};
+use serde_json::json;
 use tests::conformance::{bring, content, query};
 use tests::sample::{Packing, Recipe, Sample, layer_tar};
 
@@ -102,7 +107,7 @@ pub(crate) async fn packed_layers(store: &EngineStore) {
         assert_layers(store, &sample, &name).await;
         // The documents are those of another manifest than the one that is made here, the layers are here.
         let mut import = store.import(sample.image.clone()).await.unwrap();
-        assert_eq!(import.missing().await.unwrap(), [sample.image.root.clone()]);
+        assert_eq!(import.missing().await.unwrap(), std::slice::from_ref(&sample.image.root));
     }
     let mut broken = Recipe::new(54, &[1000]).packed(Packing::Gzip).build("demo:broken");
     let layer = broken.image.layers()[0].descriptor.clone();
@@ -127,36 +132,21 @@ pub(crate) async fn layers_that_repeat(store: &EngineStore) {
 }
 
 fn repeated(recipe: &Recipe) -> Sample {
-    use proto::descriptor::media_type;
-    use proto::document::make_manifest;
     let layers: Vec<Bytes> = recipe.layers.iter().map(|(content, _)| Bytes::from(layer_tar("file", content))).collect();
     let diff_ids: Vec<String> = layers.iter().map(|layer| Digest::of(layer).to_string()).collect();
-    sample(
-        "demo:twice",
-        &layers,
-        serde_json::json!({"architecture": recipe.platform.architecture, "os": recipe.platform.os,
-            "rootfs": {"type": "layers", "diff_ids": diff_ids}}),
-        |config, layers| make_manifest(config, layers),
-        media_type::LAYER,
-    )
+    let platform = &recipe.platform;
+    let config = json!({"architecture": platform.architecture, "os": platform.os, "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    sample("demo:twice", &layers, config)
 }
 
 /// An image of these plain layers with this config.
-pub(crate) fn sample(
-    name: &str,
-    layers: &[Bytes],
-    config: serde_json::Value,
-    manifest: impl Fn(&Descriptor, &[Descriptor]) -> Vec<u8>,
-    layer_type: &str,
-) -> Sample {
-    use proto::descriptor::media_type;
-    use proto::image::Walk;
+pub(crate) fn sample(name: &str, layers: &[Bytes], config: serde_json::Value) -> Sample {
     let config = config.to_string().into_bytes();
-    let descriptors: Vec<Descriptor> = layers.iter().map(|layer| Descriptor::of(layer_type, layer)).collect();
+    let descriptors: Vec<Descriptor> = layers.iter().map(|layer| Descriptor::of(media_type::LAYER, layer)).collect();
     let config_descriptor = Descriptor::of(media_type::CONFIG, &config);
-    let manifest = manifest(&config_descriptor, &descriptors);
+    let manifest = make_manifest(&config_descriptor, &descriptors);
     let root = Descriptor::of(media_type::MANIFEST, &manifest);
-    let mut blobs: std::collections::BTreeMap<Digest, Bytes> = layers.iter().map(|layer| (Digest::of(layer), layer.clone())).collect();
+    let mut blobs: BTreeMap<Digest, Bytes> = layers.iter().map(|layer| (Digest::of(layer), layer.clone())).collect();
     blobs.insert(config_descriptor.digest, config.into());
     blobs.insert(root.digest, manifest.into());
     let mut walk = Walk::new(Some(name.parse().unwrap()), root, Selection::All);

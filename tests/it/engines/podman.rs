@@ -11,6 +11,7 @@ use tests::engine::podman::Podman;
 use tests::sample::{Recipe, archive_file};
 use tests::skipped;
 
+use super::docker::{busybox, of_layers};
 use super::{loads, unpacked};
 
 /// A store on this engine, with an agent's directory of its own.
@@ -26,7 +27,7 @@ async fn the_service_keeps_the_promises() {
         return skipped("no Podman here (apt-get install podman)");
     }
     let podman = Podman::start();
-    unpacked::conforms(|| store(podman.socket()), || podman.clear()).await;
+    Box::pin(unpacked::conforms(|| store(podman.socket()), || podman.clear())).await;
     let list_all = || podman.must(&["images", "--all", "--noheading"]);
     let (store, _state) = store(podman.socket());
     loads::layers_are_loaded_as_they_come(&store, list_all).await;
@@ -37,6 +38,35 @@ async fn the_service_keeps_the_promises() {
     podman.clear();
     loads::what_goes_meanwhile_comes_again(&store, |id| drop(podman.must(&["rmi", "--force", id]))).await;
     local_names(&podman, &store).await;
+    layers_that_buildah_made(&podman, &store).await;
+    an_image_runs(&podman, &store).await;
+}
+
+async fn layers_that_buildah_made(podman: &Podman, store: &EngineStore) {
+    let Some(buildah) = podman.buildah() else { return skipped("no buildah here (apt-get install buildah)") };
+    let context = podman.path("context");
+    std::fs::create_dir_all(context.join("deep")).unwrap();
+    std::fs::write(context.join("deep/a"), vec![1; 70_000]).unwrap();
+    std::fs::hard_link(context.join("deep/a"), context.join("b")).unwrap();
+    for arguments in [
+        &["from", "--name", "work", "scratch"][..],
+        &["copy", "work", context.to_str().unwrap(), "/files"],
+        &["commit", "--quiet", "work", "built:v1"],
+        &["rm", "work"],
+    ] {
+        buildah(arguments);
+    }
+    let held = store.resolve(&query("built:v1"), Selection::All).await.unwrap();
+    assert_eq!(held.image.layers().len(), 1);
+    store.hashes(&held.image.layers()[0].descriptor).await.unwrap();
+}
+
+async fn an_image_runs(podman: &Podman, store: &EngineStore) {
+    let Some(busybox) = busybox() else { return skipped("no static busybox here (apt-get install busybox-static)") };
+    bring(store, &of_layers("demo:runs", &[busybox])).await.unwrap();
+    let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--net", "host"];
+    let output = podman.must(&[&["run", "--rm", "--pull", "never"], &limits[..], &["demo:runs"]].concat());
+    assert_eq!(output, "it runs");
 }
 
 /// An image that came without a registry in its name is found by the name that people use.

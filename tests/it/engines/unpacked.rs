@@ -13,7 +13,7 @@ pub(crate) async fn conforms(fresh: impl Fn() -> (EngineStore, TempDir), clear: 
             let started = Instant::now();
             let (store, _state) = fresh();
             println!("{}", stringify!($check));
-            conformance::$check(&store).await;
+            Box::pin(conformance::$check(&store)).await;
             drop(store);
             clear();
             println!("{}: {} ms", stringify!($check), started.elapsed().as_millis());

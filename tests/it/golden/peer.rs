@@ -109,6 +109,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Corrupt(digest("layer")),
         Refusal::ShuttingDown,
         Refusal::OutOfTurn,
+        Refusal::StoreChanged,
     ]
 }
 

@@ -53,11 +53,21 @@ impl Podman {
         self.run(&["rmi", "--all", "--force"]);
     }
 
+    /// `buildah …` on the same images, which has to succeed. `None` where it is not installed.
+    pub fn buildah(&self) -> Option<impl Fn(&[&str])> {
+        let program = super::installed(&["/usr/bin/buildah"])?;
+        Some(move |arguments: &[&str]| {
+            let mut command = Command::new(&program);
+            command.arg("--root").arg(self.daemon.path("root")).arg("--runroot").arg(self.daemon.path("run"));
+            let output = command.args(["--storage-driver", "overlay"]).args(arguments).output().unwrap();
+            assert!(output.status.success(), "buildah {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        })
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new("podman");
-        let at = |name: &str| self.daemon.path(name);
         for (flag, directory) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
-            command.arg(flag).arg::<PathBuf>(at(directory));
+            command.arg(flag).arg(self.daemon.path(directory));
         }
         command.args(["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
         // crun refuses the mixed control groups of some build hosts.

@@ -45,9 +45,12 @@ struct Found {
     is_whole: bool,
     plan: Plan,
     /// Both end with the import.
-    pin: Option<Pin>,
+    pin: Option<Pinned>,
     part: Option<InUse>,
 }
+
+/// A pin, and on which image. What is pinned once for a question stays so for the work.
+type Pinned = (Digest, Arc<Pin>);
 
 /// An import that has its turn.
 #[derive(Debug)]
@@ -62,7 +65,7 @@ pub(super) struct Work {
     pub(super) progress: watch::Sender<Progress>,
     sizes: Mutex<HashMap<Digest, u64>>,
     parts: Mutex<Vec<InUse>>,
-    _pin: Option<Pin>,
+    _pin: Option<Pinned>,
     _turn: Turn,
 }
 
@@ -128,7 +131,7 @@ impl EngineImport {
         let begin = async {
             let target = &self.target;
             let turn = target.shared.imports.take(target.config().digest).await;
-            let now = target.look().await?;
+            let now = target.look(self.found.as_ref().and_then(|before| before.pin.as_ref())).await?;
             if let Some(gone) = self.found.as_ref().and_then(|before| lost(before, &now)) {
                 return Err(StoreError::Gone(gone));
             }
@@ -172,11 +175,11 @@ impl Target {
     }
 
     /// What is here now, pinned.
-    async fn look(&self) -> Result<Found, StoreError> {
+    async fn look(&self, known: Option<&Pinned>) -> Result<Found, StoreError> {
         let (shared, config) = (&self.shared, self.config().digest);
         let inventory = shared.inventory().await?;
         if let Some(row) = inventory.image(&config) {
-            let pin = shared.pin(&config, row.has_no_name()).await?;
+            let pin = self.pin(row, known).await?;
             // Gone since: then as if it had never been.
             if pin.is_some() {
                 let presented = shared.present(row).await?;
@@ -195,7 +198,7 @@ impl Target {
         match base {
             Some(row) if row.partial_of.is_some() && row.names.is_empty() => found.part = Some(shared.in_use(&row.id)),
             Some(row) => {
-                found.pin = shared.pin(&row.id, row.has_no_name()).await?;
+                found.pin = self.pin(row, known).await?;
                 if found.pin.is_none() {
                     found.plan = Plan::new(layers, &Present::Lowest(0));
                 }
@@ -203,6 +206,14 @@ impl Target {
             None => {}
         }
         Ok(found)
+    }
+
+    async fn pin(&self, row: &Row, known: Option<&Pinned>) -> Result<Option<Pinned>, StoreError> {
+        if let Some(known) = known.filter(|(id, _)| *id == row.id) {
+            return Ok(Some(known.clone()));
+        }
+        let pin = self.shared.pin(&row.id, row.has_no_name()).await?;
+        Ok(pin.map(|pin| (row.id, Arc::new(pin))))
     }
 
     /// The layers that the engine has, and the image that has most of them. Podman finds a layer by its diff ID, Docker only on top of the same layers.
@@ -357,7 +368,7 @@ impl Import for EngineImport {
     type Ingest = EngineIngest;
 
     async fn missing(&mut self) -> Result<Vec<Descriptor>, StoreError> {
-        let found = self.target.look().await?;
+        let found = self.target.look(None).await?;
         let blobs: HashSet<Digest> = found.plan.units.iter().map(|unit| unit.blob.digest).collect();
         let documents = self.target.image.documents().into_iter().filter(|document| !found.documents.contains_key(&document.digest));
         let layers = self.target.image.layers().into_iter().map(|layer| &layer.descriptor).filter(|blob| blobs.contains(&blob.digest));

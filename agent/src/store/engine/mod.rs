@@ -1,8 +1,8 @@
 //! Engines that keep layers unpacked: Docker Engine with its classic store, and Podman, both through the API that Docker made.
 //!
-//! Images are loaded as thin archives ([`thin`]), from the lowest layer upward while bytes arrive ([`import`]). A layer is read where it lies,
-//! put together from the engine's notes ([`tar_split`]), which takes a tenth of the time of the engine's own save; where those may not be read,
-//! the engine has to save the whole image ([`export`]).
+//! Images are loaded as thin archives (`thin.rs`), from the lowest layer upward while bytes arrive (`import.rs`). A layer is read where it lies,
+//! put together from the engine's notes (`tar_split.rs`), which takes a tenth of the time of the engine's own save; where those may not be read,
+//! the engine has to save the whole image (`export.rs`).
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -89,7 +89,8 @@ pub struct Deadlines {
 #[derive(Debug, Clone)]
 pub struct EngineStore {
     shared: Arc<Shared>,
-    _release: Arc<Mutex<Option<AbortOnDropHandle<()>>>>,
+    /// Takes pins away as they are released.
+    release: Arc<Mutex<Option<AbortOnDropHandle<()>>>>,
 }
 
 /// What the operations of one store share. All maps are bounded by what the engine has, or by what is going on.
@@ -172,13 +173,20 @@ impl EngineStore {
             swept: tokio::sync::OnceCell::new(),
             directory,
         };
-        Ok(Self { shared: Arc::new(shared), _release: Arc::default() })
+        Ok(Self { shared: Arc::new(shared), release: Arc::default() })
+    }
+
+    /// Takes away the tags that are still to go, at the end of the program: later ones would stay until it runs again.
+    pub async fn close(&self) {
+        if let Err(error) = self.shared.flush_pins().await {
+            tracing::debug!(%error, "tags of our own stay in the engine");
+        }
     }
 
     /// The shared part, with its background task running and what an earlier life left behind taken away.
     async fn ready(&self) -> Result<&Arc<Shared>, StoreError> {
         {
-            let mut release = self._release.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut release = self.release.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if release.is_none() {
                 let task = pin::release(Arc::downgrade(&self.shared), self.shared.pins.clone());
                 *release = Some(AbortOnDropHandle::new(tokio::spawn(task)));

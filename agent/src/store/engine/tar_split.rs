@@ -18,6 +18,7 @@ use data_encoding::BASE64;
 use flate2::bufread::GzDecoder;
 use proto::limits::BLOB_BYTES;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use serde::Deserialize;
 
 /// One line: a header with the longest extended attributes is far smaller; older engines write what follows the end of an archive in one.
@@ -265,8 +266,17 @@ impl io::Seek for Notes<'_> {
 
 /// A file that is gone when it is closed.
 pub(super) fn nameless(directory: &Path) -> io::Result<File> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR)?))
+    let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
+    match rustix::fs::open(directory, flags | OFlags::TMPFILE, mode) {
+        // Not every file system has files without names.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+            let path = directory.join(super::random_hex());
+            let file = rustix::fs::open(&path, flags | OFlags::CREATE | OFlags::EXCL, mode)?;
+            std::fs::remove_file(&path)?;
+            Ok(File::from(file))
+        }
+        opened => Ok(File::from(opened?)),
+    }
 }
 
 /// A name as a path beneath the layer's directory: engines join the two and strike out `.` and `..` before they open a file.
