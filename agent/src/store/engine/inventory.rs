@@ -2,13 +2,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use proto::{Digest, Platform, Reference};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::Shared;
 use super::pin::{PARTIAL_LABEL, PIN_REPOSITORY, Tag};
 use crate::store::StoreError;
+
+/// How often a question is asked again that a removal got in the way of, and how long after.
+const RACES: u32 = 10;
+const RACE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Images whose details are remembered. Each is a few kilobytes.
 const REMEMBERED: usize = 4096;
@@ -151,7 +157,7 @@ impl RawImage {
 impl Shared {
     /// All images, now.
     pub(super) async fn inventory(&self) -> Result<Inventory, StoreError> {
-        let raw: Option<Vec<RawRow>> = self.client.get("/images/json?all=1", "list images").await?;
+        let raw: Option<Vec<RawRow>> = self.settled("/images/json?all=1", "list images").await?;
         let raw = raw.ok_or_else(|| self.client.refusal("list images", "it does not know the question"))?;
         let parents: HashSet<String> = raw.iter().filter_map(|row| row.parent_id.clone()).filter(|parent| !parent.is_empty()).collect();
         let mut rows = Vec::with_capacity(raw.len());
@@ -180,7 +186,18 @@ impl Shared {
 
     /// What the engine says of one image, by ID or name, not remembered.
     pub(super) async fn inspect(&self, name: &str) -> Result<Option<RawImage>, StoreError> {
-        self.client.get(&format!("/images/{}/json", super::api::encoded(name)), "inspect an image").await
+        self.settled(&format!("/images/{}/json", super::api::encoded(name)), "inspect an image").await
+    }
+
+    /// Asks, and asks again while Podman stumbles over an image that somebody removes meanwhile.
+    async fn settled<T: DeserializeOwned>(&self, path: &str, action: &str) -> Result<Option<T>, StoreError> {
+        for _ in 0..RACES {
+            match self.client.get(path, action).await {
+                Err(StoreError::Engine { reason, .. }) if is_race(&reason) => tokio::time::sleep(RACE_PAUSE).await,
+                answer => return answer,
+            }
+        }
+        self.client.get(path, action).await
     }
 
     async fn details(&self, id: &Digest, names: &[Reference]) -> Result<Option<Arc<Details>>, StoreError> {
@@ -224,6 +241,11 @@ pub(super) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
         chain_ids.push(chain_id);
     }
     chain_ids
+}
+
+/// In the words of Podman's store, of an image or of a layer.
+fn is_race(reason: &str) -> bool {
+    reason.contains("not known")
 }
 
 fn image_id(text: &str) -> Option<Digest> {
