@@ -10,7 +10,8 @@ impl Shared {
     /// See [`crate::store::Store::examine`].
     pub(super) async fn examine(&self) -> Vec<Finding> {
         let engine = self.client.engine();
-        let info = match self.info().await {
+        // An engine that was well a minute ago may be down.
+        let info = match self.info_now().await {
             Ok(info) => info,
             Err(error) => return vec![unreachable(engine, &error)],
         };
