@@ -2,6 +2,7 @@
 
 mod containerd;
 mod docker;
+mod faults;
 mod forms;
 mod loads;
 mod odd;

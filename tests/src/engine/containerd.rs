@@ -31,9 +31,20 @@ impl Containerd {
         program.exists().then(|| Self::start(program))
     }
 
+    /// The one of the system, whose files lie on a disk of so many MiB; `None` where that cannot be had.
+    pub fn on_disk(mib: u32) -> Option<Self> {
+        let daemon = Daemon::new();
+        let program = installed(&["/usr/bin/containerd"])?;
+        daemon.mount("root", mib).then(|| Self::start_in(daemon, program))
+    }
+
     /// Starts this program.
     pub fn start(program: PathBuf) -> Self {
-        let mut containerd = Self { daemon: Daemon::new(), program };
+        Self::start_in(Daemon::new(), program)
+    }
+
+    fn start_in(daemon: Daemon, program: PathBuf) -> Self {
+        let mut containerd = Self { daemon, program };
         let at = |name: &str| containerd.daemon.path(name);
         // The CRI plugin wants a network configuration.
         let config = format!(
@@ -57,7 +68,11 @@ impl Containerd {
 
     /// Ends it as a power cut would, and waits until it is gone.
     pub fn kill(&mut self) {
-        self.daemon.signal("KILL");
+        self.daemon.kill();
+    }
+
+    /// Stops it in order; its files stay.
+    pub fn stop(&mut self) {
         self.daemon.stop();
     }
 

@@ -1,6 +1,6 @@
 //! A host as people have them: an engine, and an agent that keeps its images there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,57 @@ impl Engine {
         }
     }
 
+    /// Sends its program a signal, by name.
+    pub fn signal(&self, name: &str) {
+        match self {
+            Self::Docker(docker) => docker.signal(name),
+            Self::Containerd(containerd, _) => containerd.signal(name),
+            Self::Podman(podman) => podman.signal(name),
+            Self::DockerOnContainerd(_) | Self::Layout => panic!("{} takes no signals", self.store()),
+        }
+    }
+
+    /// Stops it in order.
+    pub fn stop(&mut self) {
+        match self {
+            Self::Docker(docker) => docker.stop(),
+            Self::Containerd(containerd, _) => containerd.stop(),
+            Self::Podman(podman) => podman.stop(),
+            Self::DockerOnContainerd(_) | Self::Layout => panic!("{} does not stop", self.store()),
+        }
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        match self {
+            Self::Docker(docker) => docker.kill(),
+            Self::Containerd(containerd, _) => containerd.kill(),
+            Self::Podman(podman) => podman.kill(),
+            Self::DockerOnContainerd(_) | Self::Layout => panic!("{} is not killed", self.store()),
+        }
+    }
+
+    /// Starts it again, with the files that it had.
+    pub fn start_again(&mut self) {
+        match self {
+            Self::Docker(docker) => docker.start_again(),
+            Self::Containerd(containerd, _) => containerd.restart(),
+            Self::Podman(podman) => podman.start_again(),
+            Self::DockerOnContainerd(_) | Self::Layout => panic!("{} does not start again", self.store()),
+        }
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        match self {
+            Self::Docker(docker) => docker.socket(),
+            Self::DockerOnContainerd(docker) => docker.docker_socket(),
+            Self::Containerd(containerd, _) => containerd.socket(),
+            Self::Podman(podman) => podman.socket(),
+            Self::Layout => panic!("a layout has no socket"),
+        }
+    }
+
     /// It keeps manifests and indexes, and shows their digests as image IDs.
     pub fn shows_roots(&self) -> bool {
         matches!(self, Self::DockerOnContainerd(_) | Self::Containerd(..))
@@ -72,22 +123,6 @@ impl Host {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.agent.name
-    }
-
-    /// Its classic Docker Engine.
-    pub fn docker(&mut self) -> &mut Docker {
-        match &mut self.engine {
-            Engine::Docker(docker) => docker,
-            _ => panic!("{} has no Docker Engine with a classic store", self.agent.name),
-        }
-    }
-
-    /// Its containerd.
-    pub fn containerd(&mut self) -> &mut Containerd {
-        match &mut self.engine {
-            Engine::Containerd(containerd, _) => containerd,
-            _ => panic!("{} has no containerd of its own", self.agent.name),
-        }
     }
 
     /// What the engine's own tool says, or `imgctl` where there is none.
@@ -193,7 +228,10 @@ impl Host {
                 Some(self.said(&["run", "--rm", "--pull", "never", "--network", "none", &own]))
             }
             // Build hosts may not raise the limits of processes, which is what Podman does otherwise.
-            Engine::Podman(_) => Some(self.said(&["run", "--rm", "--pull", "never", "--network", "none", "--ulimit", "host", &own])),
+            Engine::Podman(_) => {
+                let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+                Some(self.said(&[&["run", "--rm", "--pull", "never", "--network", "none"][..], &limits, &[&own]].concat()))
+            }
             Engine::Containerd(..) => Some(self.said(&["run", "--rm", &own, "test"])),
             Engine::Layout => None,
         }

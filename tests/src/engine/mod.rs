@@ -62,6 +62,22 @@ impl Daemon {
         }
     }
 
+    /// Ends it as a power cut would, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.signal("KILL");
+        self.stop();
+    }
+
+    /// Makes a directory of it a disk of so many MiB, until this is dropped. False where disks cannot be mounted: that needs root.
+    pub fn mount(&self, name: &str, mib: u32) -> bool {
+        let directory = self.path(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let options = format!("size={mib}m");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "none"]).arg(&directory).stderr(Stdio::null());
+        mount.status().is_ok_and(|status| status.success())
+    }
+
     /// What it has printed.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
