@@ -159,7 +159,8 @@ impl Shared {
     pub(super) async fn inventory(&self) -> Result<Inventory, StoreError> {
         let raw: Option<Vec<RawRow>> = self.settled("/images/json?all=1", "list images").await?;
         let raw = raw.ok_or_else(|| self.client.refusal("list images", "it does not know the question"))?;
-        let parents: HashSet<String> = raw.iter().filter_map(|row| row.parent_id.clone()).filter(|parent| !parent.is_empty()).collect();
+        // Podman writes IDs in two ways.
+        let parents: HashSet<Digest> = raw.iter().filter_map(|row| image_id(row.parent_id.as_deref()?)).collect();
         let mut rows = Vec::with_capacity(raw.len());
         for raw in raw {
             let Some(id) = image_id(&raw.id) else { continue };
@@ -174,7 +175,7 @@ impl Shared {
             names.sort();
             // It went away since the list was made.
             let Some(details) = self.details(&id, &names).await? else { continue };
-            let is_step = names.is_empty() && parents.contains(&raw.id);
+            let is_step = names.is_empty() && parents.contains(&id);
             let partial_of = raw.labels.as_ref().and_then(|labels| labels.get(PARTIAL_LABEL)).cloned();
             let created_unix_s = u64::try_from(raw.created).unwrap_or_default();
             let size_bytes = u64::try_from(raw.size).unwrap_or_default();
