@@ -52,9 +52,10 @@ impl Engine {
     pub fn signal(&self, name: &str) {
         match self {
             Self::Docker(docker) => docker.signal(name),
+            Self::DockerOnContainerd(docker) => docker.signal(name),
             Self::Containerd(containerd, _) => containerd.signal(name),
             Self::Podman(podman) => podman.signal(name),
-            Self::DockerOnContainerd(_) | Self::Layout => panic!("{} takes no signals", self.store()),
+            Self::Layout => panic!("a layout takes no signals"),
         }
     }
 
@@ -62,9 +63,10 @@ impl Engine {
     pub fn stop(&mut self) {
         match self {
             Self::Docker(docker) => docker.stop(),
+            Self::DockerOnContainerd(docker) => docker.stop(),
             Self::Containerd(containerd, _) => containerd.stop(),
             Self::Podman(podman) => podman.stop(),
-            Self::DockerOnContainerd(_) | Self::Layout => panic!("{} does not stop", self.store()),
+            Self::Layout => panic!("a layout does not stop"),
         }
     }
 
@@ -72,9 +74,10 @@ impl Engine {
     pub fn kill(&mut self) {
         match self {
             Self::Docker(docker) => docker.kill(),
+            Self::DockerOnContainerd(docker) => docker.kill(),
             Self::Containerd(containerd, _) => containerd.kill(),
             Self::Podman(podman) => podman.kill(),
-            Self::DockerOnContainerd(_) | Self::Layout => panic!("{} is not killed", self.store()),
+            Self::Layout => panic!("a layout is not killed"),
         }
     }
 
@@ -82,9 +85,10 @@ impl Engine {
     pub fn start_again(&mut self) {
         match self {
             Self::Docker(docker) => docker.start_again(),
+            Self::DockerOnContainerd(docker) => docker.start_again(),
             Self::Containerd(containerd, _) => containerd.restart(),
             Self::Podman(podman) => podman.start_again(),
-            Self::DockerOnContainerd(_) | Self::Layout => panic!("{} does not start again", self.store()),
+            Self::Layout => panic!("a layout does not start again"),
         }
     }
 

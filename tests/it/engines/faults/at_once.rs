@@ -4,7 +4,7 @@ use tests::engine::host::{Engine, Host};
 use tests::process::{self, Process};
 
 use super::sending::Sending;
-use super::{RATE, app, arrived, containerd, docker, give, podman, two};
+use super::{RATE, app, arrived, containerd, docker, docker_on_containerd, give, podman, two};
 
 fn both_arrive(engine: Option<Engine>) {
     let (Some(sample), Some((source, target))) = (app("app:1", 340), two(engine)) else { return };
@@ -35,6 +35,11 @@ fn both_arrive(engine: Option<Engine>) {
 #[test]
 fn into_docker() {
     both_arrive(docker());
+}
+
+#[test]
+fn into_docker_on_containerd() {
+    both_arrive(docker_on_containerd());
 }
 
 #[test]

@@ -14,7 +14,7 @@ mod rights;
 mod sending;
 mod stopped;
 
-use tests::engine::containerd::Containerd;
+use tests::engine::containerd::{Containerd, DockerOnContainerd};
 use tests::engine::docker::Docker;
 use tests::engine::host::{Engine, Host, found};
 use tests::engine::podman::Podman;
@@ -28,7 +28,7 @@ const RESENT_BYTES: u64 = 8 * 1024 * 1024;
 /// The layer that is on its way while something happens.
 const LARGE_BYTES: u64 = 16_000_000;
 /// Slow enough that something can happen.
-const RATE: &str = "8MB/s";
+const RATE: &str = "12MB/s";
 /// In the middle of it.
 const MIDDLE_BYTES: u64 = 9_000_000;
 
@@ -38,6 +38,14 @@ fn docker() -> Option<Engine> {
         skipped("no Docker Engine here (apt-get install docker.io)");
     }
     binary.map(|binary| Engine::Docker(Docker::start(&binary, "overlay2")))
+}
+
+fn docker_on_containerd() -> Option<Engine> {
+    let engine = DockerOnContainerd::unpacked("trixie");
+    if engine.is_none() {
+        skipped("no Docker Engine with containerd's image store here (.ci/engines)");
+    }
+    engine.map(Engine::DockerOnContainerd)
 }
 
 fn containerd() -> Option<Engine> {

@@ -3,13 +3,15 @@
 use tests::engine::host::{Engine, Host};
 
 use super::sending::Sending;
-use super::{LARGE_BYTES, MIDDLE_BYTES, RATE, RESENT_BYTES, app, arrived, containerd, docker, give, is_empty, podman, two};
+use super::{
+    LARGE_BYTES, MIDDLE_BYTES, RATE, RESENT_BYTES, app, arrived, containerd, docker, docker_on_containerd, give, is_empty, podman, two,
+};
 
 /// What people are told while it is down, and that it is well again when it is back.
 fn stops(engine: Option<Engine>, name: &str) {
     let (Some(sample), Some((source, mut target))) = (app("app:1", 300), two(engine)) else { return };
     give(&source, &sample);
-    let cannot = format!("{name} cannot be reached");
+    let cannot = format!("{name} cannot be reached").trim_start().to_owned();
 
     // Before the send.
     target.engine.stop();
@@ -51,13 +53,14 @@ fn stops(engine: Option<Engine>, name: &str) {
     assert_eq!(source.send("app:1", &target)["layers_sent"], 0);
 }
 
-/// The error of a list names the engine and its socket, and `imgctl doctor` has a remedy.
+/// The error of a list names the engine and its socket, or that of its containerd, and `imgctl doctor` has a remedy.
 #[track_caller]
 fn is_down(target: &Host, cannot: &str) {
     let output = target.agent.run(&["ls"]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains(cannot) && error.contains(target.engine.socket().to_str().unwrap()), "{error}");
+    let socket = target.engine.socket();
+    assert!(error.contains(cannot) && error.contains(socket.parent().unwrap().to_str().unwrap()), "{error}");
     assert!(error.contains("\n\nhint: imgctl doctor"), "{error}");
     let doctor = target.agent.run(&["doctor"]);
     let told = String::from_utf8_lossy(&doctor.stdout);
@@ -67,6 +70,12 @@ fn is_down(target: &Host, cannot: &str) {
 #[test]
 fn docker_stops() {
     stops(docker(), "Docker Engine");
+}
+
+#[test]
+fn docker_on_containerd_stops() {
+    // Which of its two sockets is missed first depends on what was asked last.
+    stops(docker_on_containerd(), "");
 }
 
 #[test]
