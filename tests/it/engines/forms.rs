@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use bytes::Bytes;
 use tests::engine::containerd::Containerd;
 use tests::engine::docker::Docker;
 use tests::engine::host::{Engine, Host, found, has};
 use tests::engine::podman::Podman;
-use tests::sample::{Packing, Recipe, Sample, archive_file};
+use tests::sample::{Packing, Recipe, Sample, archive_file, layer_tar, noise};
 use tests::skipped;
+
+use super::docker::of_layers;
 
 /// Documents only: a manifest and a config.
 const DOCUMENTS_BYTES: u64 = 5_000;
@@ -45,6 +48,7 @@ fn forms_of_images() {
     several_platforms(&hosts);
     a_name_that_moves(&hosts);
     archives_of_an_engine(&hosts);
+    one_archive_of_two_images(&hosts);
     if has("buildah") {
         what_buildah_builds(&hosts);
     } else {
@@ -159,6 +163,25 @@ fn archives_of_an_engine([docker, podman, containerd, _]: &[Host; 4]) {
     for host in [docker, podman, containerd] {
         host.has_only(&["spoken:1"]);
         host.agent.must(&["rm", "spoken:1"]);
+    }
+}
+
+/// Engines that unpack layers know one by those below it too: here each layer is needed twice.
+fn one_archive_of_two_images([docker, podman, containerd, layout]: &[Host; 4]) {
+    let [below, above] = [230, 231].map(|seed| Bytes::from(layer_tar("file", &noise(seed, 100_000))));
+    let images = [of_layers("one:1", &[below.clone(), above.clone()]), of_layers("other:1", &[above, below])];
+    images.iter().for_each(|image| load(layout, image));
+    let file = layout.agent.path().join("both.tar");
+    layout.agent.must(&["save", "-o", text(&file), "one:1", "other:1"]);
+    for host in [docker, podman, containerd] {
+        host.agent.must(&["load", "-i", text(&file)]);
+        assert_eq!(host.config("one:1"), images[0].image_id().to_string());
+        assert_eq!(host.config("other:1"), images[1].image_id().to_string());
+        host.has_only(&["one:1", "other:1"]);
+    }
+    for host in [docker, podman, containerd, layout] {
+        host.agent.must(&["rm", "one:1"]);
+        host.agent.must(&["rm", "other:1"]);
     }
 }
 

@@ -92,6 +92,17 @@ impl Engine {
         }
     }
 
+    /// One of its files.
+    pub fn path(&self, name: &str) -> PathBuf {
+        match self {
+            Self::Docker(docker) => docker.path(name),
+            Self::DockerOnContainerd(docker) => docker.path(name),
+            Self::Containerd(containerd, _) => containerd.path(name),
+            Self::Podman(podman) => podman.path(name),
+            Self::Layout => panic!("the files of a layout are the agent's"),
+        }
+    }
+
     /// Where it listens.
     pub fn socket(&self) -> PathBuf {
         match self {

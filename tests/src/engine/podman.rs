@@ -18,7 +18,17 @@ impl Podman {
 
     /// Starts `podman system service`.
     pub fn start() -> Self {
-        let mut podman = Self { daemon: Daemon::new() };
+        Self::start_in(Daemon::new())
+    }
+
+    /// The same with its images on a disk of so many MiB; `None` where that cannot be had.
+    pub fn on_disk(mib: u32) -> Option<Self> {
+        let daemon = Daemon::new();
+        (Self::is_installed() && daemon.mount("root", mib)).then(|| Self::start_in(daemon))
+    }
+
+    fn start_in(daemon: Daemon) -> Self {
+        let mut podman = Self { daemon };
         podman.start_again();
         podman
     }
