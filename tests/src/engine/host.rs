@@ -9,7 +9,7 @@ use super::docker::Docker;
 use super::podman::Podman;
 use crate::process::{self, Process};
 
-/// How long an agent may take to tidy up behind itself.
+/// How long an agent may take to tidy up behind itself, or to hear the news.
 const TIDY: Duration = Duration::from_secs(10);
 
 /// What keeps the images of a host.
@@ -237,19 +237,14 @@ impl Host {
 
     /// What an image says when it runs; nothing where there is no engine.
     pub fn run(&self, name: &str) -> Option<String> {
-        let own = self.own_name(name);
-        match &self.engine {
-            Engine::Docker(_) | Engine::DockerOnContainerd(_) => {
-                Some(self.said(&["run", "--rm", "--pull", "never", "--network", "none", &own]))
+        // On a busy machine engines lose, now and then, what a container says that ends at once.
+        let mut words = self.run_once(name)?;
+        for _ in 0..2 {
+            if words.is_empty() {
+                words = self.run_once(name)?;
             }
-            // Build hosts may not raise the limits of processes, which is what Podman does otherwise.
-            Engine::Podman(_) => {
-                let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
-                Some(self.said(&[&["run", "--rm", "--pull", "never", "--network", "none"][..], &limits, &[&own]].concat()))
-            }
-            Engine::Containerd(..) => Some(self.said(&["run", "--rm", &own, "test"])),
-            Engine::Layout => None,
         }
+        Some(words)
     }
 
     /// What the agent lists.
@@ -288,13 +283,40 @@ impl Host {
     pub fn send(&self, name: &str, to: &Host) -> serde_json::Value {
         self.agent.json(&["send", name, to.name()], "done")
     }
+
+    fn run_once(&self, name: &str) -> Option<String> {
+        let own = self.own_name(name);
+        match &self.engine {
+            Engine::Docker(_) | Engine::DockerOnContainerd(_) => {
+                Some(self.said(&["run", "--rm", "--pull", "never", "--network", "none", &own]))
+            }
+            // Build hosts may not raise the limits of processes, which is what Podman does otherwise.
+            Engine::Podman(_) => {
+                let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+                Some(self.said(&[&["run", "--rm", "--pull", "never", "--network", "none"][..], &limits, &[&own]].concat()))
+            }
+            Engine::Containerd(..) => Some(self.said(&["run", "--rm", &own, "test"])),
+            Engine::Layout => None,
+        }
+    }
 }
 
-/// Makes a fleet of them.
+/// Makes a fleet of them, in which each knows all others.
 pub fn found(hosts: &[&Host]) {
     hosts[0].agent.must(&["fleet", "init"]);
     for host in &hosts[1..] {
         process::join(&hosts[0].agent, &host.agent);
+    }
+    let deadline = Instant::now() + TIDY;
+    for host in hosts {
+        let knows_all = || {
+            let members = host.agent.must(&["fleet", "ls"]);
+            hosts.iter().all(|other| members.split_whitespace().any(|word| word == other.name()))
+        };
+        while !knows_all() {
+            assert!(Instant::now() < deadline, "{} does not know all members: {}", host.name(), host.agent.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

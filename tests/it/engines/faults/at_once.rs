@@ -26,7 +26,8 @@ fn both_arrive(engine: Option<Engine>) {
     second.argument(&format!("--store={}", target.engine.store()));
     second.start();
     process::join(&source.agent, &second);
-    let sendings = [(&source, "target"), (&other, "second")].map(|(from, to)| Sending::begin(from, "app:1", to, RATE));
+    // The host that let the second in knows it already.
+    let sendings = [(&source, "second"), (&other, "target")].map(|(from, to)| Sending::begin(from, "app:1", to, RATE));
     let done = sendings.map(|sending| sending.end().done());
     assert!(done.iter().all(|done| done["config_digest"] == shown), "{done:?}");
     arrived(&target, &sample);
