@@ -12,9 +12,12 @@ use tests::engine::podman::Podman;
 use tests::sample::{Packing, Sample, archive_file};
 use tests::skipped;
 
+/// Starts an engine, where it is installed.
+type Start = fn() -> Option<Engine>;
+
 /// One host for each store that can be had here. Daemons start side by side.
 fn all() -> Vec<Host> {
-    let starts: [(&str, fn() -> Option<Engine>, &str); 7] = [
+    let starts: [(&str, Start, &str); 7] = [
         ("docker", || Docker::system().map(|binary| Engine::Docker(Docker::start(&binary, "overlay2"))), "apt-get install docker.io"),
         ("newdocker", || Docker::unpacked("trixie").map(|binary| Engine::Docker(Docker::start(&binary, "overlay2"))), ".ci/engines"),
         ("dockerd", || DockerOnContainerd::unpacked("trixie").map(Engine::DockerOnContainerd), ".ci/engines"),
