@@ -21,7 +21,8 @@ impl Shared {
     /// Which engine it is, or why it does not answer.
     pub(super) async fn examine_engine(&self) -> Finding {
         let engine = self.client.engine();
-        let info = match self.info().await {
+        // An engine that was well a minute ago may be down.
+        let info = match self.info_now().await {
             Ok(info) => info,
             Err(error) => return unreachable(engine, &error),
         };
