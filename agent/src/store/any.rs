@@ -3,6 +3,7 @@
 //! Nothing above knows which one it is. A Docker Engine may be down when the agent starts, and may come back with the other of its two stores:
 //! it is asked when it is needed, and again every now and then.
 
+use proto::control::Verdict;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -254,7 +255,7 @@ impl Store for AnyStore {
             (Ok(backend), _) => on!(Backend, backend, store => store.examine().await),
             // It says best itself that it is down.
             (Err(_), Choice::Docker(docker)) => docker.classic.examine().await,
-            (Err(error), Choice::Fixed(_)) => vec![Finding { fine: false, text: error.to_string(), remedy: None }],
+            (Err(error), Choice::Fixed(_)) => vec![Finding { verdict: Verdict::Wrong, text: error.to_string(), remedy: None }],
         }
     }
 

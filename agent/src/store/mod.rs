@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use proto::control::Verdict;
 use proto::hash::RangeHash;
 use proto::image::{ImageError, Selection};
 use proto::peer::ImageRow;
@@ -146,8 +147,8 @@ pub enum Identity {
 /// What is to be said of a store or its engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// False: something does not work, or not as well as it could.
-    pub fine: bool,
+    /// A warning: it works, but not as well as it could.
+    pub verdict: Verdict,
     /// A sentence without a full stop.
     pub text: String,
     /// What to do about it.

@@ -99,6 +99,7 @@ fn refusal(error: &StoreError) -> Refusal {
             other => Refusal::InvalidImage(other.to_string()),
         },
         StoreError::Gone(_) => Refusal::StoreChanged,
+        StoreError::Unsupported { .. } => Refusal::Unsupported(error.to_string()),
         StoreError::NoSpace(_) => Refusal::Store("no space left on its device".to_owned()),
         StoreError::Io { action, source, .. } => Refusal::Store(format!("cannot {action} a file: {source}")),
         StoreError::Unreachable { engine, source, .. } => Refusal::Store(format!("{engine} cannot be reached: {source}")),

@@ -21,6 +21,7 @@ mod open;
 mod read;
 mod record;
 
+use proto::control::Verdict;
 use std::collections::HashSet;
 use std::fs::File;
 use std::ops::Range;
@@ -185,7 +186,7 @@ impl Store for LayoutStore {
     }
 
     async fn examine(&self) -> Vec<Finding> {
-        vec![Finding { fine: true, text: format!("embedded image layout in {}", self.layout.root.display()), remedy: None }]
+        vec![Finding { verdict: Verdict::Ok, text: format!("embedded image layout in {}", self.layout.root.display()), remedy: None }]
     }
 
     async fn list(&self) -> Result<Vec<ImageRow>, StoreError> {
