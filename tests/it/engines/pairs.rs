@@ -89,6 +89,18 @@ fn every_store_to_every_other() {
     }
 }
 
+/// The manifest that is made of an image which came without one is, byte for byte, what Docker writes when it saves the image (since version 25).
+fn as_docker_writes_it(hosts: &[Host]) {
+    let named = |name: &str| hosts.iter().find(|host| host.name() == name);
+    let (Some(classic), Some(containerd)) = (named("newdocker"), named("containerd")) else { return };
+    let file = classic.agent.path().join("saved.tar");
+    classic.said(&["save", "-o", file.to_str().unwrap(), "docker:1"]);
+    let mut archive = tar::Archive::new(std::fs::File::open(file).unwrap());
+    let mut index = archive.entries().unwrap().map(Result::unwrap).find(|entry| entry.path().unwrap().ends_with("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_reader(&mut index).unwrap();
+    assert_eq!(index["manifests"][0]["digest"], containerd.id("docker:1").as_str());
+}
+
 /// The image goes from one to the other, is the same there, and runs.
 fn arrives(source: &Host, image: &str, target: &Host) {
     let pair = format!("{} to {}", source.name(), target.name());

@@ -251,7 +251,7 @@ impl Store for EngineStore {
 
     async fn import(&self, image: Image) -> Result<EngineImport, StoreError> {
         let shared = self.ready().await?;
-        shared.flush_pins().await?;
+        shared.release_pins().await;
         EngineImport::new(shared.clone(), image)
     }
 
