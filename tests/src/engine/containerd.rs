@@ -125,6 +125,11 @@ impl DockerOnContainerd {
         self.daemon.path("exec/containerd/containerd.sock")
     }
 
+    /// Where Docker listens.
+    pub fn docker_socket(&self) -> PathBuf {
+        self.daemon.path("docker.sock")
+    }
+
     /// A directory for agents.
     pub fn path(&self, name: &str) -> PathBuf {
         self.daemon.path(name)
@@ -137,14 +142,21 @@ impl DockerOnContainerd {
 
     /// Runs `docker` with these arguments.
     pub fn docker(&self, arguments: &[&str]) -> Output {
-        docker_command(&self.programs.join("bin/docker"), &self.daemon.path("docker.sock")).args(arguments).output().unwrap()
+        docker_command(&self.programs.join("bin/docker"), &self.docker_socket()).args(arguments).output().unwrap()
+    }
+
+    /// Runs `ctr` on what Docker has there.
+    pub fn ctr(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(self.programs.join("bin/ctr"));
+        command.arg("--address").arg(self.socket()).args(["--namespace", "moby"]).args(arguments).output().unwrap()
     }
 }
 
 fn docker_command(client: &Path, socket: &Path) -> Command {
     // The client may be a package of its own.
     let mut command = if client.exists() { Command::new(client) } else { Command::new("docker") };
-    command.arg("-H").arg(format!("unix://{}", socket.display()));
+    // The builder that needs nothing beside the engine.
+    command.arg("-H").arg(format!("unix://{}", socket.display())).env("DOCKER_BUILDKIT", "0");
     command
 }
 
