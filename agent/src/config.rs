@@ -27,7 +27,7 @@ pub struct Flags {
     /// Name of this host in its fleet [default: the short host name]
     #[arg(long)]
     pub name: Option<String>,
-    /// Where images are: auto, layout[:DIR], docker[:unix://SOCKET], containerd[:SOCKET][?namespace=NAME] or podman[:unix://SOCKET]
+    /// Where images are: auto, layout, docker, podman or containerd, with an address where it is not the usual one (README, "Stores")
     /// [default: auto, which is the engine that is installed, else layout]
     #[arg(long, value_name = "KIND[:ADDRESS]")]
     pub store: Option<String>,
@@ -111,7 +111,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// The host name cannot be used.
-    #[error("{0}; set another one with --name")]
+    #[error("this host needs another name: set one with --name")]
     Name(#[from] proto::host::InvalidHostName),
     /// The kind of store is not known.
     #[error(transparent)]

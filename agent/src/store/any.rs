@@ -16,7 +16,7 @@ use proto::{Descriptor, Digest, Image};
 use tokio::sync::mpsc;
 
 use super::containerd::{self, ContainerdImport, ContainerdIngest, ContainerdStore, Flavour};
-use super::engine::{self, Deadlines, Engine, EngineImport, EngineIngest, EngineStore, EngineStoreKind};
+use super::engine::{self, Deadlines, Engine, EngineImport, EngineIngest, EngineStore, EngineStoreKind, WholeImport, WholeStore};
 use super::kind::StoreKind;
 use super::layout::{LayoutImport, LayoutIngest, LayoutStore};
 use super::{Finding, Held, Import, Imported, Ingest, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
@@ -41,6 +41,8 @@ pub enum AnyImport {
     Engine(EngineImport),
     /// Into containerd.
     Containerd(ContainerdImport),
+    /// Into an engine by whole archives.
+    Whole(WholeImport),
 }
 
 /// An ingest into it.
@@ -65,6 +67,7 @@ enum Backend {
     Layout(LayoutStore),
     Engine(EngineStore),
     Containerd(ContainerdStore),
+    Whole(WholeStore),
 }
 
 /// A Docker Engine with either store.
@@ -80,8 +83,19 @@ struct Docker {
 #[derive(Debug, Default)]
 struct Current {
     asked: Option<Instant>,
+    /// Of the classic store there is always one.
+    way: Way,
     containerd: Option<(PathBuf, ContainerdStore)>,
-    uses_containerd: bool,
+    whole: Option<WholeStore>,
+}
+
+/// How Docker's images are reached.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    #[default]
+    Classic,
+    Containerd,
+    Whole,
 }
 
 impl AnyStore {
@@ -112,7 +126,13 @@ impl AnyStore {
     pub async fn close(&self) {
         match &self.0 {
             Choice::Fixed(Backend::Engine(store)) => store.close().await,
-            Choice::Docker(docker) => docker.classic.close().await,
+            Choice::Docker(docker) => {
+                docker.classic.close().await;
+                let whole = docker.current.lock().unwrap_or_else(PoisonError::into_inner).whole.clone();
+                if let Some(whole) = whole {
+                    whole.close().await;
+                }
+            }
             Choice::Fixed(_) => {}
         }
     }
@@ -130,29 +150,63 @@ impl Docker {
         let fresh = self.current.lock().unwrap_or_else(PoisonError::into_inner).asked.is_some_and(|asked| asked.elapsed() < FRESH);
         if !fresh {
             let info = engine::ask(Engine::Docker, &self.socket).await?;
-            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-            current.uses_containerd = info.store == EngineStoreKind::Containerd;
-            if current.uses_containerd {
-                let socket = self.containerd.clone().or_else(|| first_present(&info.containerd_sockets)).unwrap_or_default();
-                if current.containerd.as_ref().is_none_or(|(known, _)| *known != socket) {
-                    let snapshotter = Some(info.driver.clone()).filter(|driver| !driver.is_empty());
-                    let store = open_containerd(socket.clone(), MOBY, Flavour::Docker, snapshotter, &self.state_dir)?;
-                    current.containerd = Some((socket, store));
+            match info.store {
+                EngineStoreKind::Classic => self.choose(Way::Classic, |_| Ok(()))?,
+                EngineStoreKind::Containerd => {
+                    let socket = self.containerd.clone().or_else(|| first_present(&info.containerd_sockets)).unwrap_or_default();
+                    match obstacle(&socket).await {
+                        None => self.choose(Way::Containerd, |current| self.use_containerd(current, socket, &info.driver))?,
+                        Some(obstacle) => self.choose(Way::Whole, |current| self.use_whole(current, obstacle))?,
+                    }
                 }
             }
-            current.asked = Some(Instant::now());
         }
         Ok(self.last())
+    }
+
+    fn choose(&self, way: Way, open: impl FnOnce(&mut Current) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        open(&mut current)?;
+        current.way = way;
+        current.asked = Some(Instant::now());
+        Ok(())
+    }
+
+    fn use_containerd(&self, current: &mut Current, socket: PathBuf, driver: &str) -> Result<(), StoreError> {
+        if current.containerd.as_ref().is_none_or(|(known, _)| *known != socket) {
+            let snapshotter = Some(driver.to_owned()).filter(|driver| !driver.is_empty());
+            let store = open_containerd(socket.clone(), MOBY, Flavour::Docker, snapshotter, &self.state_dir)?;
+            current.containerd = Some((socket, store));
+        }
+        Ok(())
+    }
+
+    fn use_whole(&self, current: &mut Current, obstacle: String) -> Result<(), StoreError> {
+        if current.whole.is_none() {
+            tracing::warn!(%obstacle, "images go through docker save and docker load");
+            let deadlines = Deadlines::default();
+            let settings = engine::Settings { engine: Engine::Docker, socket: self.socket.clone(), state_dir: &self.state_dir, deadlines };
+            current.whole = Some(WholeStore::open(settings, obstacle)?);
+        }
+        Ok(())
     }
 
     /// The one that was used last.
     fn last(&self) -> Backend {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        match &current.containerd {
-            Some((_, store)) if current.uses_containerd => Backend::Containerd(store.clone()),
+        match (current.way, &current.containerd, &current.whole) {
+            (Way::Containerd, Some((_, store)), _) => Backend::Containerd(store.clone()),
+            (Way::Whole, _, Some(store)) => Backend::Whole(store.clone()),
             _ => Backend::Engine(self.classic.clone()),
         }
     }
+}
+
+/// Why containerd cannot be talked to although it may well run: it may not be ours to see, or to use. One that is down is no reason.
+async fn obstacle(socket: &Path) -> Option<String> {
+    let error = tokio::net::UnixStream::connect(socket).await.err()?;
+    let is_out_of_reach = matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied);
+    is_out_of_reach.then(|| format!("Docker's containerd cannot be used at {} ({error})", socket.display()))
 }
 
 fn first_present(sockets: &[PathBuf]) -> Option<PathBuf> {
@@ -171,11 +225,15 @@ fn open_containerd(
 
 /// The same call on whichever backend it is.
 macro_rules! on {
+    (AnyIngest, $value:expr, $bound:ident => $call:expr) => {
+        on!(@ AnyIngest, $value, $bound => $call, Layout Engine Containerd)
+    };
     ($type:ident, $value:expr, $bound:ident => $call:expr) => {
+        on!(@ $type, $value, $bound => $call, Layout Engine Containerd Whole)
+    };
+    (@ $type:ident, $value:expr, $bound:ident => $call:expr, $($variant:ident)*) => {
         match $value {
-            $type::Layout($bound) => $call,
-            $type::Engine($bound) => $call,
-            $type::Containerd($bound) => $call,
+            $($type::$variant($bound) => $call,)*
         }
     };
 }
@@ -221,6 +279,7 @@ impl Store for AnyStore {
             Backend::Layout(store) => AnyImport::Layout(store.import(image).await?),
             Backend::Engine(store) => AnyImport::Engine(store.import(image).await?),
             Backend::Containerd(store) => AnyImport::Containerd(store.import(image).await?),
+            Backend::Whole(store) => AnyImport::Whole(store.import(image).await?),
         })
     }
 
@@ -253,6 +312,7 @@ impl Import for AnyImport {
             Self::Layout(import) => import.ingest(blob).await?.map(AnyIngest::Layout),
             Self::Engine(import) => import.ingest(blob).await?.map(AnyIngest::Engine),
             Self::Containerd(import) => import.ingest(blob).await?.map(AnyIngest::Containerd),
+            Self::Whole(import) => import.ingest(blob).await?.map(AnyIngest::Layout),
         })
     }
 
@@ -263,18 +323,18 @@ impl Import for AnyImport {
 
 impl Ingest for AnyIngest {
     fn offset(&self) -> u64 {
-        on!(Self, self, ingest => ingest.offset())
+        on!(AnyIngest, self, ingest => ingest.offset())
     }
 
     async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
-        on!(Self, self, ingest => ingest.append(bytes).await)
+        on!(AnyIngest, self, ingest => ingest.append(bytes).await)
     }
 
     async fn commit(self) -> Result<(), StoreError> {
-        on!(Self, self, ingest => ingest.commit().await)
+        on!(AnyIngest, self, ingest => ingest.commit().await)
     }
 
     async fn adopt(self, file: StagedFile) -> Result<(), StoreError> {
-        on!(Self, self, ingest => ingest.adopt(file).await)
+        on!(AnyIngest, self, ingest => ingest.adopt(file).await)
     }
 }

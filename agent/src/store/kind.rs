@@ -67,15 +67,31 @@ impl StoreKind {
                 Some("") => Err(invalid()),
                 Some(directory) => Ok(Self::Layout(PathBuf::from(directory))),
             },
-            "docker" => Ok(Self::Docker { socket: socket(DOCKER_SOCKET)?, containerd: option("containerd")?.map(PathBuf::from) }),
+            "docker" => {
+                let containerd = option("containerd")?.map(PathBuf::from);
+                if containerd.as_ref().is_some_and(|path| !path.is_absolute()) {
+                    return Err(invalid());
+                }
+                Ok(Self::Docker { socket: socket(DOCKER_SOCKET)?, containerd })
+            }
             "containerd" => {
                 let namespace = option("namespace")?.unwrap_or_else(|| CONTAINERD_NAMESPACE.to_owned());
+                if !is_namespace(&namespace) {
+                    return Err(invalid());
+                }
                 Ok(Self::Containerd { socket: socket(CONTAINERD_SOCKET)?, namespace })
             }
             "podman" if options.is_empty() => Ok(Self::Podman { socket: socket(PODMAN_SOCKET)? }),
             _ => Err(invalid()),
         }
     }
+}
+
+/// As containerd has them (`pkg/identifiers` of containerd).
+fn is_namespace(name: &str) -> bool {
+    let separator = |byte: u8| matches!(byte, b'-' | b'_' | b'.');
+    let parts = || name.as_bytes().split(|&byte| separator(byte));
+    name.len() <= 76 && parts().all(|part| !part.is_empty() && part.iter().all(u8::is_ascii_alphanumeric))
 }
 
 impl fmt::Display for StoreKind {
@@ -123,6 +139,8 @@ mod tests {
             "docker:tcp://host:2375",
             "containerd?name=x",
             "containerd?namespace=",
+            "containerd?namespace=../x",
+            "docker?containerd=x.sock",
             "podman?x=y",
             "auto:x",
         ] {

@@ -95,7 +95,7 @@ pub trait Import: Send + Sync + 'static {
 
 /// One blob that is being written, first byte to last. Dropping it keeps what a later ingest can continue.
 pub trait Ingest: Send + 'static {
-    /// Bytes that are here already: append goes on from this one.
+    /// Bytes that were here when it began: the first append goes on from this one.
     fn offset(&self) -> u64;
 
     /// The next bytes. May wait for room in the engine, and in a store of [`Form::Unpacked`] until the layers below are in: whoever has several

@@ -264,6 +264,11 @@ fn message(body: &[u8]) -> Option<String> {
 }
 
 fn error_line(line: &[u8]) -> Option<String> {
+    // Docker 28 with containerd's store says so in passing, and calls the broken image loaded.
+    let text = String::from_utf8_lossy(line);
+    if let Some(at) = text.find("Error unpacking") {
+        return Some(text[at..].trim_end_matches(['"', '}', ' ', '\r']).trim_end_matches("\\n").to_owned());
+    }
     let value: serde_json::Value = serde_json::from_slice(line).ok()?;
     let told = value.get("errorDetail").and_then(|detail| detail.get("message")).or_else(|| value.get("error"))?;
     Some(told.as_str().unwrap_or("without a reason").to_owned())
@@ -329,6 +334,8 @@ mod tests {
         assert_eq!(error_line(br#"{"errorDetail":{"message":"no"},"error":"no"}"#).as_deref(), Some("no"));
         assert_eq!(error_line(br#"{"error":"no"}"#).as_deref(), Some("no"));
         assert_eq!(error_line(b"no json"), None);
+        assert_eq!(error_line(b"Error unpacking image demo:v1: no").as_deref(), Some("Error unpacking image demo:v1: no"));
+        assert_eq!(error_line(br#"{"stream":"Error unpacking image x: no\n"}"#).as_deref(), Some("Error unpacking image x: no"));
     }
 
     #[test]

@@ -9,19 +9,26 @@ use crate::store::{Finding, StoreError};
 impl Shared {
     /// See [`crate::store::Store::examine`].
     pub(super) async fn examine(&self) -> Vec<Finding> {
-        let engine = self.client.engine();
-        let info = match self.info().await {
-            Ok(info) => info,
-            Err(error) => return vec![unreachable(engine, &error)],
-        };
-        let address = self.client.address();
-        let rights = if info.is_rootless { ", rootless" } else { "" };
-        if info.store == EngineStoreKind::Containerd {
-            let text = format!("{} {} at {address} keeps its images in containerd now", engine.name(), info.version);
-            return vec![Finding { fine: false, text, remedy: Some("systemctl restart imgd".to_owned()) }];
+        let mut findings = vec![self.examine_engine().await];
+        if let Ok(info) = self.info().await
+            && info.store == EngineStoreKind::Classic
+        {
+            findings.push(self.reading(&info).await);
         }
-        let text = format!("{} {}{rights} with {} at {address}", engine.name(), info.version, info.driver);
-        vec![Finding { fine: true, text, remedy: None }, self.reading(&info).await]
+        findings
+    }
+
+    /// Which engine it is, or why it does not answer.
+    pub(super) async fn examine_engine(&self) -> Finding {
+        let engine = self.client.engine();
+        // An engine that was well a minute ago may be down.
+        let info = match self.info_now().await {
+            Ok(info) => info,
+            Err(error) => return unreachable(engine, &error),
+        };
+        let rights = if info.is_rootless { ", rootless" } else { "" };
+        let text = format!("{} {}{rights} with {} at {}", engine.name(), info.version, info.driver, self.client.address());
+        Finding { fine: true, text, remedy: None }
     }
 
     async fn reading(&self, info: &Info) -> Finding {

@@ -47,10 +47,12 @@ mod records;
 mod remove;
 mod tar_split;
 mod thin;
+mod whole;
 
 pub use import::EngineImport;
 pub use info::{EngineStoreKind, Info as EngineInfo, ask};
 pub use ingest::EngineIngest;
+pub use whole::{WholeImport, WholeStore};
 
 /// Which engine is behind the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use proto::Digest;
+use proto::{Digest, Reference};
 use tokio::sync::Notify;
 
 use super::{Shared, thin};
@@ -31,6 +31,13 @@ pub(super) struct Pins {
     working: tokio::sync::Mutex<()>,
 }
 
+impl Pin {
+    /// Its name in the engine.
+    pub(super) fn reference(&self) -> Option<Reference> {
+        format!("{PIN_REPOSITORY}:{}", self.tag).parse().ok()
+    }
+}
+
 impl Drop for Pin {
     fn drop(&mut self) {
         self.pins.released.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.tag));
@@ -57,8 +64,7 @@ impl<'a> Tag<'a> {
 impl Shared {
     /// Pins an image. `None`: it is gone.
     pub(super) async fn pin(&self, id: &Digest, was_unnamed: bool) -> Result<Option<Pin>, StoreError> {
-        let kind = if was_unnamed { "unnamed" } else { "named" };
-        let tag = format!("{}-{}-{kind}-{}", self.agent, super::unix_s(), super::random_hex());
+        let tag = self.pin_tag(was_unnamed);
         let answer = self.client.post(&format!("/images/{id}/tag?repo={PIN_REPOSITORY}&tag={tag}"), "tag an image").await?;
         if answer.is_absent() {
             return Ok(None);
@@ -67,6 +73,16 @@ impl Shared {
             return Err(self.client.refusal(format!("tag {}", id.short()), answer.reason()));
         }
         Ok(Some(Pin { tag, pins: self.pins.clone() }))
+    }
+
+    /// A pin for an image that will be loaded under its name: whatever becomes of that, it goes with the pin.
+    pub(super) fn pin_ahead(&self) -> Pin {
+        Pin { tag: self.pin_tag(false), pins: self.pins.clone() }
+    }
+
+    fn pin_tag(&self, was_unnamed: bool) -> String {
+        let kind = if was_unnamed { "unnamed" } else { "named" };
+        format!("{}-{}-{kind}-{}", self.agent, super::unix_s(), super::random_hex())
     }
 
     /// Takes away every tag that is to go. Whoever counts on an image being gone calls this first.

@@ -14,7 +14,20 @@ impl Shared {
     pub(super) async fn remove(&self, query: &Query) -> Result<Removed, StoreError> {
         self.flush_pins().await?;
         let before = self.inventory().await?;
-        let found = self.find(&before, query).await?;
+        let id = self.find(&before, query).await?.first().map(|entry| entry.row.id);
+        // What will be freed is only known while it is here.
+        let bytes = match id {
+            Some(id) => self.document_bytes(&before, &id).await,
+            None => 0,
+        };
+        let name = self.take_away(&before, query).await?;
+        let after = self.inventory().await?;
+        Ok(Removed { name, freed_bytes: self.freed_bytes(&before, &after, |gone| if Some(*gone) == id { bytes } else { 0 }) })
+    }
+
+    /// Has the engine remove what a query means, unless that is several names; says what was removed.
+    pub(super) async fn take_away(&self, before: &Inventory, query: &Query) -> Result<String, StoreError> {
+        let found = self.find(before, query).await?;
         let id = found.first().map(|entry| entry.row.id).ok_or_else(|| StoreError::NotFound(query.clone()))?;
         let references: Vec<&Reference> = found.iter().filter_map(|entry| entry.reference).collect();
         let by_name = query.reference().is_some_and(|asked| {
@@ -26,8 +39,6 @@ impl Shared {
             return Err(StoreError::SeveralNames { id: id.short(), names });
         }
         let name = references.first().map_or_else(|| id.to_string(), |reference| reference.familiar());
-        // What will be freed is only known while it is here.
-        let bytes = self.document_bytes(&before, &id).await;
         let targets: Vec<String> = match references.is_empty() {
             true => vec![id.to_string()],
             false => references.iter().map(ToString::to_string).collect(),
@@ -41,8 +52,7 @@ impl Shared {
                 return Err(self.client.refusal(format!("remove {name}"), answer.reason()));
             }
         }
-        let after = self.inventory().await?;
-        Ok(Removed { name, freed_bytes: self.freed_bytes(&before, &after, |gone| if *gone == id { bytes } else { 0 }) })
+        Ok(name)
     }
 
     /// See [`crate::store::Store::maintain`].

@@ -16,28 +16,34 @@ pub(super) fn head(config: &[u8], layers: &[Descriptor], reference: Option<&Refe
     let config_descriptor = Descriptor::of(media_type::CONFIG, config);
     let manifest = make_manifest(&config_descriptor, layers);
     let root = Descriptor::of(media_type::MANIFEST, &manifest);
-    let mut entry = json!({"mediaType": root.media_type, "digest": root.digest.to_string(), "size": root.size_bytes});
-    if let Some(reference) = reference {
-        let name = reference.to_string();
-        entry["annotations"] = json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name});
-    }
-    let index = json!({"schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": [entry]});
     let layers: Vec<String> = layers.iter().map(|layer| path(&layer.digest)).collect();
     let tags = reference.map(|reference| vec![reference.familiar()]);
     let list = json!([{"Config": path(&config_descriptor.digest), "RepoTags": tags, "Layers": layers}]);
-    let mut bytes = vec![];
-    member(&mut bytes, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
-    member(&mut bytes, "index.json", index.to_string().as_bytes());
+    let mut bytes = layout_head(&root, reference);
     member(&mut bytes, "manifest.json", list.to_string().as_bytes());
     member(&mut bytes, &path(&root.digest), &manifest);
     member(&mut bytes, &path(&config_descriptor.digest), config);
     bytes.into()
 }
 
-/// The bytes before a layer.
-pub(super) fn layer_head(diff_id: &Digest, size_bytes: u64) -> Bytes {
+/// What an image layout starts with: all that is not a blob.
+pub(super) fn layout_head(root: &Descriptor, reference: Option<&Reference>) -> Vec<u8> {
+    let mut entry = json!({"mediaType": root.media_type, "digest": root.digest.to_string(), "size": root.size_bytes});
+    if let Some(reference) = reference {
+        let name = reference.to_string();
+        entry["annotations"] = json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name});
+    }
+    let index = json!({"schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": [entry]});
     let mut bytes = vec![];
-    header(&mut bytes, &path(diff_id), size_bytes);
+    member(&mut bytes, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+    member(&mut bytes, "index.json", index.to_string().as_bytes());
+    bytes
+}
+
+/// The bytes before a layer, or any other blob.
+pub(super) fn layer_head(digest: &Digest, size_bytes: u64) -> Bytes {
+    let mut bytes = vec![];
+    header(&mut bytes, &path(digest), size_bytes);
     bytes.into()
 }
 

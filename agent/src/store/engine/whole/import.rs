@@ -1,0 +1,157 @@
+//! Into the engine: an image that is whole in the layout, as one archive.
+
+use std::sync::Arc;
+
+use proto::image::Selection;
+use proto::{Descriptor, Digest, Image, Reference};
+
+use super::super::api::encoded;
+use super::super::inventory::Row;
+use super::super::load::Load;
+use super::super::pin::Pin;
+use super::super::{Shared, thin};
+use super::{Passage, name, whole};
+use crate::store::layout::{LayoutImport, LayoutIngest};
+use crate::store::{Import, Imported, Store, StoreError};
+
+/// An import into an engine by whole archives.
+#[derive(Debug)]
+pub struct WholeImport {
+    target: Target,
+    layout: LayoutImport,
+    /// The engine has the image, and keeps it meanwhile.
+    here: Option<Pin>,
+}
+
+/// Where an image goes.
+#[derive(Debug)]
+struct Target {
+    shared: Arc<Shared>,
+    passage: Arc<Passage>,
+    image: Image,
+}
+
+impl WholeImport {
+    pub(super) async fn new(shared: Arc<Shared>, passage: Arc<Passage>, image: Image) -> Result<Self, StoreError> {
+        let layout = passage.layout.import(Image { reference: name(&image.root.digest), ..image.clone() }).await?;
+        Ok(Self { target: Target { shared, passage, image }, layout, here: None })
+    }
+}
+
+impl Target {
+    /// The engine has this root, with the platforms that are meant.
+    fn is_of(&self, row: &Row) -> bool {
+        let [manifest] = &self.image.manifests[..] else { return false };
+        let is_only = self.image.indexes.is_empty() || (manifest.platform.is_some() && manifest.platform == row.details.platform);
+        // The engine would take what has no name for gone together with a tag of ours.
+        row.id == self.image.root.digest && is_only && !row.names.is_empty()
+    }
+
+    fn action(&self) -> String {
+        let name = self.tag().map_or_else(|| self.image.root.digest.to_string(), |tag| tag.familiar());
+        format!("load {name}")
+    }
+
+    fn tag(&self) -> Option<Reference> {
+        self.image.reference.as_ref().map(Reference::without_digest)
+    }
+
+    /// Has the engine load what it does not have, and then name it: nothing gets a name that was not looked at.
+    async fn bring(&self, layout: LayoutImport, here: Option<Pin>, tag: Option<Reference>) -> Result<(), StoreError> {
+        let root = self.image.root.digest.to_string();
+        let mut pin = here;
+        if pin.is_none() {
+            layout.commit().await?;
+            pin = self.tag().map(|_| self.shared.pin_ahead());
+            let name = pin.as_ref().and_then(Pin::reference);
+            self.load(name.as_ref()).await?;
+            self.read_back(&name.map_or(root, |name| name.to_string())).await?;
+        }
+        if let Some(tag) = tag {
+            self.name_it(&tag).await?;
+            self.read_back(&tag.to_string()).await?;
+        }
+        drop(pin);
+        Ok(())
+    }
+
+    /// One archive of everything, which the layout has checked. Not under the image's own name: engines say that they have loaded what they cannot
+    /// unpack, and have moved the name by then.
+    async fn load(&self, name: Option<&Reference>) -> Result<(), StoreError> {
+        let held = self.passage.layout.resolve(&whole(&self.image.root.digest)?, Selection::Present).await?;
+        let mut load = Load::start(&self.shared.client, &self.action());
+        load.write(thin::layout_head(&self.image.root, name).into()).await?;
+        for blob in held.image.blobs() {
+            load.write(thin::layer_head(&blob.digest, blob.size_bytes)).await?;
+            let mut reader = self.passage.layout.read(blob, 0..blob.size_bytes).await?;
+            while let Some(bytes) = reader.next().await? {
+                load.write(bytes).await?;
+            }
+            load.write(thin::padding(blob.size_bytes)).await?;
+        }
+        load.finish().await
+    }
+
+    /// Looks at what the engine has now, whatever it answered: this root and these layers.
+    async fn read_back(&self, name: &str) -> Result<(), StoreError> {
+        let root = self.image.root.digest;
+        let wrong = |reason: String| self.shared.client.refusal(self.action(), reason);
+        let found = self.shared.inspect(name).await?.ok_or_else(|| wrong("the image is not there after it was loaded".to_owned()))?;
+        if found.id.parse() != Ok(root) {
+            return Err(wrong(format!("it has {} instead of {root}", found.id)));
+        }
+        let diff_ids = found.diff_ids().unwrap_or_default();
+        let is_one_of_ours = self.image.manifests.iter().any(|manifest| {
+            let ours = manifest.layers.iter().map(|layer| layer.diff_id);
+            manifest.layers.len() == diff_ids.len() && ours.zip(&diff_ids).all(|(ours, theirs)| ours.is_none_or(|ours| ours == *theirs))
+        });
+        if is_one_of_ours { Ok(()) } else { Err(wrong("it shows other layers than were loaded".to_owned())) }
+    }
+
+    /// What a name shows.
+    async fn named(&self, tag: &Reference) -> Result<Option<Digest>, StoreError> {
+        Ok(self.shared.inspect(&tag.to_string()).await?.and_then(|image| image.id.parse().ok()))
+    }
+
+    async fn name_it(&self, tag: &Reference) -> Result<(), StoreError> {
+        let id = &self.image.root.digest;
+        let path = format!("/images/{id}/tag?repo={}&tag={}", encoded(&tag.repository()), encoded(tag.tag().unwrap_or_default()));
+        let answer = self.shared.client.post(&path, "tag an image").await?;
+        if answer.is_success() { Ok(()) } else { Err(self.shared.client.refusal(format!("tag {}", tag.familiar()), answer.reason())) }
+    }
+}
+
+impl Import for WholeImport {
+    type Ingest = LayoutIngest;
+
+    async fn missing(&mut self) -> Result<Vec<Descriptor>, StoreError> {
+        let inventory = self.target.shared.inventory().await?;
+        if let Some(row) = inventory.visible().find(|row| self.target.is_of(row)) {
+            self.here = self.target.shared.pin(&row.id, false).await?;
+            if self.here.is_some() {
+                return Ok(vec![]);
+            }
+        }
+        self.layout.missing().await
+    }
+
+    async fn ingest(&self, blob: &Descriptor) -> Result<Option<LayoutIngest>, StoreError> {
+        if self.here.is_some() { Ok(None) } else { self.layout.ingest(blob).await }
+    }
+
+    async fn commit(self) -> Result<Imported, StoreError> {
+        let Self { target, layout, here } = self;
+        let root = target.image.root.digest;
+        let _turn = target.shared.imports.take(root).await;
+        let tag = target.tag();
+        let before = match &tag {
+            Some(tag) => target.named(tag).await?,
+            None => None,
+        };
+        let done = target.bring(layout, here, tag.filter(|_| before != Some(root))).await;
+        // Pins have ended: what has no name but one of ours goes with it, so that nobody meets what the engine could not unpack.
+        let flushed = target.shared.flush_pins().await;
+        done.and(flushed)?;
+        Ok(Imported { image_id: root, replaced: before.filter(|before| *before != root) })
+    }
+}
