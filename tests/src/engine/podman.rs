@@ -94,7 +94,8 @@ impl Podman {
         })
     }
 
-    fn command(&self) -> Command {
+    /// `podman`, to be told what to do.
+    pub fn command(&self) -> Command {
         let mut command = Command::new("podman");
         for (flag, directory) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             command.arg(flag).arg(self.daemon.path(directory));
