@@ -83,6 +83,11 @@ impl LayoutStore {
             }),
         })
     }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.layout.root
+    }
 }
 
 impl Layout {

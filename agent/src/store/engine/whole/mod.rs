@@ -104,7 +104,7 @@ impl Store for WholeStore {
         let obstacle = &self.passage.obstacle;
         let text = format!("{obstacle}: images go through docker save and docker load, whole and much slower");
         let remedy = "run imgd as root, or name the socket: store = \"docker:unix:///run/docker.sock?containerd=PATH\"";
-        vec![self.engine.shared.examine_engine().await, Finding { verdict: Verdict::Warning, text, remedy: Some(remedy.to_owned()) }]
+        vec![self.engine.examine_engine().await, Finding { verdict: Verdict::Warning, text, remedy: Some(remedy.to_owned()) }]
     }
 
     /// Of what passed through, it is known what it is as blobs; of the rest, what the engine says.
