@@ -81,6 +81,7 @@ fn every_store_to_every_other() {
         let none = again.lines().filter(|line| line.contains("\"event\":\"done\"") && line.contains("\"layers_sent\":0,")).count();
         assert_eq!(none, others.len(), "no layer travels twice: {again}");
     }
+    as_docker_writes_it(&hosts);
     for (host, own) in hosts.iter().zip(&own) {
         let others = images.iter().filter(|image| !own.contains(image));
         host.has_only(&own.iter().chain(others).map(String::as_str).collect::<Vec<_>>());
