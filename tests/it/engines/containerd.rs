@@ -10,7 +10,7 @@ use agent::store::{Held, Import, Ingest, Scrubbed, Store, StoreError};
 use proto::Digest;
 use proto::image::Selection;
 use tests::conformance::{bring, content, query};
-use tests::engine::containerd::{Containerd, DockerOnContainerd};
+use tests::engine::containerd::{Containerd, DockerOnContainerd, container_name};
 use tests::sample::{Packing, Recipe, Sample};
 use tests::skipped;
 
@@ -130,7 +130,7 @@ async fn what_came_in_runs() {
     let listed = said(&engine.ctr("default", &["images", "check"]));
     assert!(listed.contains("docker.io/library/demo:nautilus") && listed.contains("complete"), "{listed}");
     assert!(listed.trim_end().ends_with("true"), "it is unpacked: {listed}");
-    assert_eq!(said(&engine.ctr("default", &["run", "--rm", "docker.io/library/demo:nautilus", "one"])), "ahoy");
+    assert_eq!(said(&engine.ctr("default", &["run", "--rm", "docker.io/library/demo:nautilus", &container_name()])), "ahoy");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use agent::store::containerd::{ContainerdStore, Flavour, Settings};
 
@@ -187,6 +188,12 @@ impl DockerOnContainerd {
         let mut command = Command::new(self.programs.join("bin/ctr"));
         command.arg("--address").arg(self.socket()).args(["--namespace", "moby"]).args(arguments).output().unwrap()
     }
+}
+
+/// A name for a container: all containerds of a machine share one list of those that run.
+pub fn container_name() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    format!("test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 fn docker_command(client: &Path, socket: &Path) -> Command {

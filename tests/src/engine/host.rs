@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use super::containerd::{Containerd, DockerOnContainerd};
+use super::containerd::{Containerd, DockerOnContainerd, container_name};
 use super::docker::Docker;
 use super::podman::Podman;
 use crate::process::{self, Process};
@@ -295,7 +295,7 @@ impl Host {
                 let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
                 Some(self.said(&[&["run", "--rm", "--pull", "never", "--network", "none"][..], &limits, &[&own]].concat()))
             }
-            Engine::Containerd(..) => Some(self.said(&["run", "--rm", &own, "test"])),
+            Engine::Containerd(..) => Some(self.said(&["run", "--rm", &own, &container_name()])),
             Engine::Layout => None,
         }
     }
