@@ -41,13 +41,17 @@ pub(crate) fn measure(mib: usize) {
     let shapes =
         [("one large layer among six", large as fn(&mut Files, usize) -> Vec<Layer>, &PAIRS[..]), ("ten equal layers", even, &PAIRS[..1])];
     for (shape, make, pairs) in shapes {
+        let wanted: Vec<_> = pairs.iter().copied().filter(|pair| pair[1].is_wanted()).collect();
+        if wanted.is_empty() {
+            continue;
+        }
         title(&format!("A cold image of {mib} MiB, {shape}, {how}, agents that have never seen it"));
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("archive.tar");
         archive(&path, "demo:cold", &make(&mut Files::new(), mib).iter().collect::<Vec<_>>(), 0);
         let bytes = path.metadata().unwrap().len() as f64;
         beside("limit: its bytes at 1 Gbit/s", time(bytes / LINK));
-        for &pair in pairs.iter().filter(|pair| pair[1].is_wanted()) {
+        for pair in wanted {
             measure_pair(pair, &path, bytes, lan.as_ref());
         }
     }
