@@ -286,7 +286,7 @@ pub enum Refusal {
     #[error("a request that does not fit")]
     OutOfTurn,
     /// What the store had when the session began is gone: a new session finds out what is missing now.
-    #[error("its store has lost a layer meanwhile")]
+    #[error("it has lost a part of a layer meanwhile")]
     StoreChanged,
     /// A kind of store that does not keep such images.
     #[error("{0}")]

@@ -29,6 +29,9 @@ pub use registry::{Transfer, Transfers};
 pub use send::{SendJob, send};
 pub use serve::serve;
 
+/// How often a receiver may say that it has lost what it had when the session began, before that is an error.
+const STORE_CHANGES: u32 = 3;
+
 /// What the tasks of an agent share.
 #[derive(Debug)]
 pub struct Context<S> {

@@ -88,6 +88,10 @@ impl WholeStore {
         }
         let shared = self.shared().await?;
         let _turn = shared.turns.take(row.id).await;
+        // Somebody else may have had it saved meanwhile.
+        if let Ok(held) = self.passage.layout.resolve(&asked, selection.clone()).await {
+            return Ok(held);
+        }
         self.passage.save(shared, &row.id).await?;
         self.passage.layout.resolve(&asked, selection).await
     }
