@@ -138,7 +138,7 @@ async fn wrong_bytes_are_never_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_liar_has_left_is_not_laid_to_the_next_ones_charge() {
-    let (bench, sample) = (bench().await, sample());
+    let (bench, sample) = (bench().await, Recipe::new(92, &[150_000]).build("demo:1"));
     let last = bench.offer(&sample.image, &sample, Lie::Half).await;
     assert!(matches!(last, Some(Answer::Refused(Refusal::Store(_)))), "{last:?}");
     let last = bench.offer(&sample.image, &sample, Lie::None).await;
