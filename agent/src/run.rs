@@ -9,8 +9,7 @@ use crate::config::Config;
 use crate::log;
 use crate::staging::Staging;
 use crate::store::any::AnyStore;
-use crate::store::kind::StoreKind;
-use crate::store::{Store, StoreError, auto};
+use crate::store::{Store, StoreError};
 use crate::sys;
 
 /// Why an agent ended otherwise than by being told to.
@@ -52,19 +51,11 @@ pub fn run(config: &Config) -> Result<(), RunError> {
 
 /// The store, and the staging area beside it.
 fn open(config: &Config) -> Result<(AnyStore, Arc<Staging>), StoreError> {
-    let kind = match &config.store {
-        StoreKind::Auto => {
-            let (kind, reason) = auto::choose(&config.state_dir)?;
-            info!(store = %kind, reason, "store");
-            kind
-        }
-        kind => kind.clone(),
-    };
-    let store = AnyStore::open(&kind, &config.state_dir)?;
-    let staging = match &kind {
+    let store = AnyStore::open(&config.store, &config.state_dir)?;
+    let staging = match store.layout_directory() {
         // On the file system of the store, so that a complete blob moves into it by a rename.
-        StoreKind::Layout(directory) => directory.join(".imgd/staging"),
-        _ => config.state_dir.join("staging"),
+        Some(directory) => directory.join(".imgd/staging"),
+        None => config.state_dir.join("staging"),
     };
     Ok((store, Staging::open(&staging)?))
 }

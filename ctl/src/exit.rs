@@ -48,7 +48,11 @@ impl From<&FailureKind> for Exit {
             FailureKind::ImageNotFound => Self::ImageNotFound,
             FailureKind::HostNotFound(_) | FailureKind::HostUnreachable(_) => Self::Host,
             FailureKind::NotTrusted | FailureKind::NoFleet | FailureKind::NotSigner(_) | FailureKind::Token => Self::NotTrusted,
-            FailureKind::Denied | FailureKind::NoSpace | FailureKind::PlatformAbsent(_) | FailureKind::NameTaken(_) => Self::Refused,
+            FailureKind::Denied
+            | FailureKind::NoSpace
+            | FailureKind::PlatformAbsent(_)
+            | FailureKind::NameTaken(_)
+            | FailureKind::Unsupported => Self::Refused,
             FailureKind::Other
             | FailureKind::TransferNotFound(_)
             | FailureKind::InFleet
@@ -85,6 +89,7 @@ mod tests {
             (FailureKind::NoSpace, 6),
             (FailureKind::PlatformAbsent(vec![]), 6),
             (FailureKind::NameTaken("a".into()), 6),
+            (FailureKind::Unsupported, 6),
             (FailureKind::InvalidArchive, 1),
             (FailureKind::InvalidImage, 1),
             (FailureKind::Corrupt, 1),

@@ -46,7 +46,10 @@ fn fixed(kind: &FailureKind) -> &'static str {
         FailureKind::InvalidArchive => "imgctl load takes what imgctl save, docker save and podman save write, plain, gzip or zstd",
         FailureKind::InvalidImage => "build or load the image again: what is stored breaks the rules of its format",
         FailureKind::Corrupt => "imgctl scrub finds every damaged blob and puts it aside; then load or send the image again",
-        FailureKind::Store => "imgctl doctor says which store is used, and whether it works",
+        FailureKind::Store => "imgctl doctor, on the host whose store it is, says which one is used and whether it works",
+        FailureKind::Unsupported => {
+            "Docker and Podman keep one platform of an image: imgctl send without --all-platforms sends the one that runs there"
+        }
         FailureKind::Cancelled => "what has arrived is kept: the same command goes on from there",
         FailureKind::ShuttingDown => "systemctl status imgd; when it runs again, the same command goes on from there",
         FailureKind::Version => "install the same version of imgd and imgctl, then systemctl restart imgd",
@@ -89,6 +92,7 @@ mod tests {
             FailureKind::InvalidArchive,
             FailureKind::Corrupt,
             FailureKind::Store,
+            FailureKind::Unsupported,
         ] {
             assert!(hint(&kind).contains("imgctl") || kind == FailureKind::Other, "{kind:?}");
         }

@@ -308,8 +308,11 @@ pub enum Refusal {
     #[error("a request that does not fit")]
     OutOfTurn,
     /// What the store had when the session began is gone: a new session finds out what is missing now.
-    #[error("its store has lost a layer meanwhile")]
+    #[error("it has lost a part of a layer meanwhile")]
     StoreChanged,
+    /// A kind of store that does not keep such images.
+    #[error("{0}")]
+    Unsupported(String),
 }
 
 impl Bounded for Hello {
@@ -369,7 +372,9 @@ impl Bounded for Answer {
             Self::Want(want) => want.missing.len() <= IMAGE_BLOBS,
             Self::Images(rows) => rows.len() <= NAMES && rows.iter().all(|row| row.platforms.len() <= IMAGE_MANIFESTS),
             Self::Described(image) => image.as_ref().is_none_or(Bounded::within_limits),
-            Self::Refused(Refusal::Policy(text) | Refusal::InvalidImage(text) | Refusal::Store(text)) => text.len() <= TEXT_BYTES,
+            Self::Refused(Refusal::Policy(text) | Refusal::InvalidImage(text) | Refusal::Store(text) | Refusal::Unsupported(text)) => {
+                text.len() <= TEXT_BYTES
+            }
             Self::Refused(Refusal::PlatformAbsent { available, .. }) => available.len() <= IMAGE_MANIFESTS,
             Self::Progress(_) | Self::Corrupt(_) | Self::Committed(_) | Self::Done | Self::Refused(_) => true,
         }

@@ -1,25 +1,21 @@
 //! The benchmark: what the main job costs, beside the same bytes through simpler hands, in one run.
 //!
-//! `cargo bench -p tests` (with `-- --mib 256` for a quick look). Every figure is the median of its rounds; the machine may be shared, so the
+//! `cargo bench -p tests --bench transfer` (with `-- --mib 256` for a quick look). Every figure is the median of its rounds; the machine may be shared, so the
 //! ratios say more than the numbers. The physical limits (hashing, writing, a bare QUIC stream) stand beside what they limit.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::time::Instant;
 
 use proto::hash::RangeHasher;
 use sha2::Digest as _;
+use tests::bench::{ROUNDS, argument, rounds};
 use tests::process::{self, Process};
 use tests::sample::{Recipe, archive_file, noise};
 
-const ROUNDS: usize = 3;
-
 fn main() {
-    let mut arguments = std::env::args();
-    let mib: usize =
-        arguments.by_ref().find(|argument| argument == "--mib").and_then(|_| arguments.next()).map_or(1024, |mib| mib.parse().unwrap());
+    let mib: usize = argument("--mib").map_or(1024, |mib| mib.parse().unwrap());
     let bytes = noise(1, mib << 20);
     let directory = tempfile::tempdir().unwrap();
     println!("{mib} MiB, incompressible, median of {ROUNDS}; {} cores", std::thread::available_parallelism().unwrap());
@@ -73,19 +69,6 @@ fn send(mib: usize, bare: f64) {
 }
 
 const MIB: f64 = 1024.0 * 1024.0;
-
-/// Median seconds.
-fn rounds(mut work: impl FnMut()) -> f64 {
-    let mut times: Vec<f64> = (0..ROUNDS)
-        .map(|_| {
-            let start = Instant::now();
-            work();
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[ROUNDS / 2]
-}
 
 fn row(what: &str, mib: usize, seconds: f64, beside: Option<f64>) {
     let rate = mib as f64 * MIB / seconds / 1e6;

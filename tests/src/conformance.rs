@@ -126,6 +126,7 @@ pub async fn an_ingest_resumes<S: Store>(store: &S) {
         let mut ingest = import.ingest(&layer).await.unwrap().unwrap();
         assert_eq!(ingest.offset(), 0);
         ingest.append(bytes.slice(..150_000)).await.unwrap();
+        assert_eq!(ingest.offset(), 0, "where it began, whatever came since");
     }
     let import = store.import(sample.image.clone()).await.unwrap();
     let mut ingest = import.ingest(&layer).await.unwrap().unwrap();

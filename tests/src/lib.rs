@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod bare;
+pub mod bench;
 pub mod conformance;
 pub mod engine;
 pub mod fleet;

@@ -68,7 +68,17 @@ impl Lan {
 
     /// Packets that a host has sent so far.
     pub fn sent_packets(&self, number: u32) -> u64 {
-        let arguments = ["netns", "exec", &self.host(number), "cat", "/sys/class/net/eth0/statistics/tx_packets"];
+        self.statistic(number, "tx_packets")
+    }
+
+    /// Bytes that a host has sent so far, with all headers.
+    pub fn sent_bytes(&self, number: u32) -> u64 {
+        self.statistic(number, "tx_bytes")
+    }
+
+    fn statistic(&self, number: u32, name: &str) -> u64 {
+        let path = format!("/sys/class/net/eth0/statistics/{name}");
+        let arguments = ["netns", "exec", &self.host(number), "cat", &path];
         let output = Command::new("ip").args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
     }

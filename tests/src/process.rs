@@ -63,6 +63,12 @@ impl Process {
         process
     }
 
+    /// The agent, if it is started as root, has not this right of root: `dac_override` …
+    pub fn without(&mut self, capability: &str) -> &mut Self {
+        self.prefix = ["setpriv", "--bounding-set", &format!("-{capability}")].map(str::to_owned).to_vec();
+        self
+    }
+
     /// False where disks cannot be mounted: that needs root.
     pub fn can_mount(&self) -> bool {
         self.command(Path::new("true")).stderr(Stdio::null()).status().is_ok_and(|status| status.success())

@@ -142,6 +142,29 @@ impl Sample {
         Self::read(name, root, blobs)
     }
 
+    /// The same image with all layers packed so: the same config, and another manifest.
+    pub fn packed(&self, packing: Packing) -> Self {
+        let [manifest] = &self.image.manifests[..] else { panic!("an image for one platform") };
+        let config = manifest.config.clone();
+        let mut blobs = BTreeMap::from([(config.digest, self.blobs[&config.digest].clone())]);
+        let pack = |layer: &proto::image::Layer| {
+            let tar = &self.blobs[&layer.descriptor.digest];
+            let (media_type, bytes) = match packing {
+                Packing::Plain => (media_type::LAYER, tar.to_vec()),
+                Packing::Gzip => (media_type::LAYER_GZIP, gzip(tar)),
+                Packing::Zstd => (media_type::LAYER_ZSTD, zstd(tar)),
+            };
+            let descriptor = Descriptor::of(media_type, &bytes);
+            blobs.insert(descriptor.digest, bytes.into());
+            descriptor
+        };
+        let layers: Vec<Descriptor> = manifest.layers.iter().map(pack).collect();
+        let manifest = make_manifest(&config, &layers);
+        let root = Descriptor::of(media_type::MANIFEST, &manifest);
+        blobs.insert(root.digest, manifest.into());
+        Self { image: walk(self.image.reference.clone(), &root, &blobs, Selection::All), blobs }
+    }
+
     /// The same without a name.
     pub fn untagged(mut self) -> Self {
         self.image.reference = None;

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use tokio::sync::mpsc;
 use super::contents::Contents;
 use super::find::{Found, find};
 use super::{ArchiveError, diff_id, input, tape};
-use crate::staging::{StagedFile, Staging};
+use crate::staging::Staging;
 use crate::store::{Import, Imported, Ingest, Store, StoreError};
 use crate::sys::blocking;
 
@@ -111,8 +113,16 @@ impl<I: Import> Prepared<I> {
         let adopts = store.properties().adopts_files;
         for blob in &self.missing {
             let Some(ingest) = self.import.ingest(blob).await? else { continue };
-            let file = contents.files().remove(&blob.digest).ok_or(ArchiveError::BlobMissing(blob.digest))?;
-            if adopts { ingest.adopt(file).await? } else { append(ingest, file).await? }
+            let absent = || ArchiveError::BlobMissing(blob.digest);
+            if adopts {
+                let file = contents.files().remove(&blob.digest).ok_or_else(absent)?;
+                ingest.adopt(file).await?;
+            } else {
+                // It stays staged: a store that keeps layers unpacked wants one again that lies on top of others in the next image.
+                let staged = contents.files().get(&blob.digest).map(|file| (file.path().to_owned(), file.size_bytes()));
+                let (path, size_bytes) = staged.ok_or_else(absent)?;
+                append(ingest, path, size_bytes).await?;
+            }
         }
         let Self { mut image, other_names, import, .. } = self;
         let row = |reference: Option<Reference>, imported: Imported| Loaded {
@@ -181,20 +191,17 @@ async fn check_layers(contents: &Arc<Contents>, image: &Image, checked: &mut Has
 }
 
 /// Feeds a staged file into a store that does not take files over.
-async fn append<I: Ingest>(mut ingest: I, file: StagedFile) -> Result<(), ArchiveError> {
-    let file = Arc::new(file);
-    while ingest.offset() < file.size_bytes() {
-        let (staged, offset) = (file.clone(), ingest.offset());
-        let block = blocking(move || read_block(&staged, offset)).await?;
-        ingest.append(block).await?;
+async fn append<I: Ingest>(mut ingest: I, path: PathBuf, size_bytes: u64) -> Result<(), ArchiveError> {
+    let mut offset = ingest.offset();
+    let file = Arc::new(std::fs::File::open(&path).map_err(StoreError::io("open", &path))?);
+    while offset < size_bytes {
+        let (file, length) = (file.clone(), (size_bytes - offset).min(BLOCK_BYTES));
+        let read = blocking(move || {
+            let mut block = vec![0; length as usize];
+            file.read_exact_at(&mut block, offset).map(|()| block)
+        });
+        ingest.append(read.await.map_err(StoreError::io("read", &path))?.into()).await?;
+        offset += length;
     }
     Ok(ingest.commit().await?)
-}
-
-fn read_block(staged: &StagedFile, offset: u64) -> Result<Bytes, StoreError> {
-    use std::os::unix::fs::FileExt;
-    let mut block = vec![0; (staged.size_bytes() - offset).min(BLOCK_BYTES) as usize];
-    let file = std::fs::File::open(staged.path()).map_err(StoreError::io("open", staged.path()))?;
-    file.read_exact_at(&mut block, offset).map_err(StoreError::io("read", staged.path()))?;
-    Ok(block.into())
 }

@@ -45,8 +45,7 @@ async fn store<S: Store>(context: &Context<S>) -> Vec<Check> {
 }
 
 fn found(finding: Finding) -> Check {
-    let verdict = if finding.fine { Verdict::Ok } else { Verdict::Wrong };
-    check(verdict, "store", finding.text, finding.remedy.as_deref())
+    check(finding.verdict, "store", finding.text, finding.remedy.as_deref())
 }
 
 fn contents(kind: &str, images: &[ImageRow], free_bytes: Option<u64>) -> Check {

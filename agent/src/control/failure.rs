@@ -68,6 +68,7 @@ pub(super) fn refusal_kind(refusal: &Refusal) -> FailureKind {
         Refusal::ImageNotFound(_) => FailureKind::ImageNotFound,
         Refusal::InvalidImage(_) => FailureKind::InvalidImage,
         Refusal::Corrupt(_) => FailureKind::Corrupt,
+        Refusal::Unsupported(_) => FailureKind::Unsupported,
         Refusal::Store(_) | Refusal::StoreChanged => FailureKind::Store,
         Refusal::Cancelled => FailureKind::Cancelled,
         Refusal::ShuttingDown => FailureKind::ShuttingDown,
@@ -83,6 +84,7 @@ fn store_kind(error: &StoreError) -> FailureKind {
         StoreError::Image(_) => FailureKind::InvalidImage,
         StoreError::NoSpace(_) => FailureKind::NoSpace,
         StoreError::SeveralNames { .. } => FailureKind::Usage,
+        StoreError::Unsupported { .. } => FailureKind::Unsupported,
         _ => FailureKind::Store,
     }
 }

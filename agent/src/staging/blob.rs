@@ -115,7 +115,9 @@ impl StagedBlob {
         let mut previous = before;
         let mut verified = 0;
         for (range, after) in bytes.chunks(RANGE_BYTES as usize).zip(after) {
-            if !range_matches(&previous, offset + verified as u64, range, size_bytes, after) {
+            let end = offset + (verified + range.len()) as u64;
+            let fits = is_anchored(&shared.blob, offset + verified as u64, end, &previous, after);
+            if !fits || !range_matches(&previous, offset + verified as u64, range, size_bytes, after) {
                 break;
             }
             entries.push((previous, *after));
@@ -165,6 +167,13 @@ impl StagedBlob {
         let _ = std::fs::remove_file(self.shared.map().path());
         let _ = std::fs::remove_file(&self.shared.path);
     }
+}
+
+/// What is known of the hashes of a blob without having seen it: the first one and the last one.
+fn is_anchored(blob: &Descriptor, start: u64, end: u64, before: &RangeHash, after: &RangeHash) -> bool {
+    let begins = start > 0 || *before == RangeHash::START;
+    let ends = end < blob.size_bytes || *after == blob.digest.into();
+    begins && ends
 }
 
 impl StagedReader {

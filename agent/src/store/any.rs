@@ -3,6 +3,7 @@
 //! Nothing above knows which one it is. A Docker Engine may be down when the agent starts, and may come back with the other of its two stores:
 //! it is asked when it is needed, and again every now and then.
 
+use proto::control::Verdict;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +31,11 @@ const MOBY: &str = "moby";
 
 /// A store of any kind. Clones share it.
 #[derive(Debug, Clone)]
-pub struct AnyStore(Choice);
+pub struct AnyStore {
+    choice: Choice,
+    /// Why it is this one, when nobody named it.
+    reason: Option<Arc<str>>,
+}
 
 /// An import into it.
 #[derive(Debug)]
@@ -99,13 +104,18 @@ enum Way {
 }
 
 impl AnyStore {
-    /// Opens what `kind` names; [`StoreKind::Auto`] has been decided before. Within a runtime. An engine that is down is no error here.
+    /// Opens what `kind` names. Within a runtime. An engine that is down is no error here.
     pub fn open(kind: &StoreKind, state_dir: &Path) -> Result<Self, StoreError> {
         let engine = |engine, socket: &PathBuf| {
             EngineStore::open(engine::Settings { engine, socket: socket.clone(), state_dir, deadlines: Deadlines::default() })
         };
-        Ok(Self(match kind {
-            StoreKind::Auto => return Self::open(&super::auto::choose(state_dir)?.0, state_dir),
+        let choice = match kind {
+            StoreKind::Auto => {
+                let (kind, reason) = super::auto::choose(state_dir)?;
+                tracing::info!(store = %kind, reason, "store");
+                let store = Self::open(&kind, state_dir)?;
+                return Ok(Self { reason: Some(format!("auto is {kind}: {reason}").into()), ..store });
+            }
             StoreKind::Layout(directory) => Choice::Fixed(Backend::Layout(LayoutStore::open(directory)?)),
             StoreKind::Podman { socket } => Choice::Fixed(Backend::Engine(engine(Engine::Podman, socket)?)),
             StoreKind::Containerd { socket, namespace } => {
@@ -119,12 +129,21 @@ impl AnyStore {
                 classic: engine(Engine::Docker, socket)?,
                 current: Mutex::default(),
             })),
-        }))
+        };
+        Ok(Self { choice, reason: None })
+    }
+
+    /// Of an image layout: where it is.
+    pub fn layout_directory(&self) -> Option<&Path> {
+        match &self.choice {
+            Choice::Fixed(Backend::Layout(store)) => Some(store.directory()),
+            _ => None,
+        }
     }
 
     /// Takes away what an engine holds for us, before the agent ends.
     pub async fn close(&self) {
-        match &self.0 {
+        match &self.choice {
             Choice::Fixed(Backend::Engine(store)) => store.close().await,
             Choice::Docker(docker) => {
                 docker.classic.close().await;
@@ -138,7 +157,7 @@ impl AnyStore {
     }
 
     async fn backend(&self) -> Result<Backend, StoreError> {
-        match &self.0 {
+        match &self.choice {
             Choice::Fixed(backend) => Ok(backend.clone()),
             Choice::Docker(docker) => docker.backend().await,
         }
@@ -242,7 +261,7 @@ impl Store for AnyStore {
     type Import = AnyImport;
 
     fn properties(&self) -> Properties {
-        let backend = match &self.0 {
+        let backend = match &self.choice {
             Choice::Fixed(backend) => backend.clone(),
             Choice::Docker(docker) => docker.last(),
         };
@@ -250,12 +269,19 @@ impl Store for AnyStore {
     }
 
     async fn examine(&self) -> Vec<Finding> {
-        match (self.backend().await, &self.0) {
-            (Ok(backend), _) => on!(Backend, backend, store => store.examine().await),
+        let chosen = |reason: &Arc<str>| Finding { verdict: Verdict::Ok, text: reason.to_string(), remedy: None };
+        let mut findings: Vec<Finding> = self.reason.iter().map(chosen).collect();
+        match (self.backend().await, &self.choice) {
+            (Ok(Backend::Containerd(store)), Choice::Docker(docker)) => {
+                findings.push(docker.classic.examine_engine().await);
+                findings.extend(store.examine().await);
+            }
+            (Ok(backend), _) => findings.extend(on!(Backend, backend, store => store.examine().await)),
             // It says best itself that it is down.
-            (Err(_), Choice::Docker(docker)) => docker.classic.examine().await,
-            (Err(error), Choice::Fixed(_)) => vec![Finding { fine: false, text: error.to_string(), remedy: None }],
+            (Err(_), Choice::Docker(docker)) => findings.extend(docker.classic.examine().await),
+            (Err(error), Choice::Fixed(_)) => findings.push(Finding { verdict: Verdict::Wrong, text: error.to_string(), remedy: None }),
         }
+        findings
     }
 
     async fn list(&self) -> Result<Vec<ImageRow>, StoreError> {

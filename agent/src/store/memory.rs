@@ -42,6 +42,7 @@ pub struct MemoryImport {
 pub struct MemoryIngest {
     shared: Arc<Shared>,
     blob: Descriptor,
+    start: u64,
     bytes: Vec<u8>,
     _turn: Turn,
 }
@@ -299,7 +300,7 @@ impl Import for MemoryImport {
 
     async fn ingest(&self, blob: &Descriptor) -> Result<Option<MemoryIngest>, StoreError> {
         let turn = self.shared.turns.take(blob.digest).await;
-        let bytes = {
+        let bytes: Vec<u8> = {
             let mut state = self.shared.state();
             if state.has(blob) {
                 return Ok(None);
@@ -308,7 +309,8 @@ impl Import for MemoryImport {
             state.announced.entry(self.image.root.digest).or_insert_with(blobs);
             state.parts.remove(&blob.digest).filter(|part| part.len() as u64 <= blob.size_bytes).unwrap_or_default()
         };
-        Ok(Some(MemoryIngest { shared: self.shared.clone(), blob: blob.clone(), bytes, _turn: turn }))
+        let start = bytes.len() as u64;
+        Ok(Some(MemoryIngest { shared: self.shared.clone(), blob: blob.clone(), start, bytes, _turn: turn }))
     }
 
     async fn commit(self) -> Result<Imported, StoreError> {
@@ -344,7 +346,7 @@ impl Import for MemoryImport {
 
 impl Ingest for MemoryIngest {
     fn offset(&self) -> u64 {
-        self.bytes.len() as u64
+        self.start
     }
 
     async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use proto::control::Verdict;
 use proto::hash::RangeHash;
 use proto::image::{ImageError, Selection};
 use proto::peer::ImageRow;
@@ -95,7 +96,7 @@ pub trait Import: Send + Sync + 'static {
 
 /// One blob that is being written, first byte to last. Dropping it keeps what a later ingest can continue.
 pub trait Ingest: Send + 'static {
-    /// Bytes that are here already: append goes on from this one.
+    /// Bytes that were here when it began: the first append goes on from this one.
     fn offset(&self) -> u64;
 
     /// The next bytes. May wait for room in the engine, and in a store of [`Form::Unpacked`] until the layers below are in: whoever has several
@@ -146,8 +147,8 @@ pub enum Identity {
 /// What is to be said of a store or its engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// False: something does not work, or not as well as it could.
-    pub fine: bool,
+    /// A warning: it works, but not as well as it could.
+    pub verdict: Verdict,
     /// A sentence without a full stop.
     pub text: String,
     /// What to do about it.

@@ -35,6 +35,9 @@ pub use registry::{Transfer, Transfers};
 pub use send::{SendJob, Sent, send};
 pub use serve::serve;
 
+/// How often a receiver may say that it has lost what it had when the session began, before that is an error.
+const STORE_CHANGES: u32 = 3;
+
 /// What the tasks of an agent share.
 #[derive(Debug)]
 pub struct Context<S> {
@@ -107,6 +110,7 @@ fn refusal(error: &StoreError) -> Refusal {
             other => Refusal::InvalidImage(other.to_string()),
         },
         StoreError::Gone(_) => Refusal::StoreChanged,
+        StoreError::Unsupported { .. } => Refusal::Unsupported(error.to_string()),
         StoreError::NoSpace(_) => Refusal::Store("no space left on its device".to_owned()),
         StoreError::Io { action, source, .. } => Refusal::Store(format!("cannot {action} a file: {source}")),
         StoreError::Unreachable { engine, source, .. } => Refusal::Store(format!("{engine} cannot be reached: {source}")),

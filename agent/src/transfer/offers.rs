@@ -1,7 +1,7 @@
 //! What peers may read here now: a blob is served only to a host to which it was offered, while the offer stands.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use proto::hash::RangeHash;
@@ -29,12 +29,20 @@ pub struct Offer {
 struct OfferedBlob {
     descriptor: Descriptor,
     hashes: OnceCell<Arc<[RangeHash]>>,
+    /// It was found damaged, and put aside: for whoever asks after that, it is not just absent.
+    damaged: AtomicBool,
+}
+
+impl OfferedBlob {
+    fn new(descriptor: &Descriptor) -> Self {
+        Self { descriptor: descriptor.clone(), hashes: OnceCell::new(), damaged: AtomicBool::new(false) }
+    }
 }
 
 impl Offers {
     /// Offers an image to a host.
     pub fn stand(&self, to: HostId, held: Held, limit: Option<Arc<Limit>>) -> Arc<Offer> {
-        let blob = |descriptor: &Descriptor| (descriptor.digest, OfferedBlob { descriptor: descriptor.clone(), hashes: OnceCell::new() });
+        let blob = |descriptor: &Descriptor| (descriptor.digest, OfferedBlob::new(descriptor));
         let blobs = held.image.blobs().into_iter().map(blob).collect();
         let offer = Arc::new(Offer { to, blobs, limit, sent_bytes: AtomicU64::new(0), _held: held });
         let mut offers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,7 +71,14 @@ impl Offer {
     /// The range hashes of a blob, asked of the store once for each offer.
     pub(super) async fn hashes<S: Store>(&self, digest: &Digest, store: &S) -> Result<Arc<[RangeHash]>, StoreError> {
         let blob = self.blobs.get(digest).ok_or(StoreError::BlobMissing(*digest))?;
-        blob.hashes.get_or_try_init(|| store.hashes(&blob.descriptor)).await.cloned()
+        match blob.hashes.get_or_try_init(|| store.hashes(&blob.descriptor)).await {
+            Err(StoreError::Corrupt(digest)) => {
+                blob.damaged.store(true, Ordering::Relaxed);
+                Err(StoreError::Corrupt(digest))
+            }
+            Err(StoreError::BlobMissing(digest)) if blob.damaged.load(Ordering::Relaxed) => Err(StoreError::Corrupt(digest)),
+            hashes => hashes.cloned(),
+        }
     }
 
     /// Waits until so many bytes may go, and counts them.

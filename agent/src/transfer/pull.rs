@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::offering::{self, Offering};
 use super::receive::{self, Interest, News};
 use super::send::display_name;
-use super::{Context, Limit, Transfer, TransferError, refusal};
+use super::{Context, Limit, STORE_CHANGES, Transfer, TransferError, refusal};
 use crate::net::{NetError, Peer, Stream};
 use crate::store::{Query, Store, StoreError};
 use crate::trust::audit;
@@ -27,7 +27,14 @@ pub async fn pull<S: Store>(
     transfer: &Transfer,
     events: &mpsc::Sender<Event>,
 ) -> Result<Done, TransferError> {
-    let result = pull_from(context, peer, pull, transfer, events).await;
+    let mut changes = 0;
+    let result = loop {
+        match pull_from(context, peer, pull, transfer, events).await {
+            // What is missing now is found out at once, but not for ever.
+            Err(TransferError::Here(Refusal::StoreChanged)) if changes < STORE_CHANGES => changes += 1,
+            result => break result,
+        }
+    };
     if let Ok(done) = &result {
         transfer.progress(done.sent_bytes, done.sent_bytes);
     }

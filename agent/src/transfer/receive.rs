@@ -100,6 +100,10 @@ pub(super) async fn receive<S: Store>(
     if let Some(sharing) = &session.sharing {
         sharing.job().give_up();
     }
+    if let Err(Refusal::Corrupt(_)) = &result {
+        // Hashes of a source that lied about one blob are not worth keeping for the next session.
+        session.layers.values().for_each(|arriving| arriving.staged.discard());
+    }
     let told = match &result {
         Ok(Received { committed: Some(committed), .. }) => stream.send(&Answer::Committed(committed.clone())).await,
         Ok(_) => Ok(()),
@@ -152,6 +156,8 @@ struct Arriving<S: Store> {
     staged: Arc<StagedBlob>,
     /// `None`: it is being fed.
     ingest: Option<<S::Import as Import>::Ingest>,
+    /// Of an earlier session, and perhaps of another source.
+    staged_bytes: u64,
     verified_bytes: Arc<AtomicU64>,
     reported_bytes: u64,
 }
@@ -319,11 +325,12 @@ impl<'a, S: Store> Session<'a, S> {
                 self.tell(Input::Claimed { digest, missing });
             }
             Outcome::NotFed(digest, error) => {
+                let staged_bytes = self.layers.get(&digest).map_or(0, |arriving| arriving.staged_bytes);
                 // The hashes fit the bytes, but not the digest: some source lied, and all of it is suspect.
                 if let (StoreError::Corrupt(_), Some(arriving)) = (&error, self.layers.get(&digest)) {
                     arriving.staged.discard();
                 }
-                self.tell(Input::Failed(refusal(&error)));
+                self.tell(Input::Failed(blamed(&error, staged_bytes)));
             }
             Outcome::Fed(digest) => {
                 self.fed.insert(digest);
@@ -375,8 +382,14 @@ impl<'a, S: Store> Session<'a, S> {
                 let import = import.ok_or(StoreError::BlobMissing(digest))?;
                 Ok::<_, StoreError>(match import.ingest(&layer).await? {
                     Some(ingest) => {
-                        let verified_bytes = Arc::new(AtomicU64::new(staged.verified_bytes()));
-                        let arriving = Arriving { staged: Arc::new(staged), ingest: Some(ingest), verified_bytes, reported_bytes: 0 };
+                        let staged_bytes = staged.verified_bytes();
+                        let arriving = Arriving {
+                            staged: Arc::new(staged),
+                            ingest: Some(ingest),
+                            staged_bytes,
+                            verified_bytes: Arc::new(AtomicU64::new(staged_bytes)),
+                            reported_bytes: 0,
+                        };
                         Outcome::Claimed(digest, Box::new(arriving))
                     }
                     None => {
@@ -425,7 +438,10 @@ impl<'a, S: Store> Session<'a, S> {
         }
         let Some(arriving) = self.layers.remove(&digest) else { return };
         self.stored_bytes += arriving.staged.descriptor().size_bytes;
-        self.tasks.spawn(async move { input(hand_over(arriving).await.map(|()| Input::Stored(digest)).map_err(|error| refusal(&error))) });
+        let staged_bytes = arriving.staged_bytes;
+        self.tasks.spawn(async move {
+            input(hand_over(arriving).await.map(|()| Input::Stored(digest)).map_err(|error| blamed(&error, staged_bytes)))
+        });
     }
 
     /// The last byte was verified, and the store has all of them.
@@ -565,6 +581,15 @@ async fn check_documents<S: Store>(store: &S, offered: &Image, fetched: &Mutex<H
 
 async fn read_document<S: Store>(store: &S, document: &Descriptor) -> Result<Bytes, StoreError> {
     store.read(document, 0..document.size_bytes).await?.all().await
+}
+
+/// Whether this source is to blame for a layer that is not what its digest says: not when a part of it came in an earlier session, which is
+/// forgotten now. Then a new session finds out.
+fn blamed(error: &StoreError, staged_bytes: u64) -> Refusal {
+    match error {
+        StoreError::Corrupt(_) if staged_bytes > 0 => Refusal::StoreChanged,
+        error => refusal(error),
+    }
 }
 
 /// A complete layer goes from staging into the store, as a file.

@@ -14,14 +14,12 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::fan_out::{Fan, News};
 use super::offering::{self, Offering};
-use super::{Context, Limit, Transfer, TransferError};
+use super::{Context, Limit, STORE_CHANGES, Transfer, TransferError};
 use crate::net::{NetError, Peer};
 use crate::store::{Query, Store};
 
 /// A host that was lost is tried again for this long: a cable that was pulled by mistake, a switch or an agent that restarts.
 const RETRY_FOR: Duration = Duration::from_secs(60);
-/// How often a receiver may say that its store lost what it had when the session began.
-const STORE_CHANGES: u32 = 3;
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(4);
 

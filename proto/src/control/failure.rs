@@ -60,4 +60,6 @@ pub enum FailureKind {
     Version,
     /// No transfer of this number is running.
     TransferNotFound(u64),
+    /// A store that does not keep such images.
+    Unsupported,
 }

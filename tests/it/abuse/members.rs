@@ -17,6 +17,9 @@ async fn honest_and_rogue(sample: &Sample) -> (Host, Rogue, Connection) {
     let rogue = Rogue::replace(hosts.pop().unwrap()).await;
     let host = hosts.pop().unwrap();
     let connection = rogue.connect(host.address()).await.unwrap();
+    // When it answers, it knows the connection, and asks on it.
+    let mut stream = Channel::ask(&connection, &Request::List).await;
+    stream.hear::<Answer>().await.unwrap();
     (host, rogue, connection)
 }
 

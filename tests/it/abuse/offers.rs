@@ -21,6 +21,8 @@ enum Lie {
     BytesAndHashes,
     /// The right bytes, under hashes that somebody made up.
     Hashes,
+    /// Other bytes, and hashes that fit them, of the first range; then it breaks off.
+    Half,
 }
 
 struct Bench {
@@ -69,10 +71,16 @@ async fn serve(connection: Connection, sample: Arc<Sample>, lie: Lie) {
         };
         let is_layer = sample.image.layers().iter().any(|layer| layer.descriptor.digest == get.digest);
         let (served, hashes) = told(bytes, if is_layer { lie } else { Lie::None });
-        assert!(get.offset == 0 && served.len() as u64 <= BLOCK_BYTES, "the samples here fit into a block");
-        let served = &served[..(get.length_bytes as usize).min(served.len())];
-        let header =
-            BlockHeader { encoding: Encoding::Raw, encoded_bytes: served.len() as u64, before: RangeHash::START, after: hashes.clone() };
+        assert!(served.len() as u64 <= BLOCK_BYTES, "the samples here fit into a block");
+        let first = (get.offset / RANGE_BYTES) as usize;
+        let is_half = is_layer && lie == Lie::Half;
+        let most = if is_half { RANGE_BYTES } else { get.length_bytes };
+        let served = &served[get.offset as usize..];
+        let served = &served[..(most as usize).min(served.len())];
+        let count = served.len().div_ceil(RANGE_BYTES as usize).max(1);
+        let before = first.checked_sub(1).map_or(RangeHash::START, |last| hashes[last]);
+        let after = hashes[first..first + count].to_vec();
+        let header = BlockHeader { encoding: Encoding::Raw, encoded_bytes: served.len() as u64, before, after };
         let _ = stream.say(&Block::Bytes(header)).await;
         let _ = stream.bytes(served).await;
         let _ = stream.send.finish();
@@ -87,7 +95,7 @@ fn told(bytes: &[u8], lie: Lie) -> (Vec<u8>, Vec<RangeHash>) {
     match lie {
         Lie::None => (bytes.to_vec(), hashes(bytes)),
         Lie::Bytes => (wrong, hashes(bytes)),
-        Lie::BytesAndHashes => (wrong.clone(), hashes(&wrong)),
+        Lie::BytesAndHashes | Lie::Half => (wrong.clone(), hashes(&wrong)),
         Lie::Hashes => (bytes.to_vec(), hashes(bytes).iter().map(|hash| Digest::of(hash.as_bytes()).into()).collect()),
     }
 }
@@ -126,6 +134,17 @@ async fn wrong_bytes_are_never_stored() {
     }
     let last = bench.offer(&sample.image, &sample, Lie::None).await;
     assert!(matches!(last, Some(Answer::Committed(_))), "lies of before do no harm: {last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_liar_has_left_is_not_laid_to_the_next_ones_charge() {
+    let (bench, sample) = (bench().await, Recipe::new(92, &[150_000]).build("demo:1"));
+    let last = bench.offer(&sample.image, &sample, Lie::Half).await;
+    assert!(matches!(last, Some(Answer::Refused(Refusal::Store(_)))), "{last:?}");
+    let last = bench.offer(&sample.image, &sample, Lie::None).await;
+    assert_eq!(last, Some(Answer::Refused(Refusal::StoreChanged)), "a new session is asked for");
+    let last = bench.offer(&sample.image, &sample, Lie::None).await;
+    assert!(matches!(last, Some(Answer::Committed(_))), "{last:?}");
 }
 
 /// Changes one thing in an image.

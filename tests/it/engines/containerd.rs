@@ -1,5 +1,6 @@
 //! containerd on its own, and as Docker's image store.
 
+use proto::control::Verdict;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use agent::store::{Held, Import, Ingest, Scrubbed, Store, StoreError};
 use proto::Digest;
 use proto::image::Selection;
 use tests::conformance::{bring, content, query};
-use tests::engine::containerd::{Containerd, DockerOnContainerd};
+use tests::engine::containerd::{Containerd, DockerOnContainerd, container_name};
 use tests::sample::{Packing, Recipe, Sample};
 use tests::skipped;
 
@@ -129,7 +130,7 @@ async fn what_came_in_runs() {
     let listed = said(&engine.ctr("default", &["images", "check"]));
     assert!(listed.contains("docker.io/library/demo:nautilus") && listed.contains("complete"), "{listed}");
     assert!(listed.trim_end().ends_with("true"), "it is unpacked: {listed}");
-    assert_eq!(said(&engine.ctr("default", &["run", "--rm", "docker.io/library/demo:nautilus", "one"])), "ahoy");
+    assert_eq!(said(&engine.ctr("default", &["run", "--rm", "docker.io/library/demo:nautilus", &container_name()])), "ahoy");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -285,7 +286,7 @@ async fn leases_outlive_names_and_not_agents() {
 async fn an_engine_that_is_down_or_hangs_is_told_apart() {
     let Some(engine) = own() else { return };
     let store = engine.store("default", Flavour::Plain, &engine.path("agent"));
-    assert!(store.examine().await.iter().all(|finding| finding.fine));
+    assert!(store.examine().await.iter().all(|finding| finding.verdict == Verdict::Ok));
     engine.signal("STOP");
     // Threads that run on another processor stop a little later.
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -299,5 +300,5 @@ async fn an_engine_that_is_down_or_hangs_is_told_apart() {
         other => panic!("{other:?}"),
     }
     let findings = store.examine().await;
-    assert!(!findings[0].fine && findings[0].remedy.is_some(), "{findings:?}");
+    assert!(findings[0].verdict == Verdict::Wrong && findings[0].remedy.is_some(), "{findings:?}");
 }

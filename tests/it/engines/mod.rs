@@ -2,8 +2,11 @@
 
 mod containerd;
 mod docker;
+mod faults;
+mod forms;
 mod loads;
 mod odd;
+mod pairs;
 mod podman;
 mod sockets;
 mod unpacked;

@@ -184,6 +184,7 @@ fn failure_kinds() -> Vec<FailureKind> {
         FailureKind::ShuttingDown,
         FailureKind::Version,
         FailureKind::TransferNotFound(7),
+        FailureKind::Unsupported,
     ]
 }
 

@@ -110,6 +110,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::ShuttingDown,
         Refusal::OutOfTurn,
         Refusal::StoreChanged,
+        Refusal::Unsupported(text("docker")),
     ]
 }
 

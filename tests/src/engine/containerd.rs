@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use agent::store::containerd::{ContainerdStore, Flavour, Settings};
 
@@ -31,9 +32,20 @@ impl Containerd {
         program.exists().then(|| Self::start(program))
     }
 
+    /// The one of the system, whose files lie on a disk of so many MiB; `None` where that cannot be had.
+    pub fn on_disk(mib: u32) -> Option<Self> {
+        let daemon = Daemon::new();
+        let program = installed(&["/usr/bin/containerd"])?;
+        daemon.mount("root", mib).then(|| Self::start_in(daemon, program))
+    }
+
     /// Starts this program.
     pub fn start(program: PathBuf) -> Self {
-        let mut containerd = Self { daemon: Daemon::new(), program };
+        Self::start_in(Daemon::new(), program)
+    }
+
+    fn start_in(daemon: Daemon, program: PathBuf) -> Self {
+        let mut containerd = Self { daemon, program };
         let at = |name: &str| containerd.daemon.path(name);
         // The CRI plugin wants a network configuration.
         let config = format!(
@@ -57,7 +69,11 @@ impl Containerd {
 
     /// Ends it as a power cut would, and waits until it is gone.
     pub fn kill(&mut self) {
-        self.daemon.signal("KILL");
+        self.daemon.kill();
+    }
+
+    /// Stops it in order; its files stay.
+    pub fn stop(&mut self) {
         self.daemon.stop();
     }
 
@@ -104,20 +120,42 @@ impl DockerOnContainerd {
         if !programs.join("sbin/dockerd").exists() {
             return None;
         }
-        let mut daemon = Daemon::new();
-        let at = |name: &str| daemon.path(name);
+        let mut docker = Self { daemon: Daemon::new(), programs };
+        docker.start_again();
+        Some(docker)
+    }
+
+    /// The same engine with the same files, after it was stopped.
+    pub fn start_again(&mut self) {
+        let at = |name: &str| self.daemon.path(name);
         std::fs::write(at("daemon.json"), r#"{"features":{"containerd-snapshotter":true}}"#).unwrap();
-        let mut command = Command::new(programs.join("sbin/dockerd"));
+        let mut command = Command::new(self.programs.join("sbin/dockerd"));
         let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{}:{}:{path}", programs.join("sbin").display(), programs.join("bin").display()));
+        command.env("PATH", format!("{}:{}:{path}", self.programs.join("sbin").display(), self.programs.join("bin").display()));
         command.arg("--config-file").arg(at("daemon.json")).arg("--data-root").arg(at("root")).arg("--exec-root").arg(at("exec"));
         command.arg("-p").arg(at("pid")).arg("-H").arg(format!("unix://{}", at("docker.sock").display()));
         command.args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver", "overlayfs"]);
         let socket = at("docker.sock");
-        let client = programs.join("bin/docker");
+        let client = self.programs.join("bin/docker");
         let ready = || docker_command(&client, &socket).arg("version").output().is_ok_and(|output| output.status.success());
-        daemon.start(&mut command, ready);
-        Some(Self { daemon, programs })
+        self.daemon.start(&mut command, ready);
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        self.daemon.kill();
+        // As with the classic store.
+        let _ = std::fs::remove_file(self.daemon.path("exec/containerd/containerd.pid"));
+    }
+
+    /// Stops it in order; its files stay.
+    pub fn stop(&mut self) {
+        self.daemon.stop();
+    }
+
+    /// Sends it a signal, by name.
+    pub fn signal(&self, name: &str) {
+        self.daemon.signal(name);
     }
 
     /// Where its containerd listens.
@@ -144,12 +182,25 @@ impl DockerOnContainerd {
     pub fn docker(&self, arguments: &[&str]) -> Output {
         docker_command(&self.programs.join("bin/docker"), &self.docker_socket()).args(arguments).output().unwrap()
     }
+
+    /// Runs `ctr` on what Docker has there.
+    pub fn ctr(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(self.programs.join("bin/ctr"));
+        command.arg("--address").arg(self.socket()).args(["--namespace", "moby"]).args(arguments).output().unwrap()
+    }
+}
+
+/// A name for a container: all containerds of a machine share one list of those that run.
+pub fn container_name() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    format!("test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 fn docker_command(client: &Path, socket: &Path) -> Command {
     // The client may be a package of its own.
     let mut command = if client.exists() { Command::new(client) } else { Command::new("docker") };
-    command.arg("-H").arg(format!("unix://{}", socket.display()));
+    // The builder that needs nothing beside the engine.
+    command.arg("-H").arg(format!("unix://{}", socket.display())).env("DOCKER_BUILDKIT", "0");
     command
 }
 

@@ -27,7 +27,18 @@ impl Docker {
 
     /// Starts `dockerd` with this storage driver.
     pub fn start(binary: &Path, driver: &str) -> Self {
-        let mut docker = Self { daemon: Daemon::new(), binary: binary.to_owned(), driver: driver.to_owned() };
+        Self::start_in(Daemon::new(), binary, driver)
+    }
+
+    /// The system's engine with its classic store on a disk of so many MiB; `None` where that cannot be had.
+    pub fn on_disk(mib: u32) -> Option<Self> {
+        let daemon = Daemon::new();
+        let binary = Self::system()?;
+        daemon.mount("root", mib).then(|| Self::start_in(daemon, &binary, "overlay2"))
+    }
+
+    fn start_in(daemon: Daemon, binary: &Path, driver: &str) -> Self {
+        let mut docker = Self { daemon, binary: binary.to_owned(), driver: driver.to_owned() };
         docker.start_again();
         docker
     }
@@ -48,6 +59,13 @@ impl Docker {
     /// Stops it in order; its files stay.
     pub fn stop(&mut self) {
         self.daemon.stop();
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        self.daemon.kill();
+        // Its containerd dies with it. Where nobody reaps that one, the next engine would take it for alive.
+        let _ = std::fs::remove_file(self.daemon.path("exec/containerd/containerd.pid"));
     }
 
     /// Sends it a signal.

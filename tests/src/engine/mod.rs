@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub mod docker;
+pub mod host;
 pub mod podman;
 
 /// How long a daemon may take to answer.
@@ -59,6 +60,22 @@ impl Daemon {
         if let Some(mut child) = self.child.take() {
             let _ = child.wait();
         }
+    }
+
+    /// Ends it as a power cut would, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.signal("KILL");
+        self.stop();
+    }
+
+    /// Makes a directory of it a disk of so many MiB, until this is dropped. False where disks cannot be mounted: that needs root.
+    pub fn mount(&self, name: &str, mib: u32) -> bool {
+        let directory = self.path(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let options = format!("size={mib}m");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "none"]).arg(&directory).stderr(Stdio::null());
+        mount.status().is_ok_and(|status| status.success())
     }
 
     /// What it has printed.

@@ -18,12 +18,42 @@ impl Podman {
 
     /// Starts `podman system service`.
     pub fn start() -> Self {
-        let mut podman = Self { daemon: Daemon::new() };
-        let mut command = podman.command();
-        command.args(["system", "service", "-t", "0"]).arg(format!("unix://{}", podman.socket().display()));
-        let socket = podman.socket();
-        podman.daemon.start(&mut command, || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+        Self::start_in(Daemon::new())
+    }
+
+    /// The same with its images on a disk of so many MiB; `None` where that cannot be had.
+    pub fn on_disk(mib: u32) -> Option<Self> {
+        let daemon = Daemon::new();
+        (Self::is_installed() && daemon.mount("root", mib)).then(|| Self::start_in(daemon))
+    }
+
+    fn start_in(daemon: Daemon) -> Self {
+        let mut podman = Self { daemon };
+        podman.start_again();
         podman
+    }
+
+    /// The same service with the same files, after it was stopped.
+    pub fn start_again(&mut self) {
+        let mut command = self.command();
+        command.args(["system", "service", "-t", "0"]).arg(format!("unix://{}", self.socket().display()));
+        let socket = self.socket();
+        self.daemon.start(&mut command, || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        self.daemon.kill();
+    }
+
+    /// Stops it in order; its files stay.
+    pub fn stop(&mut self) {
+        self.daemon.stop();
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        self.daemon.signal(name);
     }
 
     /// Where it listens.
@@ -64,7 +94,8 @@ impl Podman {
         })
     }
 
-    fn command(&self) -> Command {
+    /// `podman`, to be told what to do.
+    pub fn command(&self) -> Command {
         let mut command = Command::new("podman");
         for (flag, directory) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             command.arg(flag).arg(self.daemon.path(directory));

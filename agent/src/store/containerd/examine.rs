@@ -1,5 +1,6 @@
 //! What the engine is, and what we may do with it.
 
+use proto::control::Verdict;
 use std::path::Path;
 
 use super::{Flavour, Shared};
@@ -13,7 +14,7 @@ impl Shared {
     /// See [`crate::store::Store::examine`].
     pub(super) async fn examine(&self) -> Vec<Finding> {
         let address = self.connection.socket().display();
-        let fine = |text: String| Finding { fine: true, text, remedy: None };
+        let fine = |text: String| Finding { verdict: Verdict::Ok, text, remedy: None };
         let version = match self.connection.ask(self.connection.version().version(self.connection.request(()))).await {
             Ok(answer) => answer.version,
             Err(status) => return vec![unreachable(&self.connection.failed("say its version", &status))],
@@ -25,7 +26,7 @@ impl Shared {
         };
         let mut findings = vec![fine(format!("containerd {version} at {address}, namespace {}{whose}", self.namespace))];
         match self.facts().await {
-            Err(error) => findings.push(Finding { fine: false, text: text(&error), remedy: None }),
+            Err(error) => findings.push(Finding { verdict: Verdict::Wrong, text: text(&error), remedy: None }),
             Ok(facts) => {
                 findings.push(fine(format!("layers are unpacked by the snapshotter {}", facts.snapshotter)));
                 let root = facts.content_root.clone();
@@ -34,7 +35,11 @@ impl Shared {
                     fine("content is read from containerd's directory".to_owned())
                 } else {
                     let remedy = "run imgd with the right to read containerd's directory".to_owned();
-                    Finding { fine: true, text: "content is read through the socket, which is slower".to_owned(), remedy: Some(remedy) }
+                    Finding {
+                        verdict: Verdict::Warning,
+                        text: "content is read through the socket, which is slower".to_owned(),
+                        remedy: Some(remedy),
+                    }
                 });
             }
         }
@@ -77,7 +82,7 @@ fn unreachable(error: &StoreError) -> Finding {
         StoreError::Unreachable { .. } => "systemctl start containerd, or name its socket in the configuration",
         _ => "look at what containerd says: journalctl -u containerd",
     };
-    Finding { fine: false, text: text(error), remedy: Some(remedy.to_owned()) }
+    Finding { verdict: Verdict::Wrong, text: text(error), remedy: Some(remedy.to_owned()) }
 }
 
 fn text(error: &StoreError) -> String {

@@ -21,7 +21,7 @@ impl Shared {
         let records = self.records().await?;
         let mut presence = Presence::of_all(self).await?;
         let mut rows = Vec::with_capacity(records.entries.len());
-        for entry in &records.entries {
+        for entry in records.entries.iter().filter(|entry| !entry.is_step) {
             rows.push(self.row(entry, &mut presence).await?);
         }
         names::sort(&mut rows);

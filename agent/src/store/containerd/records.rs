@@ -15,6 +15,8 @@ use crate::store::names::Named;
 
 /// What Docker calls an image that lost its name.
 const DANGLING: &str = "moby-dangling@";
+/// On what Docker has built: the step that it was made of.
+const PARENT: &str = "org.mobyproject.image.parent";
 /// What we call it elsewhere.
 const UNTAGGED: &str = "imgd.local/untagged@";
 
@@ -29,6 +31,8 @@ pub(super) struct Entry {
     pub(super) tagged_unix_s: u64,
     /// The engine's names for it.
     pub(super) records: Vec<String>,
+    /// A step of a build: it has no name, and another image was made of it.
+    pub(super) is_step: bool,
 }
 
 /// All records of the namespace.
@@ -79,11 +83,14 @@ impl Records {
     fn read(images: Vec<Image>, flavour: Flavour) -> Self {
         let mut records = Self::default();
         let mut nameless: Vec<Entry> = vec![];
+        let parents: HashSet<String> = images.iter().filter_map(|image| image.labels.get(PARENT)).cloned().collect();
         for image in images {
             let Some(root) = image.target.and_then(read_descriptor) else { continue };
             let seconds = image.updated_at.or(image.created_at).map_or(0, |at| at.seconds);
             let reference = reference_of(&image.name, &root.digest, flavour);
-            let entry = Entry { reference, root, tagged_unix_s: u64::try_from(seconds).unwrap_or(0), records: vec![image.name] };
+            let is_step = reference.is_none() && parents.contains(&root.digest.to_string());
+            let tagged_unix_s = u64::try_from(seconds).unwrap_or(0);
+            let entry = Entry { reference, root, tagged_unix_s, records: vec![image.name], is_step };
             if entry.reference.is_some() { records.entries.push(entry) } else { nameless.push(entry) }
         }
         let named: HashSet<Digest> = records.entries.iter().map(|entry| entry.root.digest).collect();
@@ -219,6 +226,17 @@ mod tests {
         for flavour in [Flavour::Plain, Flavour::Docker, Flavour::Kubernetes] {
             assert_eq!(shown(&[image(&untagged(flavour, &root), b"1"), image("import-2026", b"2")], flavour), ["-", "-"]);
         }
+    }
+
+    #[test]
+    fn what_an_image_was_built_on_is_a_step_while_it_has_no_name() {
+        let step = untagged(Flavour::Docker, &Digest::of(b"1"));
+        let mut built = image("docker.io/library/demo:v1", b"2");
+        built.labels.insert(PARENT.to_owned(), Digest::of(b"1").to_string());
+        let is_step = |images: &[Image]| Records::read(images.to_vec(), Flavour::Docker).entries.iter().any(|entry| entry.is_step);
+        assert!(is_step(&[image(&step, b"1"), built.clone()]));
+        assert!(!is_step(&[image("docker.io/library/base:v1", b"1"), built]));
+        assert!(!is_step(&[image(&step, b"1")]));
     }
 
     #[test]

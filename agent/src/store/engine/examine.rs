@@ -1,5 +1,6 @@
 //! What there is to say about the engine, and what to do about it.
 
+use proto::control::Verdict;
 use std::io::ErrorKind;
 
 use super::info::{EngineStoreKind, Info};
@@ -21,13 +22,14 @@ impl Shared {
     /// Which engine it is, or why it does not answer.
     pub(super) async fn examine_engine(&self) -> Finding {
         let engine = self.client.engine();
-        let info = match self.info().await {
+        // An engine that was well a minute ago may be down.
+        let info = match self.info_now().await {
             Ok(info) => info,
             Err(error) => return unreachable(engine, &error),
         };
         let rights = if info.is_rootless { ", rootless" } else { "" };
         let text = format!("{} {}{rights} with {} at {}", engine.name(), info.version, info.driver, self.client.address());
-        Finding { fine: true, text, remedy: None }
+        Finding { verdict: Verdict::Ok, text, remedy: None }
     }
 
     async fn reading(&self, info: &Info) -> Finding {
@@ -37,7 +39,7 @@ impl Shared {
             Err(error) => return unreachable(self.client.engine(), &error),
         };
         let Some(obstacle) = obstacle else {
-            return Finding { fine: true, text: format!("layers are read where they lie, in {root}"), remedy: None };
+            return Finding { verdict: Verdict::Ok, text: format!("layers are read where they lie, in {root}"), remedy: None };
         };
         let slow = "images are sent through the engine's save, which is 5 to 10 times slower and copies each image to disk first";
         let remedy = match obstacle.kind() {
@@ -48,7 +50,7 @@ impl Shared {
             ErrorKind::NotFound => Some(format!("give imgd a view of {root}: it is not in its mount namespace")),
             _ => None,
         };
-        Finding { fine: false, text: format!("layers cannot be read in {root} ({obstacle}): {slow}"), remedy }
+        Finding { verdict: Verdict::Warning, text: format!("layers cannot be read in {root} ({obstacle}): {slow}"), remedy }
     }
 }
 
@@ -69,7 +71,7 @@ fn unreachable(engine: Engine, error: &StoreError) -> Finding {
         StoreError::Silent { .. } => (String::new(), "look at its log (journalctl -u docker -u podman), and restart it if it hangs"),
         _ => (String::new(), start),
     };
-    Finding { fine: false, text: format!("{error}{reason}"), remedy: Some(remedy.to_owned()) }
+    Finding { verdict: Verdict::Wrong, text: format!("{error}{reason}"), remedy: Some(remedy.to_owned()) }
 }
 
 #[cfg(test)]

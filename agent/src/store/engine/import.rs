@@ -425,10 +425,10 @@ impl Import for EngineImport {
         let had_parts = !std::mem::take(&mut *work.parts.lock().unwrap_or_else(PoisonError::into_inner)).is_empty();
         // Pins and turns end here, so that what follows finds the engine as people see it.
         drop((self, work));
-        if had_parts {
-            target.remove_parts().await?;
+        if had_parts && let Err(error) = target.remove_parts().await {
+            tracing::debug!(%error, "parts of an image that is in stay until they are swept");
         }
-        shared.flush_pins().await?;
+        shared.release_pins().await;
         Ok(Imported { image_id: id, replaced: before.filter(|before| *before != id) })
     }
 }

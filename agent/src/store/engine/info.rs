@@ -103,6 +103,11 @@ impl Shared {
         if let Some((_, info)) = known.filter(|(asked, _)| asked.elapsed() < FRESH) {
             return Ok(info);
         }
+        self.info_now().await
+    }
+
+    /// What it says of itself now.
+    pub(super) async fn info_now(&self) -> Result<Arc<Info>, StoreError> {
         let info = Arc::new(fetch(&self.client).await?);
         *self.info.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), info.clone()));
         Ok(info)

@@ -2,13 +2,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use proto::{Digest, Platform, Reference};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::Shared;
 use super::pin::{PARTIAL_LABEL, PIN_REPOSITORY, Tag};
 use crate::store::StoreError;
+
+/// How often a question is asked again that a removal got in the way of, and how long after.
+const RACES: u32 = 10;
+const RACE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Images whose details are remembered. Each is a few kilobytes.
 const REMEMBERED: usize = 4096;
@@ -151,9 +157,10 @@ impl RawImage {
 impl Shared {
     /// All images, now.
     pub(super) async fn inventory(&self) -> Result<Inventory, StoreError> {
-        let raw: Option<Vec<RawRow>> = self.client.get("/images/json?all=1", "list images").await?;
+        let raw: Option<Vec<RawRow>> = self.settled("/images/json?all=1", "list images").await?;
         let raw = raw.ok_or_else(|| self.client.refusal("list images", "it does not know the question"))?;
-        let parents: HashSet<String> = raw.iter().filter_map(|row| row.parent_id.clone()).filter(|parent| !parent.is_empty()).collect();
+        // Podman writes IDs in two ways.
+        let parents: HashSet<Digest> = raw.iter().filter_map(|row| image_id(row.parent_id.as_deref()?)).collect();
         let mut rows = Vec::with_capacity(raw.len());
         for raw in raw {
             let Some(id) = image_id(&raw.id) else { continue };
@@ -168,7 +175,7 @@ impl Shared {
             names.sort();
             // It went away since the list was made.
             let Some(details) = self.details(&id, &names).await? else { continue };
-            let is_step = names.is_empty() && parents.contains(&raw.id);
+            let is_step = names.is_empty() && parents.contains(&id);
             let partial_of = raw.labels.as_ref().and_then(|labels| labels.get(PARTIAL_LABEL)).cloned();
             let created_unix_s = u64::try_from(raw.created).unwrap_or_default();
             let size_bytes = u64::try_from(raw.size).unwrap_or_default();
@@ -180,7 +187,18 @@ impl Shared {
 
     /// What the engine says of one image, by ID or name, not remembered.
     pub(super) async fn inspect(&self, name: &str) -> Result<Option<RawImage>, StoreError> {
-        self.client.get(&format!("/images/{}/json", super::api::encoded(name)), "inspect an image").await
+        self.settled(&format!("/images/{}/json", super::api::encoded(name)), "inspect an image").await
+    }
+
+    /// Asks, and asks again while Podman stumbles over an image that somebody removes meanwhile.
+    async fn settled<T: DeserializeOwned>(&self, path: &str, action: &str) -> Result<Option<T>, StoreError> {
+        for _ in 0..RACES {
+            match self.client.get(path, action).await {
+                Err(StoreError::Engine { reason, .. }) if is_race(&reason) => tokio::time::sleep(RACE_PAUSE).await,
+                answer => return answer,
+            }
+        }
+        self.client.get(path, action).await
     }
 
     async fn details(&self, id: &Digest, names: &[Reference]) -> Result<Option<Arc<Details>>, StoreError> {
@@ -224,6 +242,11 @@ pub(super) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
         chain_ids.push(chain_id);
     }
     chain_ids
+}
+
+/// In the words of Podman's store, of an image or of a layer.
+fn is_race(reason: &str) -> bool {
+    reason.contains("not known")
 }
 
 fn image_id(text: &str) -> Option<Digest> {

@@ -178,6 +178,11 @@ impl EngineStore {
         Ok(Self { shared: Arc::new(shared), release: Arc::default() })
     }
 
+    /// Which engine it is, whichever store it uses.
+    pub async fn examine_engine(&self) -> Finding {
+        self.shared.examine_engine().await
+    }
+
     /// Takes away the tags that are still to go, at the end of the program: later ones would stay until it runs again.
     pub async fn close(&self) {
         if let Err(error) = self.shared.flush_pins().await {
@@ -251,7 +256,7 @@ impl Store for EngineStore {
 
     async fn import(&self, image: Image) -> Result<EngineImport, StoreError> {
         let shared = self.ready().await?;
-        shared.flush_pins().await?;
+        shared.release_pins().await;
         EngineImport::new(shared.clone(), image)
     }
 

@@ -1,6 +1,7 @@
 //! Tags of our own, which keep the engine from removing an image while we read it or build on it.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use proto::{Digest, Reference};
 use tokio::sync::Notify;
@@ -14,6 +15,9 @@ pub(super) const PIN_REPOSITORY: &str = "imgctl.local/pin";
 pub(super) const PARTIAL_LABEL: &str = "imgctl.partial";
 /// A pin or a partial image of another agent, or of this one in another life, that is older than this belongs to nobody.
 pub(super) const STALE_S: u64 = 24 * 3600;
+
+/// When an engine that could not take a pin away is asked again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// A tag on an image. Dropping it takes it away, soon.
 #[derive(Debug)]
@@ -93,8 +97,16 @@ impl Shared {
             let Some(tag) = next else { return Ok(()) };
             if let Err(error) = self.untag(&tag).await {
                 self.pins.released.lock().unwrap_or_else(PoisonError::into_inner).push(tag);
+                self.pins.wake.notify_one();
                 return Err(error);
             }
+        }
+    }
+
+    /// The same as far as it goes now; the rest goes later.
+    pub(super) async fn release_pins(&self) {
+        if let Err(error) = self.flush_pins().await {
+            tracing::debug!(%error, "tags of our own stay in the engine for now");
         }
     }
 
@@ -145,14 +157,16 @@ impl Shared {
     }
 }
 
-/// Takes pins away as they are released, until the store goes.
+/// Takes pins away as they are released, until the store goes. An engine that cannot do it now is asked again.
 pub(super) async fn release(shared: Weak<Shared>, pins: Arc<Pins>) {
     loop {
         pins.wake.notified().await;
-        let Some(shared) = shared.upgrade() else { return };
-        // Flushed again by whoever needs it, and swept in the next life.
-        if let Err(error) = shared.flush_pins().await {
-            tracing::debug!(%error, "tags of our own stay in the engine");
+        loop {
+            let Some(shared) = shared.upgrade() else { return };
+            let Err(error) = shared.flush_pins().await else { break };
+            tracing::debug!(%error, "tags of our own stay in the engine for now");
+            drop(shared);
+            tokio::time::sleep(AGAIN).await;
         }
     }
 }

@@ -20,8 +20,8 @@ use super::tar_split::{Cursor, TarSplit};
 use crate::store::{Reader, Scrubbed, StoreError};
 use crate::sys::blocking;
 
-/// Layers whose notes are kept open: those that are read at the same time.
-const OPEN: usize = 4;
+/// Layers whose notes are kept open: those of a usual image, so that they are unpacked once for its sizes, its hashes and its bytes.
+const OPEN: usize = 32;
 /// The key of layers that the engine had to save.
 pub(super) const EXPORTED: &str = "export";
 

@@ -22,7 +22,7 @@ use crate::sys::blocking;
 pub struct LayoutIngest {
     layout: Arc<Layout>,
     blob: Descriptor,
-    offset: u64,
+    start: u64,
     /// `None` after an append that failed or was given up.
     part: Option<Part>,
 }
@@ -49,7 +49,7 @@ impl LayoutIngest {
         }
         let (path, size_bytes) = (layout.blobs.ingest_path(&blob.digest), blob.size_bytes);
         let part = blocking(move || Part::open(path, size_bytes, turn)).await?;
-        Ok(Some(Self { layout: layout.clone(), blob: blob.clone(), offset: part.hasher.length_bytes(), part: Some(part) }))
+        Ok(Some(Self { layout: layout.clone(), blob: blob.clone(), start: part.hasher.length_bytes(), part: Some(part) }))
     }
 
     fn part(&mut self) -> Result<Part, StoreError> {
@@ -59,14 +59,13 @@ impl LayoutIngest {
 
 impl Ingest for LayoutIngest {
     fn offset(&self) -> u64 {
-        self.offset
+        self.start
     }
 
     async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         let part = self.part()?;
         let (digest, size_bytes) = (self.blob.digest, self.blob.size_bytes);
         let part = blocking(move || part.append(&bytes, digest, size_bytes)).await?;
-        self.offset = part.hasher.length_bytes();
         self.part = Some(part);
         Ok(())
     }

@@ -21,6 +21,7 @@ mod open;
 mod read;
 mod record;
 
+use proto::control::Verdict;
 use std::collections::HashSet;
 use std::fs::File;
 use std::ops::Range;
@@ -81,6 +82,11 @@ impl LayoutStore {
                 _lock: lock,
             }),
         })
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.layout.root
     }
 }
 
@@ -185,7 +191,7 @@ impl Store for LayoutStore {
     }
 
     async fn examine(&self) -> Vec<Finding> {
-        vec![Finding { fine: true, text: format!("embedded image layout in {}", self.layout.root.display()), remedy: None }]
+        vec![Finding { verdict: Verdict::Ok, text: format!("embedded image layout in {}", self.layout.root.display()), remedy: None }]
     }
 
     async fn list(&self) -> Result<Vec<ImageRow>, StoreError> {

@@ -150,8 +150,8 @@ impl Import for WholeImport {
         };
         let done = target.bring(layout, here, tag.filter(|_| before != Some(root))).await;
         // Pins have ended: what has no name but one of ours goes with it, so that nobody meets what the engine could not unpack.
-        let flushed = target.shared.flush_pins().await;
-        done.and(flushed)?;
+        target.shared.release_pins().await;
+        done?;
         Ok(Imported { image_id: root, replaced: before.filter(|before| *before != root) })
     }
 }

@@ -4,6 +4,7 @@
 //! The layout is what can be resumed, read in ranges and checked blob by blob, which an engine's archive cannot. It keeps what passed through for
 //! a day, so that of an image which comes or goes again only what changed has to travel.
 
+use proto::control::Verdict;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -87,6 +88,10 @@ impl WholeStore {
         }
         let shared = self.shared().await?;
         let _turn = shared.turns.take(row.id).await;
+        // Somebody else may have had it saved meanwhile.
+        if let Ok(held) = self.passage.layout.resolve(&asked, selection.clone()).await {
+            return Ok(held);
+        }
         self.passage.save(shared, &row.id).await?;
         self.passage.layout.resolve(&asked, selection).await
     }
@@ -103,7 +108,7 @@ impl Store for WholeStore {
         let obstacle = &self.passage.obstacle;
         let text = format!("{obstacle}: images go through docker save and docker load, whole and much slower");
         let remedy = "run imgd as root, or name the socket: store = \"docker:unix:///run/docker.sock?containerd=PATH\"";
-        vec![self.engine.shared.examine_engine().await, Finding { fine: false, text, remedy: Some(remedy.to_owned()) }]
+        vec![self.engine.examine_engine().await, Finding { verdict: Verdict::Warning, text, remedy: Some(remedy.to_owned()) }]
     }
 
     /// Of what passed through, it is known what it is as blobs; of the rest, what the engine says.
