@@ -2,6 +2,7 @@
 
 use proto::hash::RangeHash;
 use proto::host::{Member, MemberList, Role, SignedMemberList};
+use proto::job::{Fault, JobId, Share, Sources, Trouble};
 use proto::peer::{
     Answer, Block, BlockHeader, Committed, Encoding, Get, Greeting, GreetingRefusal, Hello, ImageRow, Missing, Offer, Progress, Pull,
     Refusal, Request, Want,
@@ -48,6 +49,14 @@ fn greeting_refusals() -> Vec<GreetingRefusal> {
     vec![GreetingRefusal::NotMember(id("a")), GreetingRefusal::Version { ours: 1, theirs: 2 }, GreetingRefusal::TooManyConnections]
 }
 
+fn job() -> JobId {
+    JobId([7; 16])
+}
+
+fn faults() -> Vec<Fault> {
+    vec![Fault::Lost, Fault::Lacks(digest("layer")), Fault::Lied(digest("layer"))]
+}
+
 fn requests() -> Vec<Request> {
     vec![
         Request::Offer(Offer { image: image(), dry_run: false }),
@@ -59,6 +68,11 @@ fn requests() -> Vec<Request> {
         Request::Describe(reference()),
         Request::Members(list()),
         Request::Where(id("c")),
+        Request::Share(Share { offer: Offer { image: bare(), dry_run: false }, job: job(), members: vec![id("a"), id("b")] }),
+        Request::Sources(Sources { job: job(), hosts: vec![id("b"), id("a")] }),
+        Request::EndJob(job()),
+        Request::Hashes(digest("layer")),
+        Request::Proof(digest("layer")),
     ]
 }
 
@@ -92,6 +106,9 @@ fn answers() -> Vec<Answer> {
         Answer::Done,
         Answer::Refused(Refusal::Busy),
         Answer::Where(vec!["10.0.0.2:7117".parse().unwrap(), "[2001:db8::2]:7117".parse().unwrap()]),
+        Answer::Hashes(vec![RangeHash::START, digest("layer").into()]),
+        Answer::Trouble(Trouble { source: id("b"), fault: Fault::Lost }),
+        Answer::Proof(digest("hashes")),
     ]
 }
 
@@ -116,7 +133,7 @@ fn refusals() -> Vec<Refusal> {
 
 fn blocks() -> Vec<Block> {
     let header = BlockHeader { encoding: Encoding::Raw, encoded_bytes: 5, before: RangeHash::START, after: vec![digest("hello").into()] };
-    vec![Block::Bytes(header), Block::Refused(Refusal::OutOfTurn)]
+    vec![Block::Bytes(header), Block::Refused(Refusal::OutOfTurn), Block::Waiting]
 }
 
 #[test]
@@ -131,6 +148,7 @@ fn peer_messages_keep_their_bytes() {
     golden.variants("Answer::Refused", refusals(), Answer::Refused);
     golden.variants("Block", blocks(), |block| block);
     golden.variants("Block::Refused", refusals(), Block::Refused);
+    golden.variants("Fault", faults(), |fault| Answer::Trouble(Trouble { source: id("b"), fault }));
     golden.variants("Encoding", vec![Encoding::Raw], |encoding| {
         Block::Bytes(BlockHeader { encoding, encoded_bytes: 0, before: RangeHash::START, after: vec![digest("").into()] })
     });
