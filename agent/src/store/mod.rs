@@ -23,6 +23,7 @@ pub mod any;
 pub mod auto;
 pub mod containerd;
 pub mod engine;
+mod file;
 pub(crate) mod hashes;
 pub mod kind;
 pub mod layout;
@@ -239,6 +240,16 @@ pub struct Room {
     /// Bytes that the store writes there for each byte that arrives, in percent, those that it needs for a while only included. What a rename
     /// brings in needs none.
     pub needed_percent: u64,
+}
+
+impl Room {
+    /// Adds what is needed there to others: what lies on one device has to fit there together.
+    pub fn add_to(self, rooms: &mut Vec<Self>) {
+        match rooms.iter_mut().find(|room| room.device == self.device) {
+            Some(room) => room.needed_percent += self.needed_percent,
+            None => rooms.push(self),
+        }
+    }
 }
 
 /// What a scrub found out about one blob.

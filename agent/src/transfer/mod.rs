@@ -1,5 +1,6 @@
 //! Transfers: the machines of `proto::session`, driven. Each session has one task that owns it; it polls, does, and handles.
 
+mod arriving;
 mod fan_out;
 mod get;
 mod job;

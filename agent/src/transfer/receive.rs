@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proto::image::{Selection, Walk};
 use proto::job::{JobId, Trouble};
-use proto::limits::{BLOCK_BYTES, DOCUMENT_BYTES, STALL_TIMEOUT_MS};
+use proto::limits::{DOCUMENT_BYTES, STALL_TIMEOUT_MS};
 use proto::peer::{Answer, Committed, Missing, Offer, Progress, Refusal};
 use proto::session::Receive;
 use proto::session::receive::{Action, Input};
@@ -19,12 +19,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::arriving::{Arriving, blamed, feed, hand_over};
 use super::get::{self, Fetch};
 use super::job::{Job, Place};
 use super::sharing::Sharing;
 use super::{Context, Limit, Transfer, refusal};
 use crate::net::{Peer, Share, Stream};
-use crate::staging::{StagedBlob, StagedReader};
 use crate::store::{Import, Imported, Ingest, Room, Store, StoreError};
 
 /// How often the other side and the client are told how far it is.
@@ -149,17 +149,6 @@ struct Session<'a, S: Store> {
     rule: String,
     /// The name is about to move: from now on nobody is in time to stop it.
     committing: bool,
-}
-
-/// A layer between its claim and the store.
-struct Arriving<S: Store> {
-    staged: Arc<StagedBlob>,
-    /// `None`: it is being fed.
-    ingest: Option<<S::Import as Import>::Ingest>,
-    /// Of an earlier session, and perhaps of another source.
-    staged_bytes: u64,
-    verified_bytes: Arc<AtomicU64>,
-    reported_bytes: u64,
 }
 
 /// What a task came to.
@@ -381,17 +370,7 @@ impl<'a, S: Store> Session<'a, S> {
                 let staged = context.staging.claim(&layer).await?;
                 let import = import.ok_or(StoreError::BlobMissing(digest))?;
                 Ok::<_, StoreError>(match import.ingest(&layer).await? {
-                    Some(ingest) => {
-                        let staged_bytes = staged.verified_bytes();
-                        let arriving = Arriving {
-                            staged: Arc::new(staged),
-                            ingest: Some(ingest),
-                            staged_bytes,
-                            verified_bytes: Arc::new(AtomicU64::new(staged_bytes)),
-                            reported_bytes: 0,
-                        };
-                        Outcome::Claimed(digest, Box::new(arriving))
-                    }
+                    Some(ingest) => Outcome::Claimed(digest, Box::new(Arriving::new(staged, ingest))),
                     None => {
                         staged.discard();
                         Outcome::Input(Input::StoredElsewhere(digest))
@@ -542,12 +521,7 @@ impl<'a, S: Store> Session<'a, S> {
 /// Staging takes every byte that arrives; the store what it says, on the same file system or on others.
 fn check_room(arriving_bytes: u64, staging: Room, store: &[Room]) -> Result<(), Refusal> {
     let mut rooms = vec![staging];
-    for room in store {
-        match rooms.iter_mut().find(|known| known.device == room.device) {
-            Some(known) => known.needed_percent += room.needed_percent,
-            None => rooms.push(*room),
-        }
-    }
+    store.iter().for_each(|room| room.add_to(&mut rooms));
     for room in rooms {
         let needed_bytes = (arriving_bytes / 100).saturating_mul(room.needed_percent) + arriving_bytes % 100 + SPARE_BYTES;
         if needed_bytes > room.free_bytes {
@@ -581,38 +555,4 @@ async fn check_documents<S: Store>(store: &S, offered: &Image, fetched: &Mutex<H
 
 async fn read_document<S: Store>(store: &S, document: &Descriptor) -> Result<Bytes, StoreError> {
     store.read(document, 0..document.size_bytes).await?.all().await
-}
-
-/// Whether this source is to blame for a layer that is not what its digest says: not when a part of it came in an earlier session, which is
-/// forgotten now. Then a new session finds out.
-fn blamed(error: &StoreError, staged_bytes: u64) -> Refusal {
-    match error {
-        StoreError::Corrupt(_) if staged_bytes > 0 => Refusal::StoreChanged,
-        error => refusal(error),
-    }
-}
-
-/// A complete layer goes from staging into the store, as a file.
-async fn hand_over<S: Store>(arriving: Arriving<S>) -> Result<(), StoreError> {
-    let digest = arriving.staged.descriptor().digest;
-    let (Some(staged), Some(ingest)) = (Arc::into_inner(arriving.staged), arriving.ingest) else {
-        return Err(StoreError::BlobMissing(digest));
-    };
-    let file = crate::sys::blocking(move || staged.finish()).await?;
-    ingest.adopt(file).await
-}
-
-/// A layer goes into the store byte for byte while it arrives, so that an engine unpacks what is here while the rest is on its way.
-async fn feed<I: Ingest>(reader: StagedReader, mut ingest: I) -> Result<(), StoreError> {
-    let blob = reader.descriptor().clone();
-    let mut offset = ingest.offset();
-    while offset < blob.size_bytes {
-        // The writer goes only with the session, and this task with it.
-        let prefix_bytes = reader.prefix(offset).await.ok_or(StoreError::BlobMissing(blob.digest))?;
-        let (reading, range) = (reader.clone(), offset..prefix_bytes.min(offset + BLOCK_BYTES));
-        offset = range.end;
-        let bytes = crate::sys::blocking(move || reading.read(range)).await?;
-        ingest.append(bytes.into()).await?;
-    }
-    ingest.commit().await
 }

@@ -55,10 +55,7 @@ impl Shared {
             for (root, needed_percent) in roots {
                 // The engine makes its directories when it needs them first. Where we may not look nothing is known.
                 let Some(space) = root.and_then(|root| root.ancestors().find_map(|path| file::space(path).ok())) else { continue };
-                match rooms.iter_mut().find(|room| room.device == space.device) {
-                    Some(room) => room.needed_percent += needed_percent,
-                    None => rooms.push(Room { device: space.device, free_bytes: space.free_bytes, needed_percent }),
-                }
+                Room { device: space.device, free_bytes: space.free_bytes, needed_percent }.add_to(&mut rooms);
             }
             Ok(rooms)
         })

@@ -3,13 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use proto::Digest;
-use proto::limits::BLOCK_BYTES;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
@@ -24,16 +22,12 @@ type Sender = mpsc::Sender<Result<Bytes, StoreError>>;
 impl Shared {
     /// Starts to read a blob that is here, `size_bytes` long. Stops when the reader is dropped.
     pub(super) async fn read(self: &Arc<Self>, digest: Digest, size_bytes: u64, range: Range<u64>) -> Result<Reader, StoreError> {
-        let (sender, reader) = Reader::channel();
-        match self.open(digest, size_bytes).await? {
-            Some(file) => {
-                tokio::task::spawn_blocking(move || read_file(&file, digest, range, &sender));
-            }
-            None => {
-                let shared = self.clone();
-                self.spawn(async move { shared.read_engine(digest, range, sender).await });
-            }
+        if let Some(file) = self.open(digest, size_bytes).await? {
+            return Ok(crate::store::file::read(file, digest, range));
         }
+        let (sender, reader) = Reader::channel();
+        let shared = self.clone();
+        self.spawn(async move { shared.read_engine(digest, range, sender).await });
         Ok(reader)
     }
 
@@ -80,21 +74,4 @@ fn open_beneath(root: &Path, digest: &Digest, size_bytes: u64) -> io::Result<Fil
     let file = File::from(rustix::fs::openat2(&directory, &path, flags, Mode::empty(), resolve)?);
     let metadata = file.metadata()?;
     if metadata.is_file() && metadata.len() == size_bytes { Ok(file) } else { Err(io::ErrorKind::InvalidData.into()) }
-}
-
-fn read_file(file: &File, digest: Digest, range: Range<u64>, sender: &Sender) {
-    let mut offset = range.start;
-    while offset < range.end {
-        let mut block = BytesMut::zeroed((range.end - offset).min(BLOCK_BYTES) as usize);
-        let result = match file.read_exact_at(&mut block, offset) {
-            Ok(()) => Ok(block.freeze()),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(StoreError::Corrupt(digest)),
-            Err(error) => Err(StoreError::io("read", digest.to_string())(error)),
-        };
-        offset += BLOCK_BYTES;
-        let failed = result.is_err();
-        if sender.blocking_send(result).is_err() || failed {
-            return;
-        }
-    }
 }

@@ -10,25 +10,25 @@ use crate::store::{Finding, StoreError};
 impl Shared {
     /// See [`crate::store::Store::examine`].
     pub(super) async fn examine(&self) -> Vec<Finding> {
-        let mut findings = vec![self.examine_engine().await];
-        if let Ok(info) = self.info().await
-            && info.store == EngineStoreKind::Classic
-        {
-            findings.push(self.reading(&info).await);
+        // An engine that was well a minute ago may be down.
+        match self.info_now().await {
+            Err(error) => vec![unreachable(self.client.engine(), &error)],
+            Ok(info) if info.store == EngineStoreKind::Classic => vec![self.engine(&info), self.reading(&info).await],
+            Ok(info) => vec![self.engine(&info)],
         }
-        findings
     }
 
     /// Which engine it is, or why it does not answer.
     pub(super) async fn examine_engine(&self) -> Finding {
-        let engine = self.client.engine();
-        // An engine that was well a minute ago may be down.
-        let info = match self.info_now().await {
-            Ok(info) => info,
-            Err(error) => return unreachable(engine, &error),
-        };
+        match self.info_now().await {
+            Err(error) => unreachable(self.client.engine(), &error),
+            Ok(info) => self.engine(&info),
+        }
+    }
+
+    fn engine(&self, info: &Info) -> Finding {
         let rights = if info.is_rootless { ", rootless" } else { "" };
-        let text = format!("{} {}{rights} with {} at {}", engine.name(), info.version, info.driver, self.client.address());
+        let text = format!("{} {}{rights} with {} at {}", self.client.engine().name(), info.version, info.driver, self.client.address());
         Finding { verdict: Verdict::Ok, text, remedy: None }
     }
 

@@ -10,17 +10,10 @@ use bytes::Bytes;
 use proto::Digest;
 use proto::hash::BlobHasher;
 use proto::limits::{BLOCK_BYTES, CONFIG_BYTES};
-use tokio::sync::mpsc;
 
 use super::Shared;
-use super::blocks::Blocks;
+use super::save::{broken, files};
 use crate::store::StoreError;
-use crate::sys::blocking;
-
-/// Files in an archive: layers, and a handful of documents for each. What is not wanted is not kept, but it has to be read.
-const MEMBERS: usize = 16 * 1024;
-/// Blocks on their way from the engine to the disk.
-const QUEUE: usize = 4;
 
 /// The layers and the config of one image, each in a file named by its digest. Removed when it is dropped.
 #[derive(Debug)]
@@ -64,21 +57,7 @@ impl Shared {
         let directory = self.spool().join(format!("export-{}", super::random_hex()));
         std::fs::create_dir(&directory).map_err(StoreError::io("create", &directory))?;
         let export = Arc::new(Export { directory: directory.clone() });
-        let mut incoming = self.client.export(&id.to_string(), "save an image").await?.ok_or(StoreError::BlobMissing(*id))?;
-        let (sender, blocks) = mpsc::channel(QUEUE);
-        let unpacking = blocking(move || unpack(Blocks::new(blocks), &directory, &wanted));
-        let feeding = async {
-            while let Some(block) = incoming.next().await? {
-                if sender.send(block).await.is_err() {
-                    break;
-                }
-            }
-            drop(sender);
-            Ok::<_, StoreError>(())
-        };
-        let (unpacked, fed) = tokio::join!(unpacking, feeding);
-        fed?;
-        unpacked.map_err(StoreError::io("write", &export.directory))?;
+        self.save(id, move |archive| unpack(archive, &directory, &wanted)).await?;
         let mut exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
         exports.retain(|_, export| export.strong_count() > 0);
         exports.insert(*id, Arc::downgrade(&export));
@@ -87,35 +66,28 @@ impl Shared {
 }
 
 /// Keeps the files whose content is wanted, whatever they are called: each version of each engine names them in its own way.
-fn unpack(archive: impl Read, directory: &Path, wanted: &HashSet<Digest>) -> io::Result<()> {
-    let mut archive = tar::Archive::new(archive);
+fn unpack(archive: impl Read, directory: &Path, wanted: &HashSet<Digest>) -> Result<(), StoreError> {
     let mut block = vec![0; BLOCK_BYTES as usize];
-    for (count, entry) in archive.entries()?.enumerate() {
-        let mut entry = entry?;
-        if count >= MEMBERS {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "too many files in an archive"));
-        }
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        let path = directory.join("next");
-        let mut file = File::create(&path)?;
+    let path = directory.join("next");
+    files(archive, |_, content| {
+        let mut file = File::create(&path).map_err(StoreError::io("create", &path))?;
         let mut hasher = BlobHasher::default();
         loop {
-            let read = entry.read(&mut block)?;
+            let read = content.read(&mut block).map_err(broken)?;
             if read == 0 {
                 break;
             }
             hasher.update(&block[..read]);
-            file.write_all(&block[..read])?;
+            file.write_all(&block[..read]).map_err(StoreError::io("write", &path))?;
         }
         let digest = hasher.finish();
         if wanted.contains(&digest) {
-            std::fs::rename(&path, directory.join(digest.hex()))?;
+            std::fs::rename(&path, directory.join(digest.hex())).map_err(StoreError::io("rename", &path))?;
         }
-    }
-    match std::fs::remove_file(directory.join("next")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(())
+    })?;
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", &path)(error)),
         _ => Ok(()),
     }
 }

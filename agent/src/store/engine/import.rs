@@ -8,7 +8,6 @@ use proto::descriptor::media_type;
 use proto::{Descriptor, Digest, Image, Platform, Reference};
 use tokio::sync::watch;
 
-use super::api::encoded;
 use super::ingest::EngineIngest;
 use super::inventory::{Inventory, Row, chain_ids};
 use super::load::{Kept, Load, absent_layer};
@@ -332,12 +331,7 @@ impl Target {
         if let (Some(image), Some(tag)) = (&found, self.tag())
             && !image.is_named(&tag)
         {
-            let (repository, label) = (tag.repository(), tag.tag().unwrap_or_default());
-            let path = format!("/images/{id}/tag?repo={}&tag={}", encoded(&repository), encoded(label));
-            let answer = shared.client.post(&path, "tag an image").await?;
-            if !answer.is_success() {
-                return Err(shared.client.refusal(format!("tag {}", self.name()), answer.reason()));
-            }
+            shared.name(&id, &tag).await?;
             found = shared.inspect(&tag.to_string()).await?;
         }
         let Some(image) = found else { return Err(shared.client.refusal(action, "the image is not there after it was loaded")) };

@@ -131,10 +131,7 @@ impl Shared {
         let mut rooms: Vec<Room> = vec![];
         for (path, needed_percent) in needs {
             let Ok(space) = space(&path) else { continue };
-            match rooms.iter_mut().find(|room| room.device == space.device) {
-                Some(room) => room.needed_percent += needed_percent,
-                None => rooms.push(Room { device: space.device, free_bytes: space.free_bytes, needed_percent }),
-            }
+            Room { device: space.device, free_bytes: space.free_bytes, needed_percent }.add_to(&mut rooms);
         }
         Ok(rooms)
     }

@@ -45,6 +45,8 @@ mod present;
 mod read;
 mod records;
 mod remove;
+mod save;
+mod tag;
 mod tar_split;
 mod thin;
 mod whole;

@@ -69,7 +69,7 @@ impl Shared {
     /// Pins an image. `None`: it is gone.
     pub(super) async fn pin(&self, id: &Digest, was_unnamed: bool) -> Result<Option<Pin>, StoreError> {
         let tag = self.pin_tag(was_unnamed);
-        let answer = self.client.post(&format!("/images/{id}/tag?repo={PIN_REPOSITORY}&tag={tag}"), "tag an image").await?;
+        let answer = self.tag(id, PIN_REPOSITORY, &tag).await?;
         if answer.is_absent() {
             return Ok(None);
         }

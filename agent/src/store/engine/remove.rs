@@ -6,6 +6,7 @@ use proto::{Digest, Reference};
 
 use super::Shared;
 use super::api::encoded;
+use super::find::Entry;
 use super::inventory::Inventory;
 use crate::store::{Query, Removed, StoreError};
 
@@ -14,21 +15,17 @@ impl Shared {
     pub(super) async fn remove(&self, query: &Query) -> Result<Removed, StoreError> {
         self.flush_pins().await?;
         let before = self.inventory().await?;
-        let id = self.find(&before, query).await?.first().map(|entry| entry.row.id);
+        let found = self.find(&before, query).await?;
+        let id = found.first().map(|entry| entry.row.id).ok_or_else(|| StoreError::NotFound(query.clone()))?;
         // What will be freed is only known while it is here.
-        let bytes = match id {
-            Some(id) => self.document_bytes(&before, &id).await,
-            None => 0,
-        };
-        let name = self.take_away(&before, query).await?;
+        let bytes = self.document_bytes(&before, &id).await;
+        let name = self.take_away(&id, &found, query).await?;
         let after = self.inventory().await?;
-        Ok(Removed { name, freed_bytes: self.freed_bytes(&before, &after, |gone| if Some(*gone) == id { bytes } else { 0 }) })
+        Ok(Removed { name, freed_bytes: self.freed_bytes(&before, &after, |gone| if *gone == id { bytes } else { 0 }) })
     }
 
-    /// Has the engine remove what a query means, unless that is several names; says what was removed.
-    pub(super) async fn take_away(&self, before: &Inventory, query: &Query) -> Result<String, StoreError> {
-        let found = self.find(before, query).await?;
-        let id = found.first().map(|entry| entry.row.id).ok_or_else(|| StoreError::NotFound(query.clone()))?;
+    /// Has the engine remove the names that were found of an image, unless they are several and were not meant; says what was removed.
+    pub(super) async fn take_away(&self, id: &Digest, found: &[Entry<'_>], query: &Query) -> Result<String, StoreError> {
         let references: Vec<&Reference> = found.iter().filter_map(|entry| entry.reference).collect();
         let by_name = query.reference().is_some_and(|asked| {
             let name = asked.familiar_repository();

@@ -211,7 +211,7 @@ impl Store for LayoutStore {
     async fn read(&self, blob: &Descriptor, range: Range<u64>) -> Result<Reader, StoreError> {
         let (layout, blob, digest) = (self.layout.clone(), blob.clone(), blob.digest);
         let file = blocking(move || layout.open(&blob)).await?;
-        Ok(read::start(file, digest, range))
+        Ok(crate::store::file::read(file, digest, range))
     }
 
     async fn import(&self, image: Image) -> Result<LayoutImport, StoreError> {

@@ -2,17 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
-use bytes::{Bytes, BytesMut};
-use proto::limits::BLOCK_BYTES;
-use proto::{Descriptor, Digest};
-use tokio::sync::mpsc;
+use proto::Descriptor;
 
 use super::Layout;
 use super::blobs::wrongly_described;
-use crate::store::{Reader, StoreError};
+use crate::store::StoreError;
 
 impl Layout {
     /// Opens the blob now, so that it can be read to the end whatever becomes of its name, and reads on a thread of its own.
@@ -27,29 +22,5 @@ impl Layout {
             return Err(wrongly_described(blob.digest));
         }
         Ok(file)
-    }
-}
-
-/// Starts to read. Stops when the reader is dropped.
-pub(super) fn start(file: File, digest: Digest, range: Range<u64>) -> Reader {
-    let (sender, reader) = Reader::channel();
-    tokio::task::spawn_blocking(move || read(&file, digest, range, &sender));
-    reader
-}
-
-fn read(file: &File, digest: Digest, range: Range<u64>, sender: &mpsc::Sender<Result<Bytes, StoreError>>) {
-    let mut offset = range.start;
-    while offset < range.end {
-        let mut block = BytesMut::zeroed((range.end - offset).min(BLOCK_BYTES) as usize);
-        let result = match file.read_exact_at(&mut block, offset) {
-            Ok(()) => Ok(block.freeze()),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(StoreError::Corrupt(digest)),
-            Err(error) => Err(StoreError::io("read", digest.to_string())(error)),
-        };
-        offset += BLOCK_BYTES;
-        let failed = result.is_err();
-        if sender.blocking_send(result).is_err() || failed {
-            return;
-        }
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use proto::image::Selection;
 use proto::{Descriptor, Digest, Image, Reference};
 
-use super::super::api::encoded;
 use super::super::inventory::Row;
 use super::super::load::Load;
 use super::super::pin::Pin;
@@ -68,7 +67,7 @@ impl Target {
             self.read_back(&name.map_or(root, |name| name.to_string())).await?;
         }
         if let Some(tag) = tag {
-            self.name_it(&tag).await?;
+            self.shared.name(&self.image.root.digest, &tag).await?;
             self.read_back(&tag.to_string()).await?;
         }
         drop(pin);
@@ -111,13 +110,6 @@ impl Target {
     /// What a name shows.
     async fn named(&self, tag: &Reference) -> Result<Option<Digest>, StoreError> {
         Ok(self.shared.inspect(&tag.to_string()).await?.and_then(|image| image.id.parse().ok()))
-    }
-
-    async fn name_it(&self, tag: &Reference) -> Result<(), StoreError> {
-        let id = &self.image.root.digest;
-        let path = format!("/images/{id}/tag?repo={}&tag={}", encoded(&tag.repository()), encoded(tag.tag().unwrap_or_default()));
-        let answer = self.shared.client.post(&path, "tag an image").await?;
-        if answer.is_success() { Ok(()) } else { Err(self.shared.client.refusal(format!("tag {}", tag.familiar()), answer.reason())) }
     }
 }
 

@@ -17,6 +17,7 @@ use proto::peer::ImageRow;
 use proto::{Descriptor, Digest, Reference};
 use tokio::sync::mpsc;
 
+use super::find::Entry;
 use super::inventory::{Inventory, Row};
 use super::{Engine, EngineStore, Settings, Shared, unix_s};
 use crate::staging::Staging;
@@ -68,14 +69,16 @@ impl WholeStore {
     }
 
     /// The engine knows images by names and roots. By the ID of a config, those are found that passed through.
-    async fn known(&self, inventory: &Inventory, asked: &Query) -> Result<Query, StoreError> {
-        match self.shared().await?.find(inventory, asked).await {
-            Err(StoreError::NotFound(_)) if asked.id_prefix().is_some() => {
-                let root = self.passage.layout.resolve(asked, Selection::Present).await?.image.root.digest;
-                let is_here = inventory.visible().any(|row| row.id == root);
-                Query::parse(&root.to_string()).ok().filter(|_| is_here).ok_or_else(|| StoreError::NotFound(asked.clone()))
+    async fn find<'a>(&self, inventory: &'a Inventory, query: &Query) -> Result<Vec<Entry<'a>>, StoreError> {
+        let shared = self.shared().await?;
+        match shared.find(inventory, query).await {
+            Err(StoreError::NotFound(_)) if query.id_prefix().is_some() => {
+                let root = self.passage.layout.resolve(query, Selection::Present).await?.image.root.digest;
+                let not_found = || StoreError::NotFound(query.clone());
+                let known = Query::parse(&root.to_string()).map_err(|_| not_found())?;
+                shared.find(inventory, &known).await.map_err(|error| if let StoreError::NotFound(_) = error { not_found() } else { error })
             }
-            found => found.map(|_| asked.clone()),
+            found => found,
         }
     }
 
@@ -126,8 +129,7 @@ impl Store for WholeStore {
     async fn resolve(&self, query: &Query, selection: Selection) -> Result<Held, StoreError> {
         let shared = self.shared().await?;
         let inventory = shared.inventory().await?;
-        let query = &self.known(&inventory, query).await?;
-        let entries = shared.find(&inventory, query).await?;
+        let entries = self.find(&inventory, query).await?;
         let entry = entries.last().ok_or_else(|| StoreError::NotFound(query.clone()))?;
         let named = entry.reference.zip(query.reference()).filter(|(name, asked)| name.repository() == asked.repository());
         let mut held = self.held(entry.row, selection).await?;
@@ -153,12 +155,12 @@ impl Store for WholeStore {
         let shared = self.shared().await?;
         shared.flush_pins().await?;
         let before = shared.inventory().await?;
-        let query = &self.known(&before, query).await?;
-        let id = shared.find(&before, query).await?.first().map(|entry| entry.row.id);
-        let name = shared.take_away(&before, query).await?;
+        let found = self.find(&before, query).await?;
+        let id = found.first().map(|entry| entry.row.id).ok_or_else(|| StoreError::NotFound(query.clone()))?;
+        let name = shared.take_away(&id, &found, query).await?;
         let after = shared.inventory().await?;
         let mut freed_bytes = 0;
-        if let Some(id) = id.filter(|id| after.image(id).is_none()) {
+        if after.image(&id).is_none() {
             // What it takes is known only of what passed through.
             freed_bytes = match self.passage.layout.remove(&whole(&id)?).await {
                 Ok(removed) => removed.freed_bytes,

@@ -1,28 +1,19 @@
 //! Out of the engine: its archive of an image, blob by blob into the layout.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::Read;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use proto::image::Selection;
 use proto::limits::{BLOCK_BYTES, MANIFEST_BYTES};
 use proto::{Descriptor, Digest, document};
-use tokio::sync::mpsc;
 
 use super::super::Shared;
-use super::super::blocks::Blocks;
+use super::super::save::{broken, files};
 use super::{Passage, name};
 use crate::staging::{StagedFile, Staging};
 use crate::store::walk::walk;
 use crate::store::{Import, Ingest, Store, StoreError};
-use crate::sys::blocking;
-
-/// Files in an archive: blobs, and a handful of documents.
-const MEMBERS: usize = 16 * 1024;
-/// Blocks on their way from the engine to the disk.
-const QUEUE: usize = 4;
-const ACTION: &str = "save an image";
 
 /// What an archive had.
 #[derive(Default)]
@@ -34,8 +25,9 @@ struct Saved {
 impl Passage {
     /// Has the engine save an image, and brings it into the layout.
     pub(super) async fn save(&self, shared: &Shared, id: &Digest) -> Result<(), StoreError> {
-        let mut saved = self.receive(shared, id).await?;
-        let refuse = |reason: String| shared.client.refusal(ACTION, reason);
+        let staging = self.staging.clone();
+        let mut saved = shared.save(id, move |archive| unpack(archive, &staging)).await?;
+        let refuse = |reason: String| shared.client.refusal("save an image", reason);
         let index = document::parse_layout_index(&saved.index).map_err(refuse)?;
         let mut roots = index.manifests.into_iter().map(|entry| entry.descriptor);
         let root = roots.find(|root| root.digest == *id).ok_or_else(|| refuse(format!("{id} is not in the archive")))?;
@@ -50,51 +42,27 @@ impl Passage {
         }
         import.commit().await.map(drop)
     }
-
-    async fn receive(&self, shared: &Shared, id: &Digest) -> Result<Saved, StoreError> {
-        let mut incoming = shared.client.export(&id.to_string(), ACTION).await?.ok_or(StoreError::BlobMissing(*id))?;
-        let (sender, blocks) = mpsc::channel::<Bytes>(QUEUE);
-        let staging = self.staging.clone();
-        let unpacking = blocking(move || unpack(Blocks::new(blocks), &staging));
-        let feeding = async {
-            while let Some(block) = incoming.next().await? {
-                if sender.send(block).await.is_err() {
-                    break;
-                }
-            }
-            drop(sender);
-            Ok::<_, StoreError>(())
-        };
-        let (unpacked, fed) = tokio::join!(unpacking, feeding);
-        fed?;
-        unpacked
-    }
 }
 
 fn unpack(archive: impl Read, staging: &Arc<Staging>) -> Result<Saved, StoreError> {
-    let broken = |error: io::Error| StoreError::io("read", "the engine's archive")(error);
-    let mut archive = tar::Archive::new(archive);
     let mut saved = Saved::default();
     let mut block = vec![0; BLOCK_BYTES as usize];
-    for entry in archive.entries().map_err(broken)?.take(MEMBERS) {
-        let mut entry = entry.map_err(broken)?;
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        if entry.path_bytes() == &b"index.json"[..] {
-            entry.by_ref().take(4 * MANIFEST_BYTES).read_to_end(&mut saved.index).map_err(broken)?;
-            continue;
+    files(archive, |name, content| {
+        if name == b"index.json" {
+            content.take(4 * MANIFEST_BYTES).read_to_end(&mut saved.index).map_err(broken)?;
+            return Ok(());
         }
         let mut writer = staging.writer()?;
         loop {
-            match entry.read(&mut block).map_err(broken)? {
+            match content.read(&mut block).map_err(broken)? {
                 0 => break,
                 read => writer.write(&block[..read])?,
             }
         }
         let file = writer.finish();
         saved.files.entry(file.digest()).or_insert(file);
-    }
+        Ok(())
+    })?;
     Ok(saved)
 }
 
