@@ -188,11 +188,11 @@ mod tests {
         let failure = Failure { kind: FailureKind::NoFleet, causes: vec!["no".to_owned()] };
         let agent = agent(UnixListener::bind(&path).unwrap(), MAJOR, vec![Event::Accepted { id: 7 }, Event::Failed(failure)]);
         let mut connection = Connection::open(&path, &Interrupt::default()).unwrap();
-        connection.request(&Request::Status).unwrap();
+        connection.request(&Request::Status(Status::default())).unwrap();
         assert!(connection.event().unwrap() == Some(Event::Accepted { id: 7 }));
         assert_eq!(connection.event().err().unwrap().exit, Exit::NotTrusted);
         assert_eq!(connection.event().err().unwrap().to_string(), "lost the agent of this host: it ended in the middle of the answer");
-        assert!(agent.join().unwrap() == Some(Request::Status));
+        assert!(agent.join().unwrap() == Some(Request::Status(Status::default())));
     }
 
     #[test]

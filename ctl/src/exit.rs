@@ -62,6 +62,7 @@ impl From<&FailureKind> for Exit {
             | FailureKind::Store
             | FailureKind::Cancelled
             | FailureKind::ShuttingDown
+            | FailureKind::Skipped(_)
             | FailureKind::Version => Self::Failed,
         }
     }
@@ -96,6 +97,7 @@ mod tests {
             (FailureKind::Store, 1),
             (FailureKind::Cancelled, 1),
             (FailureKind::ShuttingDown, 1),
+            (FailureKind::Skipped("a".into()), 1),
             (FailureKind::Version, 1),
         ] {
             assert_eq!(Exit::from(&kind).code(), code, "{kind:?}");

@@ -51,6 +51,7 @@ fn fixed(kind: &FailureKind) -> &'static str {
             "Docker and Podman keep one platform of an image: imgctl send without --all-platforms sends the one that runs there"
         }
         FailureKind::Cancelled => "what has arrived is kept: the same command goes on from there",
+        FailureKind::Skipped(_) => "once that host is mended: imgctl send --retry-failed JOB, with the number from imgctl status",
         FailureKind::ShuttingDown => "systemctl status imgd; when it runs again, the same command goes on from there",
         FailureKind::Version => "install the same version of imgd and imgctl, then systemctl restart imgd",
     }

@@ -28,6 +28,10 @@ pub struct Share {
     pub job: JobId,
     /// Who may read what is offered from whoever of them has it.
     pub members: Vec<HostId>,
+    /// Who asked the offering host to send it: what that one may not bring to a receiver, this host may not either.
+    pub on_behalf_of: Option<HostId>,
+    /// Bytes a second that the receiver shall not exceed.
+    pub limit_bytes_per_s: Option<u64>,
 }
 
 /// Where a host of a job is to read, the best one first. The host that started the job says so again whenever its plan changes. Who is not named any

@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control;
 use crate::frame::Bounded;
 use crate::hash::RangeHash;
 use crate::host::{HostId, SignedMemberList, check_name};
 use crate::job::{JobId, Share, Sources, Trouble};
 use crate::limits::{
-    BLOB_BYTES, BLOCK_BYTES, CONFIG_BYTES, EXTENT_BYTES, GROUPS, HASHES, IMAGE_BLOBS, IMAGE_MANIFESTS, LAYERS, MANIFEST_BYTES, NAMES,
+    BLOB_BYTES, BLOCK_BYTES, CONFIG_BYTES, EXTENT_BYTES, GROUPS, HASHES, IMAGE_BLOBS, IMAGE_MANIFESTS, LAYERS, MANIFEST_BYTES, MEMBERS, NAMES,
     RANGE_BYTES, TEXT_BYTES,
 };
 use crate::{Descriptor, Digest, Image, Platform, Reference};
@@ -104,6 +105,8 @@ pub enum Request {
     Hashes(Digest),
     /// What all hashes of the ranges of a blob hash to: from the host that started the job, so that they may come from anybody. Answer: `Proof`.
     Proof(Digest),
+    /// Send what you have to these hosts, for me. Answers: `Event`, until `End` or `Failed`; who asked and goes away stops it.
+    Send(control::Send),
 }
 
 /// One message on a stream after the request.
@@ -135,6 +138,10 @@ pub enum Answer {
     Proof(Digest),
     /// A source of a job is not what it should be. It is read from no longer.
     Trouble(Trouble),
+    /// Verified bytes that came from each source of a job so far.
+    Drawn(Vec<(HostId, u64)>),
+    /// To a `Send`.
+    Event(control::Event),
 }
 
 /// An image and what the offering host wants done with it.
@@ -341,6 +348,7 @@ impl Bounded for Request {
             Self::Share(share) => share.within_limits(),
             Self::Sources(sources) => sources.within_limits(),
             Self::EndJob(_) | Self::Hashes(_) | Self::Proof(_) => true,
+            Self::Send(send) => send.within_limits(),
         }
     }
 }
@@ -369,6 +377,8 @@ impl Bounded for Answer {
             Self::Where(addresses) => addresses.len() <= GROUPS,
             Self::Hashes(hashes) => hashes.len() <= HASHES,
             Self::Trouble(_) | Self::Proof(_) => true,
+            Self::Drawn(sources) => sources.len() <= MEMBERS,
+            Self::Event(event) => event.within_limits(),
             Self::Want(want) => want.missing.len() <= IMAGE_BLOBS,
             Self::Images(rows) => rows.len() <= NAMES && rows.iter().all(|row| row.platforms.len() <= IMAGE_MANIFESTS),
             Self::Described(image) => image.as_ref().is_none_or(Bounded::within_limits),

@@ -136,14 +136,14 @@ async fn a_restart_keeps_the_fleet_and_the_addresses() {
     }
     hosts[0].send("demo:1", "b").await;
     assert_eq!(hosts[1].images().await.len(), 1);
-    let listed = hosts[0].must(Request::List(Hosts { names: vec!["b".to_owned()], all: false })).await;
+    let listed = hosts[0].must(Request::List(Hosts { names: vec!["b".to_owned()], all: false, except: vec![] })).await;
     assert_eq!(listed.len(), 1);
 }
 
 /// Waits until a transfer of this host has moved bytes.
 async fn wait_for_bytes(host: &Host) {
     loop {
-        let rows = host.must(Request::Status).await;
+        let rows = host.must(Request::Status(Status::default())).await;
         if rows.iter().any(|event| matches!(event, Event::Transfer(row) if row.done_bytes > 0)) {
             return;
         }

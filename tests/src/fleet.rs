@@ -189,7 +189,7 @@ pub fn send_request(image: &str, hosts: &[&str]) -> Request {
 pub fn send(image: &str, hosts: &[&str]) -> Send {
     Send {
         images: vec![image.to_owned()],
-        hosts: Hosts { names: hosts.iter().map(|&host| host.to_owned()).collect(), all: false },
+        hosts: Hosts { names: hosts.iter().map(|&host| host.to_owned()).collect(), all: false, except: vec![] },
         rename: None,
         platforms: proto::control::Platforms::Receiver,
         all_tags: false,

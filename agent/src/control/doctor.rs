@@ -21,7 +21,7 @@ pub(super) async fn doctor<S: Store>(context: &Context<S>, client: &Client, host
     checks.extend([socket(context), fleet(context), certificate(context), interfaces(context)]);
     if let Some(host) = host {
         let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
-        let selected = hosts::select(&members, &Hosts { names: vec![host.to_owned()], all: false }, &context.trust.name())?;
+        let selected = hosts::select(&members, &Hosts { names: vec![host.to_owned()], all: false, except: vec![] }, &context.trust.name())?;
         for member in selected {
             checks.push(way(context, &member).await);
         }

@@ -106,7 +106,7 @@ mod tests {
 
     fn names(hosts: &[&str], all: bool) -> Result<Vec<String>, Failure> {
         let list = list(&[("here", "web"), ("web01", "web"), ("web02", "web"), ("web10", "web"), ("db-a", "db")]);
-        let hosts = Hosts { names: hosts.iter().map(|name| (*name).to_owned()).collect(), all };
+        let hosts = Hosts { names: hosts.iter().map(|name| (*name).to_owned()).collect(), all, except: vec![] };
         select(&list, &hosts, "here").map(|members| members.into_iter().map(|member| member.name).collect())
     }
 

@@ -35,7 +35,7 @@ pub(super) async fn pull<S: Store>(context: &Arc<Context<S>>, client: &Client, r
 
 async fn named<S: Store>(context: &Arc<Context<S>>, host: &str, image: &str) -> Result<Peer, proto::control::Failure> {
     let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
-    let hosts = Hosts { names: vec![host.to_owned()], all: false };
+    let hosts = Hosts { names: vec![host.to_owned()], all: false, except: vec![] };
     let selected = hosts::select(&members, &hosts, &context.trust.name())?;
     let [member] = &selected[..] else {
         return Err(failure(FailureKind::Usage, format!("{host} names {} hosts: --from takes one", selected.len())));

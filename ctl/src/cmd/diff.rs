@@ -30,7 +30,7 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
     let mut silent = Silent::default();
     let mut here = None;
     let mut answers = 0;
-    context.each(&Request::Diff { image: args.image, hosts: Hosts { names: args.hosts, all: args.all } }, |event| match event {
+    context.each(&Request::Diff { image: args.image, hosts: Hosts { names: args.hosts, all: args.all, except: vec![] } }, |event| match event {
         Event::Difference(difference) => {
             if difference.host.is_none() {
                 here = difference.image_id;

@@ -27,7 +27,7 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
     let mut rows = vec![heading[usize::from(!others)..].iter().map(|&word| word.to_owned()).collect::<Vec<_>>()];
     let mut silent = Silent::default();
     let mut answers = 0;
-    context.each(&Request::List(Hosts { names: args.hosts, all: args.all }), |event| match event {
+    context.each(&Request::List(Hosts { names: args.hosts, all: args.all, except: vec![] }), |event| match event {
         Event::Image { host, row } => {
             answers += 1;
             context.output.object(&object(host.as_deref(), &row));

@@ -67,14 +67,18 @@ pub(crate) fn prepare(args: Args) -> (Request, Report) {
     images.extend(args.images);
     let request = Request::Send(Send {
         images,
-        hosts: Hosts { names: args.hosts, all: args.all },
+        hosts: Hosts { names: args.hosts, all: args.all, except: vec![] },
         rename: args.rename,
         platforms: args.platforms.into(),
         all_tags: args.all_tags,
         dry_run: args.dry_run,
         limit_bytes_per_s: args.limit,
+        host_limit_bytes_per_s: None,
         max_parallel: args.max_parallel,
+        canary: None,
+        stop_on_failure: false,
         detach: args.detach,
+        from: None,
     });
     (request, report)
 }

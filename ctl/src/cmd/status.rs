@@ -1,6 +1,6 @@
 //! `imgctl status`
 
-use proto::control::{Event, Request, TransferRow, TransferState};
+use proto::control::{Event, Request, Status, TransferRow, TransferState};
 use proto::text::escape;
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::format::{duration_ms, size};
 /// Shows transfers, running and recent.
 pub(crate) fn run(context: &Context) -> super::Result {
     let mut rows = vec![["ID", "DIRECTION", "IMAGE", "HOST", "BYTES", "%", "TIME", "STATE"].map(str::to_owned).to_vec()];
-    context.each(&Request::Status, |event| {
+    context.each(&Request::Status(Status::default()), |event| {
         if let Event::Transfer(transfer) = event {
             context.output.object(&object(&transfer));
             rows.push(row(&transfer));

@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 use super::Failure;
 use crate::frame::Bounded;
 use crate::host::HostId;
-use crate::limits::{GROUPS, IMAGE_BLOBS};
+use crate::limits::{GROUPS, IMAGE_BLOBS, MEMBERS};
 use crate::peer::ImageRow;
 use crate::{Digest, Reference};
 
 /// What happens, as it happens.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// A transfer has this number, for `status` and `cancel`.
+    /// What was asked for has this number, for `status`, `cancel` and `send --retry-failed`. Once, before all else.
     Accepted {
         /// The number.
         id: u64,
@@ -21,6 +21,8 @@ pub enum Event {
     Planned(Planned),
     /// A blob is further.
     Progress(Progress),
+    /// From whom a host has received so far.
+    Drawn(Drawn),
     /// The connection was lost; it goes on when the host is back.
     Waiting {
         /// Which host.
@@ -159,6 +161,26 @@ pub struct Progress {
     pub verified_bytes: u64,
 }
 
+/// From whom a host has received an image, of all sources of a fan-out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drawn {
+    /// Which host.
+    pub host: String,
+    /// Which image.
+    pub image: String,
+    /// Who served it, the most first.
+    pub sources: Vec<Source>,
+}
+
+/// A host that served another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its name.
+    pub host: String,
+    /// Verified blob bytes that came from it.
+    pub received_bytes: u64,
+}
+
 /// An image is on a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
@@ -174,6 +196,8 @@ pub struct Done {
     pub config_digest: Digest,
     /// Blob bytes that were transferred.
     pub sent_bytes: u64,
+    /// From whom, in a fan-out; the most first.
+    pub sources: Vec<Source>,
     /// What crossed the network for them, in both directions.
     pub wire_bytes: u64,
     /// Bytes that were there already.
@@ -199,7 +223,7 @@ pub struct Summary {
     pub done: u64,
     /// Of these, failed.
     pub failed: u64,
-    /// Blob bytes that left the source.
+    /// Blob bytes that left the source; of a dry run, those that would.
     pub egress_bytes: u64,
     /// From the request on.
     pub elapsed_ms: u64,
@@ -242,7 +266,7 @@ pub enum PeerState {
 /// A transfer, running or recent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransferRow {
-    /// For `cancel`.
+    /// For `cancel`: all that one command asked for has one number.
     pub id: u64,
     /// True when it comes in.
     pub incoming: bool,
@@ -336,6 +360,8 @@ impl Bounded for Event {
     fn within_limits(&self) -> bool {
         match self {
             Self::Planned(planned) => planned.layers.len() <= IMAGE_BLOBS,
+            Self::Drawn(drawn) => drawn.sources.len() <= MEMBERS,
+            Self::Done(done) => done.sources.len() <= MEMBERS,
             Self::Member(member) => member.groups.len() <= GROUPS,
             _ => true,
         }

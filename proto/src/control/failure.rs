@@ -62,4 +62,6 @@ pub enum FailureKind {
     TransferNotFound(u64),
     /// A store that does not keep such images.
     Unsupported,
+    /// It was not begun, or stopped, because this other host failed before.
+    Skipped(String),
 }

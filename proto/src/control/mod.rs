@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::frame::Bounded;
 
 pub use event::{
-    Check, Difference, Done, Event, MemberRow, PeerRow, PeerState, Planned, PlannedLayer, Progress, Summary, TransferRow, TransferState,
+    Check, Difference, Done, Drawn, Event, MemberRow, PeerRow, PeerState, Planned, PlannedLayer, Progress, Source, Summary, TransferRow, TransferState,
     Verdict,
 };
 pub use failure::{Failure, FailureKind};
-pub use request::{ArchiveFormat, Compression, Fleet, Hosts, Platforms, Pull, Request, Save, Send};
+pub use request::{ArchiveFormat, Compression, Fleet, Hosts, Platforms, Pull, Request, Retry, Save, Send, Status};
 
 /// Version of everything in this file.
 pub const MAJOR: u16 = 1;

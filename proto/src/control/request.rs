@@ -18,9 +18,11 @@ pub enum Request {
     List(Hosts),
     /// `peers`: events `Peer`.
     Peers,
-    /// `status`: events `Transfer`.
-    Status,
-    /// `cancel`.
+    /// `send --retry-failed`: what failed of an earlier send; events as of `send`.
+    Retry(Retry),
+    /// `status`: events `Transfer`, or, when it watches, those of a `send`.
+    Status(Status),
+    /// `cancel`: every transfer of this number.
     Cancel(u64),
     /// `load`: data frames follow; events `Loaded`.
     Load,
@@ -61,6 +63,8 @@ pub struct Hosts {
     pub names: Vec<String>,
     /// Every member.
     pub all: bool,
+    /// Not these: written as `names` are.
+    pub except: Vec<String>,
 }
 
 /// Makes images present on other hosts.
@@ -78,12 +82,38 @@ pub struct Send {
     pub all_tags: bool,
     /// Only say what would travel.
     pub dry_run: bool,
-    /// Bytes a second for all of it together.
+    /// Bytes a second that leave the source, for all hosts together.
     pub limit_bytes_per_s: Option<u64>,
+    /// Bytes a second that any one host receives.
+    pub host_limit_bytes_per_s: Option<u64>,
     /// Hosts at once.
     pub max_parallel: Option<u32>,
+    /// So many hosts first; the others only when all of these succeed.
+    pub canary: Option<u32>,
+    /// When one host fails, those that have not got the image yet are stopped.
+    pub stop_on_failure: bool,
     /// Goes on when the client goes.
     pub detach: bool,
+    /// From this host, instead of from here.
+    pub from: Option<String>,
+}
+
+/// Sends again what failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Number of the earlier send.
+    pub id: u64,
+    /// Goes on when the client goes.
+    pub detach: bool,
+}
+
+/// Which transfers are shown, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Status {
+    /// Only those of this number.
+    pub id: Option<u64>,
+    /// Until the send of this number ends; without a number: the last one that was begun.
+    pub watch: bool,
 }
 
 /// Makes an image present here.
@@ -200,7 +230,8 @@ impl Request {
             Self::Pull(_) => "pull",
             Self::List(_) => "ls",
             Self::Peers => "peers",
-            Self::Status => "status",
+            Self::Retry(_) => "send --retry-failed",
+            Self::Status(_) => "status",
             Self::Cancel(_) => "cancel",
             Self::Load => "load",
             Self::Save(_) => "save",
@@ -225,9 +256,9 @@ impl Request {
 
 impl Bounded for Request {
     fn within_limits(&self) -> bool {
-        let hosts = |hosts: &Hosts| texts(&hosts.names);
+        let hosts = |hosts: &Hosts| texts(&hosts.names) && texts(&hosts.except);
         match self {
-            Self::Send(send) => texts(&send.images) && hosts(&send.hosts),
+            Self::Send(send) => send.within_limits(),
             Self::Pull(pull) => pull.from.as_deref().is_none_or(text),
             Self::List(list) => hosts(list),
             Self::Save(save) => texts(&save.images),
@@ -237,8 +268,15 @@ impl Bounded for Request {
             Self::WhoHas(image) => text(image),
             Self::Doctor(host) => host.as_deref().is_none_or(text),
             Self::Fleet(fleet) => fleet.within_limits(),
-            Self::Peers | Self::Status | Self::Cancel(_) | Self::Load | Self::Scrub => true,
+            Self::Peers | Self::Retry(_) | Self::Status(_) | Self::Cancel(_) | Self::Load | Self::Scrub => true,
         }
+    }
+}
+
+impl Bounded for Send {
+    fn within_limits(&self) -> bool {
+        let hosts = texts(&self.hosts.names) && texts(&self.hosts.except);
+        texts(&self.images) && hosts && self.from.as_deref().is_none_or(text)
     }
 }
 

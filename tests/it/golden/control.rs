@@ -9,7 +9,7 @@ use proto::peer::ImageRow;
 use super::{Golden, digest, id, platform, reference, text};
 
 fn hosts() -> Hosts {
-    Hosts { names: vec![text("web[01-40]"), text("@db")], all: false }
+    Hosts { names: vec![text("web[01-40]"), text("@db")], all: false, except: vec![] }
 }
 
 fn send(platforms: Platforms) -> Request {
@@ -36,9 +36,9 @@ fn requests() -> Vec<Request> {
     vec![
         send(Platforms::Receiver),
         Request::Pull(pull),
-        Request::List(Hosts { names: vec![], all: true }),
+        Request::List(Hosts { names: vec![], all: true, except: vec![text("web03")] }),
         Request::Peers,
-        Request::Status,
+        Request::Status(Status::default()),
         Request::Cancel(300),
         Request::Load,
         save(ArchiveFormat::Docker, Compression::None),
