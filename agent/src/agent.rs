@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
@@ -16,7 +17,7 @@ use crate::discovery::Peers;
 use crate::net::{Net, NetConfig, NetError, Peer};
 use crate::staging::Staging;
 use crate::store::{Store, StoreError};
-use crate::transfer::{self, Context, Jobs, Offers, Transfers};
+use crate::transfer::{self, Context, Jobs, Offers, Relay, Transfers};
 use crate::trust::{Policy, Trust, TrustError};
 use crate::{control, membership, sys};
 
@@ -25,6 +26,9 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// How often old staged bytes, and what the store does not need any more, are removed.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(3600);
+
+/// Requests of peers to send something that are not looked at yet.
+const RELAYS: usize = 16;
 
 /// An agent that runs. Aborts everything when it is dropped; [`Agent::stop`] is the orderly way.
 #[derive(Debug)]
@@ -67,6 +71,7 @@ impl Agent {
         let (listener, inherited) = listen(config)?;
         let address = net.local_address().unwrap_or(config.listen);
         let shutdown = CancellationToken::new();
+        let (relays, relayed) = mpsc::channel(RELAYS);
         let context = Arc::new(Context {
             store: Arc::new(store),
             staging,
@@ -78,11 +83,12 @@ impl Agent {
             offers: Offers::default(),
             jobs: Jobs::default(),
             transfers: Transfers::default(),
+            relays,
             shutdown: shutdown.clone(),
         });
         let mut agent =
             Self { address, socket: config.socket.clone(), inherited, net, peers, shutdown, tasks: JoinSet::new(), _lock: lock };
-        agent.spawn(&context, config, listener, welcomed);
+        agent.spawn(&context, config, listener, welcomed, relayed);
         info!(name = context.trust.name(), id = ?context.trust.id(), %address, socket = %config.socket.display(), "agent started");
         Ok(agent)
     }
@@ -132,7 +138,8 @@ impl Agent {
         context: &Arc<Context<S>>,
         config: &Config,
         listener: UnixListener,
-        welcomed: tokio::sync::mpsc::Receiver<Peer>,
+        welcomed: mpsc::Receiver<Peer>,
+        relayed: mpsc::Receiver<Relay>,
     ) {
         self.task("network", self.net.clone().run());
         self.task("peers", serve_peers(context.clone(), welcomed));
@@ -143,7 +150,7 @@ impl Agent {
         }
         self.task("spreader", membership::spread_changes(context.clone()));
         // Ends by itself when the agent stops, after its clients have heard of it.
-        let serving = control::serve(context.clone(), listener);
+        let serving = control::serve(context.clone(), listener, relayed);
         self.tasks.spawn(async move {
             serving.await;
             "control"
@@ -165,7 +172,7 @@ impl Agent {
 }
 
 /// Serves every peer that is welcomed. When the agent stops, sessions are told by the context and peers are left with the connection.
-async fn serve_peers<S: Store>(context: Arc<Context<S>>, mut welcomed: tokio::sync::mpsc::Receiver<Peer>) {
+async fn serve_peers<S: Store>(context: Arc<Context<S>>, mut welcomed: mpsc::Receiver<Peer>) {
     let mut serving = JoinSet::new();
     loop {
         tokio::select! {

@@ -12,8 +12,8 @@ use crate::hash::RangeHash;
 use crate::host::{HostId, SignedMemberList, check_name};
 use crate::job::{JobId, Share, Sources, Trouble};
 use crate::limits::{
-    BLOB_BYTES, BLOCK_BYTES, CONFIG_BYTES, EXTENT_BYTES, GROUPS, HASHES, IMAGE_BLOBS, IMAGE_MANIFESTS, LAYERS, MANIFEST_BYTES, MEMBERS, NAMES,
-    RANGE_BYTES, TEXT_BYTES,
+    BLOB_BYTES, BLOCK_BYTES, CONFIG_BYTES, EXTENT_BYTES, GROUPS, HASHES, IMAGE_BLOBS, IMAGE_MANIFESTS, LAYERS, MANIFEST_BYTES, MEMBERS,
+    NAMES, RANGE_BYTES, TEXT_BYTES,
 };
 use crate::{Descriptor, Digest, Image, Platform, Reference};
 

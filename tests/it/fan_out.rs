@@ -24,10 +24,11 @@ fn fleet(others: usize, layers: &[usize]) -> Vec<Process> {
 
 /// Waits until something is so.
 #[track_caller]
-fn until(what: &str, mut is: impl FnMut() -> bool) {
+fn until(hosts: &[Process], what: &str, mut is: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        let logs = || hosts.iter().map(|host| format!("--- {}\n{}", host.name, host.log())).collect::<String>();
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", logs());
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -74,11 +75,11 @@ fn the_image_leaves_its_host_little_more_than_once() {
 fn a_host_that_dies_delays_only_itself() {
     let mut hosts = fleet(4, &[20_000_000]);
     let mut sending = hosts[0].imgctl(&["-q", "send", "demo:1", "--all", "--limit", "5MB/s"]).spawn().unwrap();
-    until("some bytes arrive", || arrived_bytes(&hosts[1]) > 4_000_000);
+    until(&hosts, "some bytes arrive", || arrived_bytes(&hosts[1]) > 4_000_000);
     let first = chain(&hosts)[0];
     hosts[first].kill();
     for host in (1..hosts.len()).filter(|host| *host != first) {
-        until("the others have it", || has_it(&hosts[host]));
+        until(&hosts, "the others have it", || has_it(&hosts[host]));
     }
     // It is tried again for a while. Its address is another one now, and it makes itself known.
     hosts[first].start();
@@ -91,11 +92,11 @@ fn a_host_that_dies_delays_only_itself() {
 fn a_host_that_stops_delays_only_itself() {
     let hosts = fleet(4, &[20_000_000]);
     let mut sending = hosts[0].imgctl(&["-q", "send", "demo:1", "--all", "--limit", "5MB/s"]).spawn().unwrap();
-    until("some bytes arrive", || arrived_bytes(&hosts[1]) > 4_000_000);
+    until(&hosts, "some bytes arrive", || arrived_bytes(&hosts[1]) > 4_000_000);
     let first = chain(&hosts)[0];
     hosts[first].signal("STOP");
     for host in (1..hosts.len()).filter(|host| *host != first) {
-        until("the others have it", || has_it(&hosts[host]));
+        until(&hosts, "the others have it", || has_it(&hosts[host]));
     }
     hosts[first].signal("CONT");
     assert!(sending.wait().unwrap().success(), "{}", hosts[0].log());
@@ -107,13 +108,13 @@ fn who_serves_wrong_bytes_is_named_and_read_from_no_longer() {
     let hosts = fleet(3, &[40_000_000]);
     let mut sending = hosts[0].imgctl(&["-q", "send", "demo:1", "--all", "--limit", "5MB/s"]).spawn().unwrap();
     // By then every host has had its turn at the head of the chain.
-    until("some bytes arrive", || arrived_bytes(&hosts[1]) > 14_000_000);
+    until(&hosts, "some bytes arrive", || arrived_bytes(&hosts[1]) > 14_000_000);
     let order = chain(&hosts);
     let (liar, victim) = (&hosts[order[0]], &hosts[order[1]]);
     // While the second one stands still, what the first one has gathered for it turns bad.
     victim.signal("STOP");
     let before = arrived_bytes(liar);
-    until("the first one is ahead", || arrived_bytes(liar) > before + 6_000_000);
+    until(&hosts, "the first one is ahead", || arrived_bytes(liar) > before + 6_000_000);
     let staged = std::fs::read_dir(liar.layout().join(".imgd/staging")).unwrap().map(|entry| entry.unwrap().path());
     let data = staged.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "data")).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(data).unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::control::{Event, FailureKind, Fleet, Hosts, Request};
+use proto::control::{Event, FailureKind, Fleet, Hosts, Request, Status};
 use tests::fleet::{self, Host, failed, fleet, invite, join, send_request};
 use tests::sample::{Recipe, Sample};
 

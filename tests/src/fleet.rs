@@ -196,6 +196,10 @@ pub fn send(image: &str, hosts: &[&str]) -> Send {
         dry_run: false,
         limit_bytes_per_s: None,
         max_parallel: None,
+        canary: None,
+        stop_on_failure: false,
+        host_limit_bytes_per_s: None,
+        from: None,
         detach: false,
     }
 }

@@ -8,7 +8,7 @@ use super::failure::failure;
 /// More hosts than one pattern may stand for.
 const EXPANSION: usize = proto::limits::MEMBERS;
 
-/// The members that `hosts` names, each once, in the order of first mention. `all` leaves out the host that asks.
+/// The members that `hosts` names, each once, in the order of first mention. `all` leaves out the host `here`.
 pub(super) fn select(list: &MemberList, hosts: &Hosts, here: &str) -> Result<Vec<Member>, Failure> {
     let mut selected: Vec<Member> = vec![];
     let mut add = |member: &Member| {
@@ -25,7 +25,24 @@ pub(super) fn select(list: &MemberList, hosts: &Hosts, here: &str) -> Result<Vec
         let pattern = name.starts_with('@') || name.contains(['*', '?', '[']);
         found.into_iter().filter(|member| !pattern || member.name != here).for_each(&mut add);
     }
+    for name in &hosts.except {
+        let excepted = matching(list, name)?;
+        selected.retain(|member| !excepted.contains(&member));
+    }
     Ok(selected)
+}
+
+/// The one member that `name` means, as a value of the option `option`.
+pub(super) fn one(list: &MemberList, name: &str, option: &str) -> Result<Member, Failure> {
+    match &matching(list, name)?[..] {
+        [member] => Ok((*member).clone()),
+        several => Err(failure(FailureKind::Usage, format!("{name} names {} hosts: {option} takes one", several.len()))),
+    }
+}
+
+/// The same hosts, by their names.
+pub(super) fn named(hosts: &[Member]) -> Hosts {
+    Hosts { names: hosts.iter().map(|host| host.name.clone()).collect(), all: false, except: vec![] }
 }
 
 fn matching<'a>(list: &'a MemberList, name: &str) -> Result<Vec<&'a Member>, Failure> {

@@ -7,10 +7,13 @@ mod failure;
 mod fleet;
 mod hosts;
 mod images;
+mod job;
 mod list;
 mod load;
 mod peers;
 mod pull;
+mod relay;
+mod roll_out;
 mod save;
 mod scrub;
 mod send;
@@ -20,28 +23,31 @@ use std::sync::Arc;
 
 use proto::control::{Event, Failure, FailureKind, Request};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, error, info_span};
 
 use self::client::Client;
+use self::job::Jobs;
 use crate::store::Store;
 use crate::sys::socket::PeerUser;
-use crate::transfer::Context;
+use crate::transfer::{Context, Relay};
 use crate::trust::audit;
 
 /// A verb's result: what it had to say it has said as events.
 type Done = Result<(), Failure>;
 
 /// Serves clients until the agent stops. Then running requests are told, and get a moment to tell their clients.
-pub async fn serve<S: Store>(context: Arc<Context<S>>, listener: UnixListener) {
-    let mut clients = JoinSet::new();
+pub async fn serve<S: Store>(context: Arc<Context<S>>, listener: UnixListener, mut relays: mpsc::Receiver<Relay>) {
+    let jobs = Arc::new(Jobs::default());
+    let (mut clients, mut relayed) = (JoinSet::new(), JoinSet::new());
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => {
                     let user = crate::sys::socket::peer_user(&socket);
                     let span = info_span!("control", uid = user.uid, pid = user.pid);
-                    clients.spawn(answer(context.clone(), socket, user).instrument(span));
+                    clients.spawn(answer(context.clone(), jobs.clone(), socket, user).instrument(span));
                 }
                 Err(error) => {
                     // Out of file descriptors: clients that end give some back.
@@ -54,13 +60,26 @@ pub async fn serve<S: Store>(context: Arc<Context<S>>, listener: UnixListener) {
                     error!(%error, "answering imgctl failed");
                 }
             }
+            Some(relay) = relays.recv() => {
+                let span = info_span!("relay", peer = relay.peer.name());
+                relayed.spawn(relay::answer(context.clone(), jobs.clone(), relay).instrument(span));
+            }
+            Some(ended) = relayed.join_next() => {
+                if let Err(error) = ended {
+                    error!(%error, "sending for a peer failed");
+                }
+            }
             () = context.shutdown.cancelled() => break,
         }
     }
+    // Jobs hear of it themselves; then those who follow them.
+    jobs.tasks.close();
+    jobs.tasks.wait().await;
+    while relayed.join_next().await.is_some() {}
     while clients.join_next().await.is_some() {}
 }
 
-async fn answer<S: Store>(context: Arc<Context<S>>, socket: UnixStream, user: PeerUser) {
+async fn answer<S: Store>(context: Arc<Context<S>>, jobs: Arc<Jobs>, socket: UnixStream, user: PeerUser) {
     let (mut client, request) = match client::greet(socket).await {
         Ok(Some(greeted)) => greeted,
         Ok(None) => return,
@@ -70,7 +89,7 @@ async fn answer<S: Store>(context: Arc<Context<S>>, socket: UnixStream, user: Pe
         }
     };
     audit::requested(user.uid, user.pid, request.verb());
-    let result = dispatch(&context, &mut client, request).await;
+    let result = dispatch(&context, &jobs, &mut client, request).await;
     if let Err(failure) = &result {
         debug!(causes = ?failure.causes, "failed");
     }
@@ -78,15 +97,16 @@ async fn answer<S: Store>(context: Arc<Context<S>>, socket: UnixStream, user: Pe
     client.close().await;
 }
 
-async fn dispatch<S: Store>(context: &Arc<Context<S>>, client: &mut Client, request: Request) -> Done {
+async fn dispatch<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &mut Client, request: Request) -> Done {
     // These have to hear of it themselves when the client goes: one reads from it, the other may go on without it.
     match request {
         Request::Load => return load::load(context, client).await,
-        Request::Send(request) => return send::send(context, client, request).await,
+        Request::Send(request) => return send::send(context, jobs, client, request).await,
+        Request::Retry(request) => return send::retry(context, jobs, client, request).await,
         request => {
             let gone = client.gone();
             tokio::select! {
-                done = quick(context, client, request) => done,
+                done = quick(context, jobs, client, request) => done,
                 () = gone => Err(Failure { kind: FailureKind::Cancelled, causes: vec!["the client went away".to_owned()] }),
                 () = context.shutdown.cancelled() => Err(failure::shutting_down()),
             }
@@ -94,13 +114,13 @@ async fn dispatch<S: Store>(context: &Arc<Context<S>>, client: &mut Client, requ
     }
 }
 
-async fn quick<S: Store>(context: &Arc<Context<S>>, client: &Client, request: Request) -> Done {
+async fn quick<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Client, request: Request) -> Done {
     match request {
-        Request::Send(_) | Request::Load => Ok(()),
+        Request::Send(_) | Request::Retry(_) | Request::Load => Ok(()),
         Request::Pull(request) => pull::pull(context, client, request).await,
         Request::List(hosts) => list::list(context, client, &hosts).await,
         Request::Peers => peers::peers(context, client).await,
-        Request::Status => status::status(context, client).await,
+        Request::Status(request) => status::status(context, jobs, client, &request).await,
         Request::Cancel(id) => status::cancel(context, id),
         Request::Save(request) => save::save(context, client, request).await,
         Request::Tag { image, name } => images::tag(context, &image, name).await,

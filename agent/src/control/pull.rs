@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use proto::control::{Event, FailureKind, Hosts, Pull, Summary};
+use proto::control::{Event, FailureKind, Pull, Summary};
 use tokio::task::JoinSet;
 
 use super::client::Client;
@@ -21,8 +21,9 @@ pub(super) async fn pull<S: Store>(context: &Arc<Context<S>>, client: &Client, r
         Some(host) => named(context, host, &image).await?,
         None => nearest(context, &request).await?,
     };
-    let transfer = context.transfers.start(true, &image, peer.name(), &context.shutdown);
-    client.event(Event::Accepted { id: transfer.id() }).await;
+    let id = context.transfers.number();
+    let transfer = context.transfers.start(id, true, &image, peer.name(), &context.shutdown);
+    client.event(Event::Accepted { id, hosts: vec![peer.name().to_owned()] }).await;
     let what = || format!("cannot pull {image} from {}", peer.name());
     let done = transfer::pull(context, &peer, &request, &transfer, &client.events()).await;
     let done = done.map_err(|error| failure::transfer(what(), peer.name(), &error))?;
@@ -35,11 +36,7 @@ pub(super) async fn pull<S: Store>(context: &Arc<Context<S>>, client: &Client, r
 
 async fn named<S: Store>(context: &Arc<Context<S>>, host: &str, image: &str) -> Result<Peer, proto::control::Failure> {
     let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
-    let hosts = Hosts { names: vec![host.to_owned()], all: false, except: vec![] };
-    let selected = hosts::select(&members, &hosts, &context.trust.name())?;
-    let [member] = &selected[..] else {
-        return Err(failure(FailureKind::Usage, format!("{host} names {} hosts: --from takes one", selected.len())));
-    };
+    let member = hosts::one(&members, host, "--from")?;
     if member.id == context.trust.id() {
         return Err(failure(FailureKind::Usage, format!("{} is this host", member.name)));
     }

@@ -1,21 +1,30 @@
 //! `imgctl status` and `imgctl cancel`.
 
-use proto::control::{Event, FailureKind};
+use proto::control::{Event, FailureKind, Status};
 
 use super::Done;
 use super::client::Client;
 use super::failure::failure;
+use super::job::Jobs;
 use crate::transfer::Context;
 
-/// Transfers that run, and the last ones that ran.
-pub(super) async fn status<S>(context: &Context<S>, client: &Client) -> Done {
-    for row in context.transfers.rows() {
+/// Transfers that run, and the last ones that ran; or one send, until it is over. Who looks on stops nothing by going away.
+pub(super) async fn status<S>(context: &Context<S>, jobs: &Jobs, client: &Client, request: &Status) -> Done {
+    if request.watch {
+        return jobs.find(request.id)?.follow(&client.events()).await;
+    }
+    let rows = context.transfers.rows();
+    let rows: Vec<_> = rows.into_iter().filter(|row| request.id.is_none_or(|id| row.id == id)).collect();
+    if let (Some(id), true) = (request.id, rows.is_empty()) {
+        return Err(failure(FailureKind::TransferNotFound(id), format!("no transfer {id} is running, or was of late")));
+    }
+    for row in rows {
         client.event(Event::Transfer(row)).await;
     }
     Ok(())
 }
 
-/// Cancels a transfer. What was verified until now stays for the next one.
+/// Cancels all transfers of a number. What was verified until now stays for the next one.
 pub(super) fn cancel<S>(context: &Context<S>, id: u64) -> Done {
     if context.transfers.cancel(id) {
         Ok(())

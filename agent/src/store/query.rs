@@ -7,11 +7,11 @@ use proto::Reference;
 use proto::reference::InvalidReference;
 
 /// A name, an ID, or what may be either: names are tried first, as Docker does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Query(Arc<Parts>);
 
 /// Shared, so that an error that names a query stays small.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Parts {
     text: String,
     reference: Option<Reference>,

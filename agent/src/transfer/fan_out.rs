@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info};
 
 use super::receive::FanOut;
-use super::{Context, refusal, serve, share};
+use super::{Context, Limit, refusal, serve, share};
 use crate::net::{NetError, Peer, Stream};
 use crate::store::Store;
 
@@ -22,6 +22,8 @@ use crate::store::Store;
 const PLAN_EVERY: Duration = Duration::from_millis(100);
 /// How long the first hosts wait for the others to answer.
 const GATHER: Duration = Duration::from_millis(500);
+/// How long a host may take to say that it has heard.
+const ASK_MS: u64 = 5_000;
 /// How long a host serves others after it has the image, when the host that started the job is gone and nobody says that it is over.
 const LINGER: Duration = Duration::from_secs(60);
 
@@ -87,7 +89,7 @@ struct Planner {
     gathering: Option<Instant>,
     chain: Option<Chain>,
     peers: HashMap<HostId, Peer>,
-    telling: JoinSet<()>,
+    telling: JoinSet<(HostId, bool)>,
 }
 
 impl Planner {
@@ -100,13 +102,20 @@ impl Planner {
                     None => break,
                 },
                 _ = tick.tick() => self.plan(),
-                Some(_) = self.telling.join_next() => {}
+                Some(Ok((host, heard))) = self.telling.join_next() => self.told(&host, heard),
             }
         }
         for (_, peer) in std::mem::take(&mut self.peers) {
             self.telling.spawn(ask(peer, Request::EndJob(self.id)));
         }
         while self.telling.join_next().await.is_some() {}
+    }
+
+    /// Who has not heard where to read is told again.
+    fn told(&mut self, host: &HostId, heard: bool) {
+        if let (Some(chain), false) = (&mut self.chain, heard) {
+            chain.unheard(host);
+        }
     }
 
     fn hear(&mut self, news: News) {
@@ -150,15 +159,17 @@ impl Planner {
     }
 }
 
-/// What a host does not hear, the next word or the end of its connection makes good.
-async fn ask(peer: Peer, request: Request) {
+/// Which host it was, and whether it has heard.
+async fn ask(peer: Peer, request: Request) -> (HostId, bool) {
     let asked = async {
         let mut stream = peer.request(&request).await?;
         stream.receive::<Answer>().await
     };
-    if let Some(Err(error)) = crate::sys::deadline(5_000, asked).await {
+    let answer = crate::sys::deadline(ASK_MS, asked).await;
+    if let Some(Err(error)) = &answer {
         debug!(host = peer.name(), %error, "not told");
     }
+    (peer.id(), matches!(answer, Some(Ok(Answer::Done))))
 }
 
 /// Receives what is shared, and lets the other hosts of the job read it until the job is over.
@@ -167,10 +178,11 @@ pub(super) async fn receive_share<S: Store>(context: Arc<Context<S>>, peer: Peer
         let _ = stream.send(&Answer::Refused(Refusal::Busy)).await;
         return stream.flush().await;
     };
-    let Share { offer, job: id, members } = share;
+    let Share { offer, job: id, members, on_behalf_of, limit_bytes_per_s } = share;
     let members = members.into_iter().filter(|host| *host != context.trust.id()).collect();
-    let mut fan_out = FanOut { id, members, job: None };
-    serve::received(&context, &peer, &mut stream, offer, Some(&mut fan_out)).await;
+    let mut fan_out = FanOut { id, members, on_behalf_of, job: None };
+    let limit = limit_bytes_per_s.map(|bytes_per_s| Arc::new(Limit::new(bytes_per_s)));
+    serve::received(&context, &peer, &mut stream, offer, limit, Some(&mut fan_out)).await;
     stream.flush().await;
     let Some(job) = fan_out.job else { return };
     let orphaned = async {
@@ -203,8 +215,8 @@ pub(super) async fn hashes<S: Store>(context: &Context<S>, peer: &Peer, stream: 
             Err(error) => stream.send(&Answer::Refused(refusal(&error))).await,
         };
     }
-    match context.jobs.find(&peer.id(), &digest).first() {
-        Some(job) => share::hashes_to(context, stream, job, digest).await,
+    match context.jobs.find(&peer.id(), &digest) {
+        Some(job) => share::hashes_to(context, stream, &job, digest).await,
         None => stream.send(&Answer::Refused(Refusal::BlobNotOffered(digest))).await,
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use proto::frame::FrameError;
 use proto::hash::RangeHash;
@@ -15,6 +16,9 @@ use crate::net::{NetError, Peer, Stream};
 use crate::staging::StagedBlob;
 use crate::store::StoreError;
 use crate::sys;
+
+/// How long a source may say that it is waiting itself.
+const WAITING: Duration = Duration::from_secs(10);
 
 /// Why a range was not fetched.
 #[derive(Debug)]
@@ -58,11 +62,14 @@ pub(super) async fn document(peer: &Peer, blob: &Descriptor) -> Result<Vec<u8>, 
 }
 
 /// How a range is fetched into staging, verified block by block.
+#[derive(Clone, Copy)]
 pub(super) struct Fetch<'a> {
     /// Where it goes.
     pub(super) staged: &'a Arc<StagedBlob>,
     /// Follows what was verified.
     pub(super) verified_bytes: &'a Arc<AtomicU64>,
+    /// Follows what came from this source.
+    pub(super) received_bytes: &'a Arc<AtomicU64>,
     /// Does not want it to be faster.
     pub(super) limit: Option<&'a Limit>,
     /// What the hashes of all ranges have to be, where that is known.
@@ -91,9 +98,10 @@ impl Fetch<'_> {
                 *at = offset;
             }
             let (header, bytes) = next?;
-            let (staged, verified_bytes, start) = (self.staged.clone(), self.verified_bytes.clone(), offset);
+            let (staged, start) = (self.staged.clone(), offset);
+            let counters = [self.verified_bytes.clone(), self.received_bytes.clone()];
             offset += bytes.len() as u64;
-            writing = Some(tokio::task::spawn_blocking(move || put(&staged, start, &bytes, &header, &verified_bytes)));
+            writing = Some(tokio::task::spawn_blocking(move || put(&staged, start, &bytes, &header, &counters)));
             if offset >= end {
                 break;
             }
@@ -133,12 +141,15 @@ async fn ask(peer: &Peer, digest: Digest, range: &Range<u64>) -> Result<Stream, 
     peer.request(&Request::Get(get)).await.map_err(GetError::Net)
 }
 
-/// The next header, which fits into what is left of the range. A source that waits itself says so.
+/// The next header, which fits into what is left of the range. A source that waits itself says so, and is believed for a while: hosts that wait
+/// for each other would wait for ever.
 async fn block(stream: &mut Stream, left_bytes: u64, silence_ms: u64) -> Result<BlockHeader, GetError> {
+    let since = Instant::now();
     loop {
         let received = sys::deadline(silence_ms, stream.receive_within(FRAME)).await;
         let header = match received.unwrap_or(Err(NetError::Silent(silence_ms / 1000))).map_err(GetError::Net)? {
-            Block::Waiting => continue,
+            Block::Waiting if since.elapsed() < WAITING => continue,
+            Block::Waiting => return Err(GetError::Net(NetError::Silent(WAITING.as_secs()))),
             Block::Refused(refusal) => return Err(GetError::Refused(refusal)),
             Block::Bytes(header) => header,
         };
@@ -154,10 +165,12 @@ async fn block(stream: &mut Stream, left_bytes: u64, silence_ms: u64) -> Result<
     }
 }
 
-fn put(staged: &StagedBlob, at: u64, bytes: &[u8], header: &BlockHeader, verified_bytes: &AtomicU64) -> Result<(), GetError> {
+fn put(staged: &StagedBlob, at: u64, bytes: &[u8], header: &BlockHeader, counters: &[Arc<AtomicU64>]) -> Result<(), GetError> {
     match staged.put(at, bytes, header.before, &header.after).map_err(GetError::Staging)? {
         Ok(()) => {
-            verified_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            for counter in counters {
+                counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            }
             Ok(())
         }
         Err(_) => Err(GetError::Corrupt),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use proto::hash::{RangeHash, range_count};
 use proto::job::{JobId, Sources};
-use proto::{Descriptor, Digest, HostId, Image};
+use proto::{Descriptor, Digest, HostId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -55,14 +55,9 @@ pub(super) enum Place {
 }
 
 impl Jobs {
-    /// Takes part in a job as long as the result is held. `missing`: what of the image is not in the store.
-    pub(super) fn join(&self, head: HostId, id: JobId, members: &[HostId], image: &Image, missing: &HashSet<Digest>) -> Arc<Job> {
-        let blob = |descriptor: &Descriptor| {
-            let place = if missing.contains(&descriptor.digest) { Place::Awaited } else { Place::Store };
-            let blob = JobBlob { descriptor: descriptor.clone(), hashes: watch::Sender::new(None), place: watch::Sender::new(place), asking: tokio::sync::Mutex::default() };
-            (descriptor.digest, blob)
-        };
-        let blobs = image.layers().into_iter().map(|layer| blob(&layer.descriptor)).collect();
+    /// Takes part in a job as long as the result is held.
+    pub(super) fn join(&self, head: HostId, id: JobId, members: &[HostId], blobs: impl Iterator<Item = (Descriptor, Place)>) -> Arc<Job> {
+        let blobs = blobs.map(|(descriptor, place)| (descriptor.digest, JobBlob::new(descriptor, place))).collect();
         let members = members.iter().copied().collect();
         let job = Arc::new(Job { id, head, members, blobs, sources: watch::Sender::new(vec![]), ended: CancellationToken::new() });
         let mut jobs = self.jobs();
@@ -71,11 +66,12 @@ impl Jobs {
         job
     }
 
-    /// The jobs in which this host may read this blob.
-    pub(super) fn find(&self, host: &HostId, digest: &Digest) -> Vec<Arc<Job>> {
+    /// A job in which this host may read this blob: of several, one where it is there already.
+    pub(super) fn find(&self, host: &HostId, digest: &Digest) -> Option<Arc<Job>> {
         let jobs = self.jobs();
-        let living = jobs.iter().filter_map(Weak::upgrade);
-        living.filter(|job| job.members.contains(host) && job.blobs.contains_key(digest)).collect()
+        let living = jobs.iter().filter_map(Weak::upgrade).filter(|job| job.members.contains(host));
+        let rank = |job: &Arc<Job>| job.blob(digest).map(|blob| blob.place.borrow().rank());
+        living.filter(|job| rank(job).is_some()).max_by_key(rank)
     }
 
     /// The head says where to read. What is not of the job is ignored.
@@ -125,7 +121,23 @@ impl Job {
     }
 }
 
+impl Place {
+    /// The higher, the sooner something can be read.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Nowhere => 0,
+            Self::Awaited => 1,
+            Self::Staged(_) => 2,
+            Self::Store => 3,
+        }
+    }
+}
+
 impl JobBlob {
+    fn new(descriptor: Descriptor, place: Place) -> Self {
+        Self { descriptor, hashes: watch::Sender::new(None), place: watch::Sender::new(place), asking: tokio::sync::Mutex::default() }
+    }
+
     /// Where it is, now and later.
     pub(super) fn place(&self) -> watch::Receiver<Place> {
         self.place.subscribe()

@@ -19,10 +19,11 @@ mod sharing;
 use std::sync::Arc;
 
 use proto::peer::Refusal;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::discovery::Peers;
-use crate::net::{Net, NetError};
+use crate::net::{Net, NetError, Peer, Stream};
 use crate::staging::Staging;
 use crate::store::StoreError;
 use crate::trust::{Policy, Trust};
@@ -62,8 +63,21 @@ pub struct Context<S> {
     pub jobs: Jobs,
     /// Running and recent transfers.
     pub transfers: Transfers,
+    /// Takes what peers ask this host to send.
+    pub relays: mpsc::Sender<Relay>,
     /// Cancelled when the agent is about to stop.
     pub shutdown: CancellationToken,
+}
+
+/// A peer asks this host to send what it has to others.
+#[derive(Debug)]
+pub struct Relay {
+    /// Who asks.
+    pub peer: Peer,
+    /// Where it hears how it goes.
+    pub stream: Stream,
+    /// What it asks for.
+    pub request: proto::control::Send,
 }
 
 /// Why an image was not brought from one host to another.

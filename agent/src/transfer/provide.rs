@@ -1,9 +1,9 @@
 //! The answer to a `Get`: blocks of a blob, each with the hashes that prove it.
 
 use bytes::Bytes;
+use proto::Descriptor;
 use proto::hash::RangeHash;
 use proto::limits::{BLOCK_BYTES, RANGE_BYTES};
-use proto::Descriptor;
 use proto::peer::{Block, BlockHeader, Encoding, Get, Refusal};
 use tracing::debug;
 
@@ -15,8 +15,8 @@ use crate::store::{Reader, Store, StoreError};
 /// Serves one range to a host to which the blob was offered, or that is in a fan-out with us.
 pub(super) async fn provide<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream, get: Get) -> Result<(), NetError> {
     let Some(offer) = context.offers.find(&peer.id(), &get.digest) else {
-        return match context.jobs.find(&peer.id(), &get.digest).first() {
-            Some(job) => share::share(context, peer, stream, job, get).await,
+        return match context.jobs.find(&peer.id(), &get.digest) {
+            Some(job) => share::share(context, peer, stream, &job, get).await,
             None => refuse(stream, Refusal::BlobNotOffered(get.digest)).await,
         };
     };

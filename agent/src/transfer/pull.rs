@@ -103,6 +103,7 @@ async fn pull_from<S: Store>(
         config_digest,
         sent_bytes: committed.as_ref().map_or(0, |committed| committed.received_bytes),
         wire_bytes: peer.wire_bytes() - wire_start_bytes,
+        sources: vec![],
         present_bytes: plan.present_bytes,
         layers_sent: plan.layers.iter().filter(|layer| layer.present_bytes < layer.size_bytes).count() as u64,
         layers_total: plan.layers.len() as u64,
@@ -167,7 +168,7 @@ pub(super) async fn answer<S: Store>(
     if !pull.dry_run {
         audit::pull_accepted(peer.name(), &pull.reference, &held.image_id, &decision.rule);
     }
-    let transfer = context.transfers.start(false, &pull.reference.familiar(), peer.name(), &context.shutdown);
+    let transfer = context.transfers.start(context.transfers.number(), false, &pull.reference.familiar(), peer.name(), &context.shutdown);
     let mut image = held.image.clone();
     image.reference = image.reference.map(|reference| reference.without_digest());
     let standing = context.offers.stand(peer.id(), held, None);
@@ -184,7 +185,7 @@ pub(super) async fn answer<S: Store>(
                 total_bytes = offering::plan(peer.name(), "", &image, &want).send_bytes;
                 transfer.progress(0, total_bytes);
             }
-            Ok(Step::Progress(_) | Step::Trouble(_)) => transfer.progress(standing.sent_bytes(), total_bytes),
+            Ok(Step::Progress(_) | Step::Trouble(_) | Step::Drawn(_)) => transfer.progress(standing.sent_bytes(), total_bytes),
             Ok(Step::Suspect(digest)) => offering::inspect_suspect(context, digest).await,
             Ok(Step::Committed(_)) => {
                 transfer.progress(standing.sent_bytes(), standing.sent_bytes());

@@ -81,6 +81,8 @@ pub(super) struct FanOut {
     pub(super) id: JobId,
     /// Who takes part.
     pub(super) members: Vec<HostId>,
+    /// Who had it sent.
+    pub(super) on_behalf_of: Option<HostId>,
     /// What others may read here, from the moment when it is known what is missing. Whoever holds it lets them.
     pub(super) job: Option<Arc<Job>>,
 }
@@ -97,6 +99,7 @@ pub(super) async fn receive<S: Store>(
 ) -> Result<Received, Refusal> {
     let mut session = Session::new(context, peer, &offer, interest);
     let result = session.run(stream, &offer, cancel).await;
+    session.report_sources(stream).await;
     if let Some(sharing) = &session.sharing {
         sharing.job().give_up();
     }
@@ -142,6 +145,7 @@ struct Session<'a, S: Store> {
     tasks: JoinSet<Outcome<S>>,
     /// Where layers come from in a fan-out.
     sharing: Option<Arc<Sharing>>,
+    reported_sources: Vec<(HostId, u64)>,
     troubles: (mpsc::Sender<Trouble>, mpsc::Receiver<Trouble>),
     /// In a fan-out: the host that started it is gone. When the last byte came, as far as that is known.
     orphaned: Option<(Instant, u64)>,
@@ -180,6 +184,7 @@ impl<'a, S: Store> Session<'a, S> {
             imported: None,
             tasks: JoinSet::new(),
             sharing: None,
+            reported_sources: vec![],
             troubles: mpsc::channel(TROUBLES),
             orphaned: None,
             interest,
@@ -222,7 +227,7 @@ impl<'a, S: Store> Session<'a, S> {
     fn lost(&mut self) {
         if self.sharing.is_some() && !self.peer.is_alive() {
             warn!("the host that started the fan-out is gone: others may have the rest");
-            self.orphaned = Some((Instant::now(), self.received_bytes.load(Ordering::Relaxed)));
+            self.orphaned = Some((Instant::now(), self.received_bytes()));
         } else {
             self.tell(Input::Failed(Refusal::Cancelled));
         }
@@ -232,7 +237,7 @@ impl<'a, S: Store> Session<'a, S> {
     async fn admit(&mut self, offer: &Offer) -> Result<Vec<Missing>, Refusal> {
         self.rule = match self.interest.asked_here {
             true => "asked for on this host".to_owned(),
-            false => super::serve::check_push(self.context, self.peer, &offer.image).await?,
+            false => super::serve::check_push(self.context, &self.pushers(), &offer.image).await?,
         };
         let store = &self.context.store;
         let mut import = store.import(offer.image.clone()).await.map_err(|error| refusal(&error))?;
@@ -254,8 +259,15 @@ impl<'a, S: Store> Session<'a, S> {
         self.import = Some(Arc::new(import));
         self.missing = missing.clone();
         if let Some(fan_out) = &mut self.interest.fan_out {
-            let absent = missing.iter().map(|blob| blob.digest).collect();
-            let job = self.context.jobs.join(self.peer.id(), fan_out.id, &fan_out.members, &offer.image, &absent);
+            let absent: HashSet<Digest> = missing.iter().map(|blob| blob.digest).collect();
+            // Where not every member may pull everything, only what comes with the job is served to its members.
+            let present = if self.context.policy.restricts_pull() { Place::Nowhere } else { Place::Store };
+            let blobs = offer.image.layers().into_iter().map(|layer| layer.descriptor.clone());
+            let place = |blob: Descriptor| {
+                let place = if absent.contains(&blob.digest) { Place::Awaited } else { present.clone() };
+                (blob, place)
+            };
+            let job = self.context.jobs.join(self.peer.id(), fan_out.id, &fan_out.members, blobs.map(place));
             fan_out.job = Some(job.clone());
             let sharing = Arc::new(Sharing::new(self.context.net.clone(), job, self.peer.clone(), self.troubles.0.clone()));
             let layers = offer.image.layers().into_iter().map(|layer| layer.descriptor.digest).filter(|digest| absent.contains(digest));
@@ -267,6 +279,12 @@ impl<'a, S: Store> Session<'a, S> {
             self.sharing = Some(sharing);
         }
         Ok(missing)
+    }
+
+    /// Whose rights count: those of the host that offers, and of the one that had it do so.
+    fn pushers(&self) -> Vec<HostId> {
+        let on_behalf_of = self.interest.fan_out.as_ref().and_then(|fan_out| fan_out.on_behalf_of);
+        std::iter::once(self.peer.id()).chain(on_behalf_of).collect()
     }
 
     async fn act(&mut self, action: Action, stream: &mut Stream) {
@@ -294,7 +312,8 @@ impl<'a, S: Store> Session<'a, S> {
     fn take(&mut self, outcome: Outcome<S>) {
         match outcome {
             Outcome::Input(Input::StoredElsewhere(digest)) => {
-                self.shared(&digest, Place::Store);
+                let restricted = self.context.policy.restricts_pull();
+                self.shared(&digest, if restricted { Place::Nowhere } else { Place::Store });
                 self.tell(Input::StoredElsewhere(digest));
             }
             Outcome::Input(input) => self.tell(input),
@@ -390,6 +409,7 @@ impl<'a, S: Store> Session<'a, S> {
             let fetch = Fetch {
                 staged: &staged,
                 verified_bytes: &verified_bytes,
+                received_bytes: &received,
                 limit: limit.as_deref(),
                 hashes: None,
                 silence_ms: STALL_TIMEOUT_MS,
@@ -400,10 +420,7 @@ impl<'a, S: Store> Session<'a, S> {
                 None => fetch.run(&peer, &mut at, range.end, std::future::pending()).await,
             };
             input(match fetched {
-                Ok(()) => {
-                    received.fetch_add(range.end - range.start, Ordering::Relaxed);
-                    Ok(Input::Fetched { digest })
-                }
+                Ok(()) => Ok(Input::Fetched { digest }),
                 Err(error) => Err(error.refusal(digest)),
             })
         });
@@ -437,8 +454,9 @@ impl<'a, S: Store> Session<'a, S> {
     fn commit(&mut self) {
         self.committing = true;
         let (import, documents) = (self.import.take(), self.documents.clone());
+        let pushers = self.pushers();
         // Asked again: somebody else may have given the name to another image since the offer came.
-        let (context, peer, image, asked_here) = (self.context.clone(), self.peer.clone(), self.image.clone(), self.interest.asked_here);
+        let (context, image, asked_here) = (self.context.clone(), self.image.clone(), self.interest.asked_here);
         let blobs: Vec<Descriptor> = self.image.documents().into_iter().cloned().collect();
         self.tasks.spawn(async move {
             let documents_stored = async {
@@ -457,7 +475,7 @@ impl<'a, S: Store> Session<'a, S> {
             let imported = async {
                 let import = documents_stored.await.map_err(|error| refusal(&error))?;
                 if !asked_here {
-                    super::serve::check_push(&context, &peer, &image).await?;
+                    super::serve::check_push(&context, &pushers, &image).await?;
                 }
                 import.commit().await.map_err(|error| refusal(&error))
             };
@@ -468,13 +486,19 @@ impl<'a, S: Store> Session<'a, S> {
         });
     }
 
+    /// Blob bytes of this session, from whoever they came.
+    fn received_bytes(&self) -> u64 {
+        let shared = self.sharing.iter().flat_map(|sharing| sharing.drawn()).map(|(_, bytes)| bytes).sum::<u64>();
+        self.received_bytes.load(Ordering::Relaxed) + shared
+    }
+
     fn received(&mut self) -> Result<Received, Refusal> {
         let committed = match self.imported.take() {
             None => None,
             Some(imported) => {
                 let shown = self.image.manifests.iter().find(|manifest| manifest.config.digest == imported.image_id);
                 let config_digest = shown.or(self.image.manifest_for(&proto::Platform::host())).map(|manifest| manifest.config.digest);
-                let received_bytes = self.received_bytes.load(Ordering::Relaxed);
+                let received_bytes = self.received_bytes();
                 let config_digest = config_digest.ok_or(Refusal::OutOfTurn)?;
                 Some(Committed { image_id: imported.image_id, config_digest, received_bytes, replaced: imported.replaced })
             }
@@ -496,17 +520,28 @@ impl<'a, S: Store> Session<'a, S> {
             let arriving = self.layers.values().map(|arriving| arriving.verified_bytes.load(Ordering::Relaxed)).sum::<u64>();
             transfer.progress((self.stored_bytes + arriving).min(total_bytes), total_bytes);
         }
+        let received_bytes = self.received_bytes();
         if let Some((since, bytes)) = &mut self.orphaned {
-            let received_bytes = self.received_bytes.load(Ordering::Relaxed);
             if received_bytes > *bytes {
                 (*since, *bytes) = (Instant::now(), received_bytes);
             } else if since.elapsed() >= ORPHANED && !self.committing {
                 return self.tell(Input::Failed(Refusal::Store("the host that sent it is gone, and no other one has the rest".to_owned())));
             }
         }
+        self.report_sources(stream).await;
         for progress in reports {
             let _ = stream.send(&Answer::Progress(progress.clone())).await;
             self.publish(News::Progress(progress));
+        }
+    }
+
+    /// In a fan-out: from whom the bytes came, when there are more than were reported.
+    async fn report_sources(&mut self, stream: &mut Stream) {
+        let Some(sharing) = &self.sharing else { return };
+        let drawn = sharing.drawn();
+        if drawn != self.reported_sources {
+            let _ = stream.send(&Answer::Drawn(drawn.clone())).await;
+            self.reported_sources = drawn;
         }
     }
 

@@ -9,7 +9,7 @@ use proto::control::{TransferRow, TransferState};
 use tokio_util::sync::CancellationToken;
 
 /// Ended transfers that are remembered.
-const RECENT: usize = 64;
+const RECENT: usize = 512;
 
 /// All of them, oldest first.
 #[derive(Debug, Clone, Default)]
@@ -35,9 +35,13 @@ pub struct Transfer {
 }
 
 impl Transfers {
-    /// A new one. It is cancelled with `parent`.
-    pub fn start(&self, incoming: bool, image: &str, host: &str, parent: &CancellationToken) -> Transfer {
-        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed) + 1;
+    /// A new number, for all that one command asks for.
+    pub fn number(&self) -> u64 {
+        self.0.next_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A new one, under this number. It is cancelled with `parent`.
+    pub fn start(&self, id: u64, incoming: bool, image: &str, host: &str, parent: &CancellationToken) -> Transfer {
         let (image, host) = (image.to_owned(), host.to_owned());
         let row = TransferRow { id, incoming, image, host, state: TransferState::Running, done_bytes: 0, total_bytes: 0, elapsed_ms: 0 };
         let entry = Arc::new(Entry { row: Mutex::new(row), started: Instant::now(), cancel: parent.child_token() });
@@ -57,11 +61,11 @@ impl Transfers {
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|entry| entry.row()).collect()
     }
 
-    /// Cancels a running transfer. False: there is none of that number.
+    /// Cancels what runs under this number. False: nothing does.
     pub fn cancel(&self, id: u64) -> bool {
         let entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let running = entries.iter().find(|entry| entry.row().id == id && entry.is_running());
-        running.inspect(|entry| entry.cancel.cancel()).is_some()
+        let running = entries.iter().filter(|entry| entry.row().id == id && entry.is_running());
+        running.map(|entry| entry.cancel.cancel()).count() > 0
     }
 }
 
@@ -101,6 +105,12 @@ impl Transfer {
         (row.done_bytes, row.total_bytes, row.state) = (done_bytes, total_bytes, TransferState::Running);
     }
 
+    /// So many bytes have travelled.
+    pub fn received(&self, done_bytes: u64) {
+        let mut row = self.entry.row.lock().unwrap_or_else(PoisonError::into_inner);
+        (row.done_bytes, row.state) = (done_bytes, TransferState::Running);
+    }
+
     /// The other host does not answer at the moment.
     pub fn waiting(&self) {
         self.entry.row.lock().unwrap_or_else(PoisonError::into_inner).state = TransferState::Waiting;
@@ -130,9 +140,9 @@ mod tests {
     fn the_last_ones_are_remembered_and_running_ones_never_forgotten() {
         let transfers = Transfers::default();
         let root = CancellationToken::new();
-        let running = transfers.start(false, "demo:1", "a", &root);
+        let running = transfers.start(transfers.number(), false, "demo:1", "a", &root);
         for _ in 0..RECENT + 10 {
-            transfers.start(true, "demo:2", "b", &root).end(TransferState::Done);
+            transfers.start(transfers.number(), true, "demo:2", "b", &root).end(TransferState::Done);
         }
         let rows = transfers.rows();
         assert_eq!(rows.len(), RECENT + 1);

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use proto::control::{Done, Event, Platforms, Progress, TransferState};
+use proto::control::{Done, Drawn, Event, Platforms, Progress, Source, TransferState};
 use proto::job::Share;
-use proto::peer::{Committed, Offer, Refusal, Request, SHARED_OFFERS, Want};
+use proto::limits::MEMBERS;
+use proto::peer::{Committed, Missing, Offer, Refusal, Request, SHARED_OFFERS, Want};
 use proto::session::send::Step;
 use proto::{Digest, HostId, Image, Reference};
 use tokio::sync::mpsc;
@@ -22,6 +24,9 @@ use crate::store::{Query, Store};
 const RETRY_FOR: Duration = Duration::from_secs(60);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(4);
+
+/// What is said of a receiver that does not know of copies between third hosts.
+const TOO_OLD: &str = "its imgd is too old for copies that another host asks for";
 
 /// One image for one host.
 #[derive(Debug, Clone)]
@@ -40,17 +45,23 @@ pub struct SendJob {
     pub dry_run: bool,
     /// Shared with other jobs.
     pub limit: Option<Arc<Limit>>,
-    /// The same image goes to other hosts, which read it from each other.
+    /// Bytes a second that the host shall not exceed.
+    pub host_limit_bytes_per_s: Option<u64>,
+    /// Who asked this host to send it.
+    pub on_behalf_of: Option<HostId>,
+    /// Hosts that get the same image read it from each other.
     pub fan: Option<Fan>,
+    /// Counts the blob bytes that leave this host.
+    pub egress_bytes: Arc<AtomicU64>,
 }
 
-/// An image that has arrived.
+/// An image that has arrived, or would.
 #[derive(Debug, Clone)]
 pub struct Sent {
     /// For people.
     pub done: Done,
-    /// Blob bytes that left this host for it.
-    pub egress_bytes: u64,
+    /// What the host lacked.
+    pub missing: Vec<Missing>,
 }
 
 /// Brings the image to the host. Events go to `events`; the result is for whoever counts.
@@ -62,13 +73,16 @@ pub async fn send<S: Store>(
 ) -> Result<Sent, TransferError> {
     let span = info_span!("send", image = %job.query, host = job.host, transfer = transfer.id());
     let result =
-        Sending { context, job, transfer, events, sent_before_bytes: 0, wire_before_bytes: 0, travelled_bytes: 0 }.run().instrument(span.clone()).await;
+        Sending { context, job, transfer, events, sent_before_bytes: 0, wire_before_bytes: 0, travelled_bytes: 0, drawn: HashMap::new() }
+            .run()
+            .instrument(span.clone())
+            .await;
     let _entered = span.enter();
     match &result {
-        Ok(Sent { done, egress_bytes }) => {
+        Ok(Sent { done, .. }) => {
             transfer.progress(done.sent_bytes, done.sent_bytes);
             transfer.end(TransferState::Done);
-            info!(id = %done.image_id, sent_bytes = done.sent_bytes, present_bytes = done.present_bytes, egress_bytes, elapsed_ms = done.elapsed_ms, "sent");
+            info!(id = %done.image_id, sent_bytes = done.sent_bytes, present_bytes = done.present_bytes, elapsed_ms = done.elapsed_ms, "sent");
         }
         Err(TransferError::Cancelled) => {
             transfer.end(TransferState::Cancelled);
@@ -92,6 +106,8 @@ struct Sending<'a, S> {
     wire_before_bytes: u64,
     /// To the receiver, from whichever host.
     travelled_bytes: u64,
+    /// From whom, of all attempts before this one.
+    drawn: HashMap<HostId, u64>,
 }
 
 impl<S: Store> Sending<'_, S> {
@@ -148,22 +164,32 @@ impl<S: Store> Sending<'_, S> {
         image.reference = job.rename.clone().or(image.reference.map(|reference| reference.without_digest()));
         let standing = self.context.offers.stand(peer.id(), held, job.limit.clone());
         let wire_start_bytes = peer.wire_bytes();
-        let mut received = HashMap::new();
+        let (mut received, mut drawn) = (HashMap::new(), HashMap::new());
         let offered = async {
             let offer = Offer { image: image.clone(), dry_run: job.dry_run };
             let fan = job.fan.as_ref().filter(|_| peer.hello().capabilities & SHARED_OFFERS != 0);
             let mut stream = peer
                 .request(&match fan {
-                    Some(fan) => Request::Share(Share { offer, job: fan.id, members: fan.members.to_vec() }),
+                    Some(fan) => Request::Share(Share {
+                        offer,
+                        job: fan.id,
+                        members: fan.members.to_vec(),
+                        on_behalf_of: job.on_behalf_of,
+                        limit_bytes_per_s: job.host_limit_bytes_per_s,
+                    }),
+                    // It would take our rights for those of whoever asked us.
+                    None if job.on_behalf_of.is_some() => return Err(TransferError::Refused(Refusal::Unsupported(TOO_OLD.to_owned()))),
                     None => Request::Offer(offer),
                 })
                 .await?;
             let mut offering = Offering::new(&mut stream, &image, job.dry_run, self.transfer.cancelled());
-            self.follow(peer, &mut offering, &image, &standing, &mut received).await
+            self.follow(peer, &mut offering, &image, &standing, &mut received, &mut drawn).await
         };
         let result = offered.await;
         debug!(path = ?peer.path(), "path of the attempt");
         self.sent_before_bytes += standing.sent_bytes();
+        job.egress_bytes.fetch_add(standing.sent_bytes(), Ordering::Relaxed);
+        drawn.into_iter().for_each(|(host, bytes)| *self.drawn.entry(host).or_default() += bytes);
         self.wire_before_bytes += peer.wire_bytes() - wire_start_bytes;
         let received_bytes: u64 = received.values().sum();
         self.travelled_bytes += match &result {
@@ -174,7 +200,7 @@ impl<S: Store> Sending<'_, S> {
         self.done(&image, source_image_id, &want, committed)
     }
 
-    /// `received` follows what of each blob has travelled.
+    /// `received` follows what of each blob has travelled, `drawn` from whom.
     async fn follow(
         &self,
         peer: &Peer,
@@ -182,6 +208,7 @@ impl<S: Store> Sending<'_, S> {
         image: &Image,
         standing: &super::offers::Offer,
         received: &mut HashMap<Digest, u64>,
+        drawn: &mut HashMap<HostId, u64>,
     ) -> Result<(Want, Option<Committed>), TransferError> {
         let (host, name) = (&self.job.host, display_name(image));
         let mut planned: Option<(Want, u64)> = None;
@@ -217,6 +244,11 @@ impl<S: Store> Sending<'_, S> {
                     let _ =
                         self.events.try_send(Event::Progress(Progress { host: host.clone(), image: name.clone(), digest, verified_bytes }));
                 }
+                Step::Drawn(sources) => {
+                    *drawn = sources.into_iter().collect();
+                    let sources = self.sources(drawn);
+                    let _ = self.events.try_send(Event::Drawn(Drawn { host: host.clone(), image: name.clone(), sources }));
+                }
                 Step::Trouble(trouble) => self.tell(News::Trouble(trouble)).await,
                 Step::Suspect(digest) => offering::inspect_suspect(self.context, digest).await,
                 Step::Committed(committed) => {
@@ -225,6 +257,20 @@ impl<S: Store> Sending<'_, S> {
                 Step::Refused(refusal) => return Err(TransferError::Refused(refusal)),
             }
         }
+    }
+
+    /// From whom the host has received, with what it received in attempts before this one; by name, the most first.
+    fn sources(&self, drawn: &HashMap<HostId, u64>) -> Vec<Source> {
+        let mut all = self.drawn.clone();
+        drawn.iter().for_each(|(host, bytes)| *all.entry(*host).or_default() += bytes);
+        let members = self.context.trust.members();
+        let name = |host: &HostId| {
+            members.as_ref().and_then(|list| list.by_id(host)).map_or_else(|| host.to_string(), |member| member.name.clone())
+        };
+        let mut sources: Vec<Source> = all.iter().map(|(host, bytes)| Source { host: name(host), received_bytes: *bytes }).collect();
+        sources.sort_by(|one, other| (other.received_bytes, &one.host).cmp(&(one.received_bytes, &other.host)));
+        sources.truncate(MEMBERS);
+        sources
     }
 
     async fn tell(&self, news: News) {
@@ -248,6 +294,7 @@ impl<S: Store> Sending<'_, S> {
             source_image_id,
             config_digest,
             sent_bytes: if self.job.fan.is_some() { self.travelled_bytes } else { self.sent_before_bytes },
+            sources: self.sources(&HashMap::new()),
             wire_bytes: self.wire_before_bytes,
             present_bytes: plan.present_bytes,
             layers_sent: plan.layers.iter().filter(|layer| layer.present_bytes < layer.size_bytes).count() as u64,
@@ -256,7 +303,7 @@ impl<S: Store> Sending<'_, S> {
             replaced: committed.and_then(|committed| committed.replaced),
             dry_run: self.job.dry_run,
         };
-        Ok(Sent { done, egress_bytes: self.sent_before_bytes })
+        Ok(Sent { done, missing: want.missing.clone() })
     }
 }
 

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use proto::Image;
 use proto::control::TransferState;
 use proto::host::SignedMemberList;
 use proto::image::Selection;
 use proto::job::Share;
 use proto::limits::{FRAME, NAMES};
 use proto::peer::{Answer, ImageRow, Offer, Refusal, Request};
+use proto::{HostId, Image};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::receive::{FanOut, Interest, Received};
 use super::send::display_name;
-use super::{Context, fan_out, provide, pull, receive, refusal};
+use super::{Context, Limit, Relay, fan_out, provide, pull, receive, refusal};
 use crate::net::{NetError, Peer, Stream};
 use crate::store::{Query, Store};
 use crate::trust::{Accepted, TrustError, audit};
@@ -66,6 +66,11 @@ async fn answer<S: Store>(context: Arc<Context<S>>, peer: Peer, mut stream: Stre
             let _ = begun.send((stream, share)).await;
             return;
         }
+        Ok(Some(Request::Send(request))) => {
+            // So does this one, and it is not carried out here.
+            let _ = context.relays.send(Relay { peer, stream, request }).await;
+            return;
+        }
         Ok(Some(request)) => dispatch(&context, &peer, &mut stream, request).await,
         Err(error) => Err(error),
     };
@@ -89,7 +94,7 @@ async fn dispatch<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut
             None => stream.send(&Answer::Refused(Refusal::Busy)).await,
         },
         // Taken out before.
-        Request::Share(_) => Ok(()),
+        Request::Share(_) | Request::Send(_) => Ok(()),
         Request::Sources(sources) => {
             context.jobs.set_sources(&peer.id(), &sources);
             stream.send(&Answer::Done).await
@@ -127,7 +132,7 @@ async fn accept_members<S: Store>(context: &Context<S>, list: SignedMemberList) 
 }
 
 async fn receive_offer<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut Stream, offer: Offer) -> Result<(), NetError> {
-    received(context, peer, stream, offer, None).await;
+    received(context, peer, stream, offer, None, None).await;
     Ok(())
 }
 
@@ -137,11 +142,12 @@ pub(super) async fn received<S: Store>(
     peer: &Peer,
     stream: &mut Stream,
     offer: Offer,
+    limit: Option<Arc<Limit>>,
     fan_out: Option<&mut FanOut>,
 ) {
     let (name, reference, dry_run) = (display_name(&offer.image), offer.image.reference.clone(), offer.dry_run);
-    let transfer = context.transfers.start(true, &name, peer.name(), &context.shutdown);
-    let interest = Interest { transfer: Some(&transfer), fan_out, ..Interest::default() };
+    let transfer = context.transfers.start(context.transfers.number(), true, &name, peer.name(), &context.shutdown);
+    let interest = Interest { transfer: Some(&transfer), limit, fan_out, ..Interest::default() };
     let result = receive::receive(context, peer, stream, offer, transfer.cancelled(), interest).await;
     match result {
         Ok(Received { committed: Some(committed), rule, .. }) => {
@@ -185,10 +191,19 @@ fn may_pull<S>(context: &Context<S>, peer: &Peer, repository: &str) -> bool {
     member.is_some_and(|member| context.policy.decide_pull(&member, repository).allowed)
 }
 
-/// What the policy of this host says to an image that a peer wants to bring here: the rule that allows it.
-pub(super) async fn check_push<S: Store>(context: &Context<S>, peer: &Peer, image: &Image) -> Result<String, Refusal> {
-    let member = context.trust.members().and_then(|list| list.by_id(&peer.id()).cloned());
-    let member = member.ok_or_else(|| Refusal::Policy(format!("{} is not a member", peer.name())))?;
+/// What the policy of this host says to an image that these hosts want to bring here, each of which has to be allowed to: the rule that allows it
+/// to the last one.
+pub(super) async fn check_push<S: Store>(context: &Context<S>, pushers: &[HostId], image: &Image) -> Result<String, Refusal> {
+    let mut rule = String::new();
+    for pusher in pushers {
+        rule = check_pusher(context, pusher, image).await?;
+    }
+    Ok(rule)
+}
+
+async fn check_pusher<S: Store>(context: &Context<S>, pusher: &HostId, image: &Image) -> Result<String, Refusal> {
+    let member = context.trust.members().and_then(|list| list.by_id(pusher).cloned());
+    let member = member.ok_or_else(|| Refusal::Policy(format!("host {pusher} is not a member")))?;
     let repository = image.reference.as_ref().map(proto::Reference::repository).unwrap_or_default();
     let size_bytes = image.size_bytes();
     let decide = |moves_tag| context.policy.decide_push(&member, &repository, size_bytes, moves_tag);

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use proto::Digest;
 use proto::hash::RangeHash;
 use proto::limits::{BLOCK_BYTES, HASHES, SOURCE_SILENCE_MS};
 use proto::peer::{Answer, Block, Get, Refusal};
-use proto::Digest;
 
 use super::job::{Job, JobBlob, Place, proof_of};
 use super::provide::{fits, header, refuse, serve_store};
@@ -21,7 +21,13 @@ use crate::sys;
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// Serves one range of a layer of a job, waiting for it where it has not arrived yet.
-pub(super) async fn share<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream, job: &Arc<Job>, get: Get) -> Result<(), NetError> {
+pub(super) async fn share<S: Store>(
+    context: &Context<S>,
+    peer: &Peer,
+    stream: &mut Stream,
+    job: &Arc<Job>,
+    get: Get,
+) -> Result<(), NetError> {
     let Some(blob) = job.blob(&get.digest).filter(|blob| fits(&get, blob.descriptor.size_bytes)) else {
         return refuse(stream, Refusal::OutOfTurn).await;
     };
@@ -68,8 +74,11 @@ async fn hashes<S: Store>(context: &Context<S>, blob: &JobBlob) -> Result<Arc<[R
     if let Some(hashes) = known.borrow().clone() {
         return Ok(hashes);
     }
-    let is_stored = matches!(*blob.place().borrow(), Place::Store);
-    if is_stored {
+    let place = blob.place().borrow().clone();
+    if matches!(place, Place::Nowhere) {
+        return Err(Refusal::BlobNotOffered(blob.descriptor.digest));
+    }
+    if matches!(place, Place::Store) {
         let hashes = context.store.hashes(&blob.descriptor).await.map_err(|error| refusal(&error))?;
         blob.hashes.send_replace(Some(hashes.clone()));
         return Ok(hashes);

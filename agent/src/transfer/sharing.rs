@@ -1,6 +1,7 @@
 //! Fetching in a fan-out: from the host before us in the chain, and from whoever has it when that one fails.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use proto::job::{Fault, Trouble};
 use proto::limits::SOURCE_SILENCE_MS;
 use proto::peer::{Answer, Refusal, Request};
 use proto::{Digest, HostId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
@@ -35,6 +36,8 @@ pub(super) struct Sharing {
     job: Arc<Job>,
     head: Peer,
     judged: Mutex<Judged>,
+    /// Verified bytes that came from each source.
+    drawn: Mutex<HashMap<HostId, Arc<AtomicU64>>>,
     trouble: mpsc::Sender<Trouble>,
 }
 
@@ -49,12 +52,21 @@ struct Judged {
 impl Sharing {
     /// For a job that `head` has started. What goes wrong with sources goes to `trouble`, as far as there is room.
     pub(super) fn new(net: Arc<Net>, job: Arc<Job>, head: Peer, trouble: mpsc::Sender<Trouble>) -> Self {
-        Self { net, job, head, judged: Mutex::default(), trouble }
+        Self { net, job, head, judged: Mutex::default(), drawn: Mutex::default(), trouble }
     }
 
     /// The job.
     pub(super) fn job(&self) -> &Arc<Job> {
         &self.job
+    }
+
+    /// Verified bytes that came from each source so far, the most first.
+    pub(super) fn drawn(&self) -> Vec<(HostId, u64)> {
+        let drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut drawn: Vec<(HostId, u64)> = drawn.iter().map(|(host, bytes)| (*host, bytes.load(Ordering::Relaxed))).collect();
+        drawn.retain(|(_, bytes)| *bytes > 0);
+        drawn.sort_by_key(|(host, bytes)| (std::cmp::Reverse(*bytes), *host));
+        drawn
     }
 
     /// Fetches from `at` to `end`, from one source after the other.
@@ -67,17 +79,23 @@ impl Sharing {
         let mut rounds = 0;
         loop {
             let before = at;
+            // What the head says from here on is news to what is chosen now.
+            let mut sources = self.job.sources();
+            let first = sources.borrow_and_update().first().copied();
             let Some(source) = self.source(&digest) else {
                 rounds += 1;
                 if rounds > ROUNDS {
                     return Err(GetError::Net(NetError::Silent(u64::from(ROUNDS) * ROUND_MS / 1000)));
                 }
-                let mut sources = self.job.sources();
                 let _ = sys::deadline(ROUND_MS, sources.changed()).await;
                 continue;
             };
             let fetched = match self.peer(&source).await {
-                Ok(peer) => fetch.run(&peer, &mut at, end, self.replaced(&source)).await,
+                Ok(peer) => {
+                    let received_bytes = self.counter(&source);
+                    let fetch = Fetch { received_bytes: &received_bytes, ..fetch };
+                    fetch.run(&peer, &mut at, end, replaced(sources, &source, first == Some(source))).await
+                }
                 Err(error) => Err(GetError::Net(error)),
             };
             match fetched {
@@ -134,6 +152,10 @@ impl Sharing {
         }
     }
 
+    fn counter(&self, source: &HostId) -> Arc<AtomicU64> {
+        self.drawn.lock().unwrap_or_else(PoisonError::into_inner).entry(*source).or_default().clone()
+    }
+
     /// Who is to be read from now.
     fn source(&self, digest: &Digest) -> Option<HostId> {
         let judged = self.judged();
@@ -144,18 +166,6 @@ impl Sharing {
         let sources = self.job.sources();
         let sources = sources.borrow();
         sources.iter().chain(std::iter::once(&self.job.head)).find(usable).copied()
-    }
-
-    /// Resolves when `source` has not been the first one for a while: what it was asked for, a good one has sent by then.
-    async fn replaced(&self, source: &HostId) {
-        let mut sources = self.job.sources();
-        // One that was taken because the better ones failed stays until the head has another word.
-        if sources.borrow_and_update().first() == Some(source) {
-            let _ = sources.wait_for(|hosts| hosts.first() != Some(source)).await;
-        } else {
-            let _ = sources.changed().await;
-        }
-        tokio::time::sleep(PARTING).await;
     }
 
     async fn peer(&self, source: &HostId) -> Result<Peer, NetError> {
@@ -203,6 +213,19 @@ impl Sharing {
     async fn first_word(&self) {
         let mut sources = self.job.sources();
         let _ = sys::deadline(FIRST_WORD_MS, sources.wait_for(|sources| !sources.is_empty())).await;
+    }
+}
+
+/// Resolves when `source` has not been the first one for a while: what it was asked for, a good one has sent by then. One that was taken because
+/// the better ones failed stays until the head has another word.
+async fn replaced(mut sources: watch::Receiver<Vec<HostId>>, source: &HostId, was_first: bool) {
+    let word = match was_first {
+        true => sources.wait_for(|hosts| hosts.first() != Some(source)).await.map(drop),
+        false => sources.changed().await,
+    };
+    match word {
+        Ok(()) => tokio::time::sleep(PARTING).await,
+        Err(_) => std::future::pending().await,
     }
 }
 

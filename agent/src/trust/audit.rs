@@ -18,6 +18,11 @@ pub fn pull_accepted(peer: &str, image: &Reference, digest: &Digest, rule: &str)
     line("pull accepted", peer, &image.to_string(), "", &digest.to_string(), rule);
 }
 
+/// An image goes out to others because a host asked for that.
+pub fn relay_accepted(peer: &str, image: &Reference, rule: &str) {
+    line("relay accepted", peer, &image.to_string(), "", "", rule);
+}
+
 /// A name shows another image now.
 pub fn tag_moved(who: &str, name: &Reference, old: &Digest, new: &Digest, rule: &str) {
     line("tag moved", who, &name.to_string(), &old.to_string(), &new.to_string(), rule);

@@ -72,6 +72,11 @@ impl Policy {
         rule.decision(rule.allow, "")
     }
 
+    /// True when not every member may get everything from here.
+    pub fn restricts_pull(&self) -> bool {
+        !self.pull.is_empty()
+    }
+
     /// Whether a member may get images of a repository from here.
     pub fn decide_pull(&self, peer: &Member, repository: &str) -> Decision {
         match find(&self.pull, "pull", peer, repository) {

@@ -8,7 +8,7 @@ use crate::error::Error;
 /// The object of an event of `send` or `pull`.
 pub(crate) fn object(event: &Event) -> Option<Value> {
     Some(match event {
-        Event::Accepted { id } => json!({"event": "accepted", "id": id}),
+        Event::Accepted { id, .. } => json!({"event": "accepted", "id": id}),
         Event::Planned(planned) => self::planned(planned),
         Event::Progress(progress) => json!({
             "event": "progress", "host": progress.host, "image": progress.image, "digest": progress.digest.to_string(),

@@ -93,7 +93,7 @@ impl Report {
     /// The lines that this event is worth.
     pub(crate) fn event(&mut self, event: &Event) -> Vec<String> {
         match event {
-            Event::Accepted { id } => {
+            Event::Accepted { id, .. } => {
                 self.ids.push(*id);
                 vec![]
             }

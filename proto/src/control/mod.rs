@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::frame::Bounded;
 
 pub use event::{
-    Check, Difference, Done, Drawn, Event, MemberRow, PeerRow, PeerState, Planned, PlannedLayer, Progress, Source, Summary, TransferRow, TransferState,
-    Verdict,
+    Check, Difference, Done, Drawn, Event, MemberRow, PeerRow, PeerState, Planned, PlannedLayer, Progress, Source, Summary, TransferRow,
+    TransferState, Verdict,
 };
 pub use failure::{Failure, FailureKind};
 pub use request::{ArchiveFormat, Compression, Fleet, Hosts, Platforms, Pull, Request, Retry, Save, Send, Status};

@@ -93,7 +93,15 @@ impl Chain {
     pub fn join(&mut self, host: HostId, missing_bytes: u64, now_ms: u64) {
         let have_bytes = self.size_bytes.saturating_sub(missing_bytes);
         let state = if missing_bytes == 0 { State::Done } else { State::Receiving };
-        let known = Host { had_bytes: have_bytes, have_bytes, mark: (now_ms, have_bytes), bytes_per_s: None, moved_ms: now_ms, pace: Pace::Fit, state };
+        let known = Host {
+            had_bytes: have_bytes,
+            have_bytes,
+            mark: (now_ms, have_bytes),
+            bytes_per_s: None,
+            moved_ms: now_ms,
+            pace: Pace::Fit,
+            state,
+        };
         self.hosts.insert(host, known);
         self.told.remove(&host);
         if !self.order.contains(&host) {
@@ -178,6 +186,11 @@ impl Chain {
             }
         }
         changes
+    }
+
+    /// A host has not heard what it was told last.
+    pub fn unheard(&mut self, host: &HostId) {
+        self.told.remove(host);
     }
 
     /// The hosts before it, nearest first; the head, unless it is far away, comes after them, and serves whom nobody else does.

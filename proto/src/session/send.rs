@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::job::Trouble;
 use crate::peer::{Answer, Committed, Missing, Progress, Refusal, Want};
 use crate::session::OutOfTurn;
-use crate::{Digest, Image};
+use crate::{Digest, HostId, Image};
 
 /// One offer and what became of it.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub enum Step {
     Progress(Progress),
     /// A source of a fan-out is not what it should be.
     Trouble(Trouble),
+    /// From whom the receiver of a fan-out has received how many bytes so far.
+    Drawn(Vec<(HostId, u64)>),
     /// A blob has to be looked at: its bytes were not what its digest says.
     Suspect(Digest),
     /// The image is there. The end.
@@ -72,6 +74,7 @@ impl Send {
                 Ok(Step::Progress(progress))
             }
             (State::Wanted(_), Answer::Trouble(trouble)) => Ok(Step::Trouble(trouble)),
+            (State::Wanted(_), Answer::Drawn(sources)) => Ok(Step::Drawn(sources)),
             (State::Wanted(_), Answer::Corrupt(digest)) if self.sizes.contains_key(&digest) => Ok(Step::Suspect(digest)),
             (State::Wanted(_), Answer::Committed(committed)) => {
                 self.state = State::Ended;

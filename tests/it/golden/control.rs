@@ -1,8 +1,9 @@
 //! `imgctl` and `imgd`.
 
 use proto::control::{
-    ArchiveFormat, Check, Compression, Difference, Done, Event, Failure, FailureKind, Fleet, Hello, Hosts, MemberRow, PeerRow, PeerState,
-    Planned, PlannedLayer, Platforms, Progress, Pull, Request, Save, Send, Summary, TransferRow, TransferState, Verdict,
+    ArchiveFormat, Check, Compression, Difference, Done, Drawn, Event, Failure, FailureKind, Fleet, Hello, Hosts, MemberRow, PeerRow,
+    PeerState, Planned, PlannedLayer, Platforms, Progress, Pull, Request, Retry, Save, Send, Source, Status, Summary, TransferRow,
+    TransferState, Verdict,
 };
 use proto::peer::ImageRow;
 
@@ -21,8 +22,12 @@ fn send(platforms: Platforms) -> Request {
         all_tags: true,
         dry_run: false,
         limit_bytes_per_s: Some(50_000_000),
+        host_limit_bytes_per_s: None,
         max_parallel: Some(8),
+        canary: Some(2),
+        stop_on_failure: true,
         detach: true,
+        from: Some(text("b")),
     })
 }
 
@@ -39,6 +44,8 @@ fn requests() -> Vec<Request> {
         Request::List(Hosts { names: vec![], all: true, except: vec![text("web03")] }),
         Request::Peers,
         Request::Status(Status::default()),
+        Request::Status(Status { id: Some(300), watch: true }),
+        Request::Retry(Retry { id: 300, detach: true }),
         Request::Cancel(300),
         Request::Load,
         save(ArchiveFormat::Docker, Compression::None),
@@ -79,6 +86,7 @@ fn done() -> Done {
         source_image_id: digest("source"),
         config_digest: digest("config"),
         sent_bytes: 1,
+        sources: vec![Source { host: text("c"), received_bytes: 1 }],
         wire_bytes: 2,
         present_bytes: 3,
         layers_sent: 4,
@@ -120,9 +128,10 @@ fn transfer_events() -> Vec<Event> {
     let (host, image) = (text("b"), text("demo"));
     let layers = vec![PlannedLayer { digest: digest("layer"), size_bytes: 2, present_bytes: 1 }];
     vec![
-        Event::Accepted { id: 7 },
+        Event::Accepted { id: 7, hosts: vec![text("b")] },
         Event::Planned(Planned { host: host.clone(), image: image.clone(), layers, send_bytes: 3, present_bytes: 4 }),
         Event::Progress(Progress { host: host.clone(), image: image.clone(), digest: digest("layer"), verified_bytes: 5 }),
+        Event::Drawn(Drawn { host: host.clone(), image: image.clone(), sources: vec![Source { host: text("c"), received_bytes: 5 }] }),
         Event::Waiting { host: host.clone(), reason: text("lost") },
         Event::Done(done()),
         Event::HostFailed { host, image, failure: failure(FailureKind::NoSpace) },
@@ -185,6 +194,7 @@ fn failure_kinds() -> Vec<FailureKind> {
         FailureKind::Version,
         FailureKind::TransferNotFound(7),
         FailureKind::Unsupported,
+        FailureKind::Skipped(text("b")),
     ]
 }
 

@@ -53,6 +53,24 @@ fn job() -> JobId {
     JobId([7; 16])
 }
 
+fn send() -> proto::control::Send {
+    proto::control::Send {
+        images: vec![text("demo")],
+        hosts: proto::control::Hosts { names: vec![text("c")], all: false, except: vec![] },
+        rename: None,
+        platforms: proto::control::Platforms::Receiver,
+        all_tags: false,
+        dry_run: false,
+        limit_bytes_per_s: None,
+        host_limit_bytes_per_s: Some(1),
+        max_parallel: None,
+        canary: None,
+        stop_on_failure: false,
+        detach: false,
+        from: None,
+    }
+}
+
 fn faults() -> Vec<Fault> {
     vec![Fault::Lost, Fault::Lacks(digest("layer")), Fault::Lied(digest("layer"))]
 }
@@ -68,11 +86,18 @@ fn requests() -> Vec<Request> {
         Request::Describe(reference()),
         Request::Members(list()),
         Request::Where(id("c")),
-        Request::Share(Share { offer: Offer { image: bare(), dry_run: false }, job: job(), members: vec![id("a"), id("b")] }),
+        Request::Share(Share {
+            offer: Offer { image: bare(), dry_run: false },
+            job: job(),
+            members: vec![id("a"), id("b")],
+            on_behalf_of: Some(id("c")),
+            limit_bytes_per_s: None,
+        }),
         Request::Sources(Sources { job: job(), hosts: vec![id("b"), id("a")] }),
         Request::EndJob(job()),
         Request::Hashes(digest("layer")),
         Request::Proof(digest("layer")),
+        Request::Send(send()),
     ]
 }
 
@@ -109,6 +134,8 @@ fn answers() -> Vec<Answer> {
         Answer::Hashes(vec![RangeHash::START, digest("layer").into()]),
         Answer::Trouble(Trouble { source: id("b"), fault: Fault::Lost }),
         Answer::Proof(digest("hashes")),
+        Answer::Drawn(vec![(id("b"), 65_536)]),
+        Answer::Event(proto::control::Event::End),
     ]
 }
 

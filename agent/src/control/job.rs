@@ -1,0 +1,323 @@
+//! What a send has come to so far, kept beyond the client that asked for it: for whoever watches it, and for what is asked about it later.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use proto::Digest;
+use proto::control::{Event, Failure, FailureKind, Send};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::failure::failure;
+
+/// Ended jobs that are remembered.
+const RECENT: usize = 64;
+
+/// More than the largest job comes to; what another host claims beyond it is not kept.
+const EVENTS: usize = 200_000;
+
+/// Jobs that run, and the last ones that ran, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Jobs {
+    jobs: Mutex<VecDeque<Arc<Job>>>,
+    /// Carries them out. Waited for when the agent stops.
+    pub(super) tasks: TaskTracker,
+}
+
+/// One `send`: every image to every host.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Its number.
+    pub(super) id: u64,
+    /// What was asked for, with the hosts by their names.
+    pub(super) request: Send,
+    /// Stops what is not done.
+    pub(super) cancel: CancellationToken,
+    record: Mutex<Record>,
+    version: watch::Sender<u64>,
+}
+
+/// The last event of every kind, in the order in which they came.
+#[derive(Debug, Default)]
+struct Record {
+    version: u64,
+    events: BTreeMap<u64, (Key, Event)>,
+    versions: HashMap<Key, u64>,
+    result: Option<Result<(), Failure>>,
+}
+
+/// A later event of the same key takes the place of the earlier one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Accepted,
+    Planned(String, String),
+    Progress(String, String, Digest),
+    Drawn(String, String),
+    Waiting(String),
+    Ended(String, String),
+    Summary,
+}
+
+impl Jobs {
+    /// Remembers a job that begins; it is over with `parent`.
+    pub(super) fn begin(&self, id: u64, request: Send, parent: &CancellationToken) -> Arc<Job> {
+        let hosts = request.hosts.names.clone();
+        let (record, version) = (Mutex::default(), watch::Sender::new(0));
+        let job = Arc::new(Job { id, request, cancel: parent.child_token(), record, version });
+        job.tell(Event::Accepted { id, hosts });
+        let mut jobs = self.jobs();
+        if jobs.iter().filter(|job| job.is_over()).count() >= RECENT
+            && let Some(oldest) = jobs.iter().position(|job| job.is_over())
+        {
+            jobs.remove(oldest);
+        }
+        jobs.push_back(job.clone());
+        job
+    }
+
+    /// The job of this number; without one, the last.
+    pub(super) fn find(&self, id: Option<u64>) -> Result<Arc<Job>, Failure> {
+        let jobs = self.jobs();
+        match id {
+            Some(id) => {
+                let found = jobs.iter().find(|job| job.id == id).cloned();
+                found.ok_or_else(|| failure(FailureKind::TransferNotFound(id), format!("no send {id} is known here")))
+            }
+            None => jobs.back().cloned().ok_or_else(|| failure(FailureKind::TransferNotFound(0), "nothing was sent from here yet")),
+        }
+    }
+
+    fn jobs(&self) -> std::sync::MutexGuard<'_, VecDeque<Arc<Job>>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Job {
+    /// Something has happened.
+    pub(super) fn tell(&self, event: Event) {
+        let mut record = self.record();
+        record.apply(event);
+        let version = record.version;
+        drop(record);
+        self.version.send_replace(version);
+    }
+
+    /// It is over; an error when it could not be carried out as a whole.
+    pub(super) fn end(&self, result: Result<(), Failure>) {
+        let mut record = self.record();
+        record.result.get_or_insert(result);
+        record.version += 1;
+        let version = record.version;
+        drop(record);
+        self.version.send_replace(version);
+    }
+
+    /// Tells `events` all that has happened, and what happens, until the job is over: then its result. Steps may be left out for who is slow to
+    /// read, the last word on anything never.
+    pub(super) async fn follow(&self, events: &mpsc::Sender<Event>) -> Result<(), Failure> {
+        let mut version = self.version.subscribe();
+        let mut told = 0;
+        loop {
+            version.borrow_and_update();
+            let (news, result) = {
+                let record = self.record();
+                let news: Vec<Event> = record.events.range(told + 1..).map(|(_, (_, event))| event.clone()).collect();
+                told = record.version;
+                (news, record.result.clone())
+            };
+            for event in news {
+                let _ = events.send(event).await;
+            }
+            if let Some(result) = result {
+                return result;
+            }
+            // The sender is in `self`.
+            let _ = version.changed().await;
+        }
+    }
+
+    /// What failed: hosts, and images as they were asked for. `None`: it is not over yet.
+    pub(super) fn failed(&self) -> Option<Vec<(String, String)>> {
+        let record = self.record();
+        record.result.as_ref()?;
+        let failed = |(_, event): &(Key, Event)| match event {
+            Event::HostFailed { host, image, .. } => Some((host.clone(), image.clone())),
+            _ => None,
+        };
+        Some(record.events.values().filter_map(failed).collect())
+    }
+
+    fn is_over(&self) -> bool {
+        self.record().result.is_some()
+    }
+
+    fn record(&self) -> std::sync::MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Record {
+    fn apply(&mut self, event: Event) {
+        let Some(key) = self.key(&event) else { return };
+        if self.events.len() >= EVENTS && !self.versions.contains_key(&key) {
+            return;
+        }
+        if let Key::Ended(host, image) = &key {
+            self.forget_steps(host, image);
+        }
+        self.version += 1;
+        if let Some(old) = self.versions.insert(key.clone(), self.version) {
+            self.events.remove(&old);
+        }
+        self.events.insert(self.version, (key, event));
+    }
+
+    /// How far something was that has ended interests nobody.
+    fn forget_steps(&mut self, host: &str, image: &str) {
+        let is_step = |key: &Key| match key {
+            Key::Progress(of, name, _) | Key::Drawn(of, name) => of == host && name == image,
+            Key::Waiting(of) => of == host,
+            _ => false,
+        };
+        self.events.retain(|_, (key, _)| !is_step(key));
+        self.versions.retain(|key, _| !is_step(key));
+    }
+
+    /// `None` for an event that does not belong to a send, or not to what was planned.
+    fn key(&self, event: &Event) -> Option<Key> {
+        Some(match event {
+            Event::Accepted { .. } => Key::Accepted,
+            Event::Planned(planned) => Key::Planned(planned.host.clone(), planned.image.clone()),
+            Event::Progress(progress) => {
+                let planned = self.versions.get(&Key::Planned(progress.host.clone(), progress.image.clone()))?;
+                let (_, Event::Planned(planned)) = self.events.get(planned)? else { return None };
+                planned.layers.iter().find(|layer| layer.digest == progress.digest)?;
+                Key::Progress(progress.host.clone(), progress.image.clone(), progress.digest)
+            }
+            Event::Drawn(drawn) => Key::Drawn(drawn.host.clone(), drawn.image.clone()),
+            Event::Waiting { host, .. } => Key::Waiting(host.clone()),
+            Event::Done(done) => Key::Ended(done.host.clone(), done.image.clone()),
+            Event::HostFailed { host, image, .. } => Key::Ended(host.clone(), image.clone()),
+            Event::Summary(_) => Key::Summary,
+            _ => return None,
+        })
+    }
+}
+
+/// What of a job is sent again: the request for it.
+pub(super) fn retry(job: &Job, detach: bool) -> Result<Send, Failure> {
+    let id = job.id;
+    let failed = job.failed().ok_or_else(|| failure(FailureKind::Usage, format!("send {id} is still under way")))?;
+    let mut request = Send { detach, ..job.request.clone() };
+    if failed.is_empty() {
+        let whole = job.record().result.as_ref().is_some_and(Result::is_err);
+        return if whole { Ok(request) } else { Err(failure(FailureKind::Usage, format!("nothing of send {id} failed"))) };
+    }
+    let mut seen = HashSet::new();
+    request.hosts.names = failed.iter().map(|(host, _)| host.clone()).filter(|host| seen.insert(host.clone())).collect();
+    let mut seen = HashSet::new();
+    request.images = failed.iter().map(|(_, image)| image.clone()).filter(|image| seen.insert(image.clone())).collect();
+    // The images are named one by one now.
+    request.all_tags = false;
+    Ok(request)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proto::control::{Hosts, Planned, PlannedLayer, Platforms, Progress, Summary};
+
+    use super::*;
+
+    fn request() -> Send {
+        Send {
+            images: vec!["demo:1".to_owned()],
+            hosts: Hosts { names: vec!["b".to_owned(), "c".to_owned()], ..Hosts::default() },
+            rename: None,
+            platforms: Platforms::default(),
+            all_tags: true,
+            dry_run: false,
+            limit_bytes_per_s: None,
+            host_limit_bytes_per_s: None,
+            max_parallel: None,
+            canary: None,
+            stop_on_failure: false,
+            detach: false,
+            from: None,
+        }
+    }
+
+    fn job() -> Arc<Job> {
+        Jobs::default().begin(7, request(), &CancellationToken::new())
+    }
+
+    fn planned(host: &str) -> Event {
+        let layers = vec![PlannedLayer { digest: Digest::of(b"a"), size_bytes: 9, present_bytes: 0 }];
+        Event::Planned(Planned { host: host.to_owned(), image: "demo:1".to_owned(), layers, send_bytes: 9, present_bytes: 0 })
+    }
+
+    fn progress(host: &str, verified_bytes: u64) -> Event {
+        Event::Progress(Progress { host: host.to_owned(), image: "demo:1".to_owned(), digest: Digest::of(b"a"), verified_bytes })
+    }
+
+    fn failed(host: &str) -> Event {
+        Event::HostFailed { host: host.to_owned(), image: "demo:1".to_owned(), failure: failure(FailureKind::NoSpace, "full") }
+    }
+
+    fn summary() -> Event {
+        Event::Summary(Summary { total: 2, done: 1, failed: 1, egress_bytes: 9, elapsed_ms: 1 })
+    }
+
+    async fn followed(job: &Job) -> Vec<Event> {
+        let (events, mut receiver) = mpsc::channel(64);
+        job.follow(&events).await.unwrap();
+        drop(events);
+        let mut all = vec![];
+        while let Some(event) = receiver.recv().await {
+            all.push(event);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn who_comes_late_hears_the_last_word_on_everything() {
+        let job = job();
+        for event in
+            [planned("b"), planned("c"), progress("b", 3), progress("b", 6), progress("c", 2), progress("x", 1), failed("c"), summary()]
+        {
+            job.tell(event);
+        }
+        job.end(Ok(()));
+        let accepted = Event::Accepted { id: 7, hosts: vec!["b".to_owned(), "c".to_owned()] };
+        assert_eq!(followed(&job).await, [accepted, planned("b"), planned("c"), progress("b", 6), failed("c"), summary()]);
+    }
+
+    #[tokio::test]
+    async fn who_is_there_hears_it_as_it_happens() {
+        let job = job();
+        let (events, mut receiver) = mpsc::channel(1);
+        let following = {
+            let job = job.clone();
+            tokio::spawn(async move { job.follow(&events).await })
+        };
+        assert!(matches!(receiver.recv().await, Some(Event::Accepted { id: 7, .. })));
+        for step in [planned("b"), progress("b", 1), progress("b", 9)] {
+            job.tell(step.clone());
+            assert_eq!(receiver.recv().await, Some(step));
+        }
+        job.end(Err(failure(FailureKind::ShuttingDown, "over")));
+        assert_eq!(following.await.unwrap().unwrap_err().kind, FailureKind::ShuttingDown);
+    }
+
+    #[test]
+    fn what_failed_is_asked_for_again_and_nothing_else() {
+        let job = job();
+        assert_eq!(retry(&job, false).unwrap_err().kind, FailureKind::Usage, "not over yet");
+        job.tell(failed("c"));
+        job.end(Ok(()));
+        let again = retry(&job, true).unwrap();
+        assert_eq!((again.hosts.names, again.images), (vec!["c".to_owned()], vec!["demo:1".to_owned()]));
+        assert!(again.detach && !again.all_tags);
+    }
+}

@@ -1,0 +1,153 @@
+//! A send from a third host: what is asked of it here, and what it does when it is asked.
+
+use std::sync::Arc;
+
+use proto::control::{Event, Failure, FailureKind, Send, TransferState};
+use proto::host::Member;
+use proto::peer::{Answer, Request};
+use proto::session::OutOfTurn;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::failure::{self, failure};
+use super::job::{Job, Jobs};
+use super::send;
+use crate::net::NetError;
+use crate::store::Store;
+use crate::transfer::{Context, Relay, Transfer};
+
+/// Has `source` carry out the job, and ends it.
+pub(super) async fn run<S: Store>(context: Arc<Context<S>>, job: Arc<Job>, source: Member) {
+    let transfers = job.request.hosts.names.iter().map(|host| {
+        let image = job.request.images.join(" ");
+        context.transfers.start(job.id, false, &image, host, &job.cancel)
+    });
+    let transfers: Vec<Transfer> = transfers.collect();
+    let cancelled = cancelled(&transfers);
+    let result = tokio::select! {
+        result = ask(&context, &job, &source, &transfers) => result,
+        () = cancelled => Err(failure(FailureKind::Cancelled, format!("cannot send from {}: cancelled", source.name))),
+    };
+    for transfer in &transfers {
+        match &result {
+            Ok(()) => transfer.end(TransferState::Done),
+            Err(failure) if failure.kind == FailureKind::Cancelled => transfer.end(TransferState::Cancelled),
+            Err(failure) => transfer.end(TransferState::Failed(failure.causes.join(": "))),
+        }
+    }
+    job.end(result);
+}
+
+/// Carries out what a peer asks for, and tells it. Its going away cancels what is not done.
+pub(super) async fn answer<S: Store>(context: Arc<Context<S>>, jobs: Arc<Jobs>, relay: Relay) {
+    let Relay { peer, mut stream, request } = relay;
+    let Some(_session) = peer.session() else {
+        let busy = failure(FailureKind::Other, format!("{} has too many sessions at once here", peer.name()));
+        let _ = stream.send(&Answer::Event(Event::Failed(busy))).await;
+        return stream.flush().await;
+    };
+    let result = match send::begin_for(&context, &jobs, request, &peer).await {
+        Err(failure) => Err(failure),
+        Ok(job) => {
+            let (events, mut receiver) = mpsc::channel(64);
+            let following = async {
+                let result = job.follow(&events).await;
+                drop(events);
+                result
+            };
+            let forwarding = async {
+                loop {
+                    let event = tokio::select! {
+                        event = receiver.recv() => event,
+                        () = stream.given_up() => None,
+                    };
+                    let Some(event) = event else { break };
+                    if stream.send(&Answer::Event(event)).await.is_err() {
+                        break;
+                    }
+                }
+                // Who asked is gone, or all is said.
+                job.cancel.cancel();
+                receiver.close();
+            };
+            let (result, ()) = tokio::join!(following, forwarding);
+            result
+        }
+    };
+    let last = result.map_or_else(Event::Failed, |()| Event::End);
+    if let Err(error) = stream.send(&Answer::Event(last)).await {
+        debug!(host = peer.name(), %error, "who asked does not hear of the end");
+    }
+    stream.finish();
+    stream.flush().await;
+}
+
+async fn ask<S: Store>(context: &Context<S>, job: &Job, source: &Member, transfers: &[Transfer]) -> Result<(), Failure> {
+    let what = || format!("cannot send from {}", source.name);
+    let lost = |error: NetError| failure::net(what(), &source.name, &error);
+    let peer = context.net.connect(&source.id).await.map_err(lost)?;
+    let request = Send { from: None, detach: false, ..job.request.clone() };
+    let mut stream = peer.request(&Request::Send(request)).await.map_err(lost)?;
+    loop {
+        let event = match stream.receive::<Answer>().await.map_err(lost)? {
+            Answer::Event(event) => event,
+            Answer::Refused(refusal) => return Err(failure::net(what(), &source.name, &NetError::Answer(refusal))),
+            _ => return Err(lost(OutOfTurn("an answer that is no event").into())),
+        };
+        match event {
+            Event::End => return Ok(()),
+            Event::Failed(mut failure) => {
+                failure.causes.insert(0, what());
+                return Err(failure);
+            }
+            // Its own number means nothing here.
+            Event::Accepted { .. } => {}
+            event => match host(&event) {
+                Some(host) if !job.request.hosts.names.contains(host) => {
+                    warn!(source = source.name, "tells of a host that was not asked for")
+                }
+                _ => {
+                    note(&event, job, transfers);
+                    job.tell(event);
+                }
+            },
+        }
+    }
+}
+
+/// Resolves when a person has cancelled the job, all of whose transfers have one number.
+async fn cancelled(transfers: &[Transfer]) {
+    match transfers.first() {
+        Some(first) => first.cancelled().cancelled_owned().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The host that an event is about.
+fn host(event: &Event) -> Option<&String> {
+    match event {
+        Event::Planned(planned) => Some(&planned.host),
+        Event::Progress(progress) => Some(&progress.host),
+        Event::Drawn(drawn) => Some(&drawn.host),
+        Event::Waiting { host, .. } | Event::HostFailed { host, .. } => Some(host),
+        Event::Done(done) => Some(&done.host),
+        _ => None,
+    }
+}
+
+/// For `status`.
+fn note(event: &Event, job: &Job, transfers: &[Transfer]) {
+    let of = |host: &String| job.request.hosts.names.iter().position(|name| name == host).and_then(|number| transfers.get(number));
+    let Some(transfer) = host(event).and_then(of) else { return };
+    match event {
+        Event::Planned(planned) => transfer.progress(0, planned.send_bytes),
+        Event::Drawn(drawn) => transfer.received(drawn.sources.iter().map(|source| source.received_bytes).sum()),
+        Event::Waiting { .. } => transfer.waiting(),
+        Event::Done(done) => {
+            transfer.progress(done.sent_bytes, done.sent_bytes);
+            transfer.end(TransferState::Done);
+        }
+        Event::HostFailed { failure, .. } => transfer.end(TransferState::Failed(failure.causes.join(": "))),
+        _ => {}
+    }
+}
