@@ -12,6 +12,7 @@ mod golden;
 mod layout;
 mod mistakes;
 mod network;
+mod roll_out;
 mod send;
 mod store_conformance;
 mod tools;

@@ -51,6 +51,7 @@ struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     Accepted,
+    Queued(String, String),
     Planned(String, String),
     Progress(String, String, Digest),
     Drawn(String, String),
@@ -62,10 +63,9 @@ enum Key {
 impl Jobs {
     /// Remembers a job that begins; it is over with `parent`.
     pub(super) fn begin(&self, id: u64, request: Send, parent: &CancellationToken) -> Arc<Job> {
-        let hosts = request.hosts.names.clone();
         let (record, version) = (Mutex::default(), watch::Sender::new(0));
         let job = Arc::new(Job { id, request, cancel: parent.child_token(), record, version });
-        job.tell(Event::Accepted { id, hosts });
+        job.tell(Event::Accepted { id });
         let mut jobs = self.jobs();
         if jobs.iter().filter(|job| job.is_over()).count() >= RECENT
             && let Some(oldest) = jobs.iter().position(|job| job.is_over())
@@ -188,6 +188,7 @@ impl Record {
     fn key(&self, event: &Event) -> Option<Key> {
         Some(match event {
             Event::Accepted { .. } => Key::Accepted,
+            Event::Queued { host, image } => Key::Queued(host.clone(), image.clone()),
             Event::Planned(planned) => Key::Planned(planned.host.clone(), planned.image.clone()),
             Event::Progress(progress) => {
                 let planned = self.versions.get(&Key::Planned(progress.host.clone(), progress.image.clone()))?;
@@ -289,8 +290,7 @@ mod tests {
             job.tell(event);
         }
         job.end(Ok(()));
-        let accepted = Event::Accepted { id: 7, hosts: vec!["b".to_owned(), "c".to_owned()] };
-        assert_eq!(followed(&job).await, [accepted, planned("b"), planned("c"), progress("b", 6), failed("c"), summary()]);
+        assert_eq!(followed(&job).await, [Event::Accepted { id: 7 }, planned("b"), planned("c"), progress("b", 6), failed("c"), summary()]);
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ pub(super) async fn pull<S: Store>(context: &Arc<Context<S>>, client: &Client, r
     };
     let id = context.transfers.number();
     let transfer = context.transfers.start(id, true, &image, peer.name(), &context.shutdown);
-    client.event(Event::Accepted { id, hosts: vec![peer.name().to_owned()] }).await;
+    client.event(Event::Accepted { id }).await;
     let what = || format!("cannot pull {image} from {}", peer.name());
     let done = transfer::pull(context, &peer, &request, &transfer, &client.events()).await;
     let done = done.map_err(|error| failure::transfer(what(), peer.name(), &error))?;

@@ -126,6 +126,7 @@ async fn cancelled(transfers: &[Transfer]) {
 /// The host that an event is about.
 fn host(event: &Event) -> Option<&String> {
     match event {
+        Event::Queued { host, .. } => Some(host),
         Event::Planned(planned) => Some(&planned.host),
         Event::Progress(progress) => Some(&progress.host),
         Event::Drawn(drawn) => Some(&drawn.host),

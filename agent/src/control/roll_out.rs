@@ -70,7 +70,8 @@ impl<'a, S: Store> RollOut<'a, S> {
         let members: Vec<HostId> = plan.hosts.iter().map(|host| host.id).collect();
         // What a receiver has to be told beyond an offer goes with a share of it.
         let is_shared = members.len() > 1 || plan.on_behalf_of.is_some() || request.host_limit_bytes_per_s.is_some();
-        let mut fan = || (is_shared && !request.dry_run).then(|| Fan::start(context.trust.id(), members.clone(), &mut planners));
+        let at_once = request.max_parallel.is_none() && request.canary.is_none();
+        let mut fan = || (is_shared && !request.dry_run).then(|| Fan::start(context.trust.id(), members.clone(), at_once, &mut planners));
         let images: Vec<(Query, Option<Fan>)> = plan.queries.into_iter().map(|query| (query, fan())).collect();
         let errand = |host: Member| {
             let send = |(query, fan): &(Query, Option<Fan>)| {
@@ -111,6 +112,9 @@ impl<'a, S: Store> RollOut<'a, S> {
     }
 
     async fn run(mut self) -> Summary {
+        for (send, _) in self.waves.iter().flatten().flat_map(|errand| &errand.sends) {
+            let _ = self.events.send(Event::Queued { host: send.host.clone(), image: send.query.to_string() }).await;
+        }
         let mut summary = Summary { total: 0, done: 0, failed: 0, egress_bytes: 0, elapsed_ms: 0 };
         let mut forecasts: HashMap<Query, Vec<Vec<Missing>>> = HashMap::new();
         for (number, wave) in std::mem::take(&mut self.waves).into_iter().enumerate() {

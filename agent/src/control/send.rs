@@ -32,7 +32,7 @@ pub(super) async fn send<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, clien
     let detach = request.detach;
     let job = begin(context, jobs, request).await?;
     if detach {
-        client.event(Event::Accepted { id: job.id, hosts: job.request.hosts.names.clone() }).await;
+        client.event(Event::Accepted { id: job.id }).await;
         return Ok(());
     }
     let events = client.events();

@@ -9,7 +9,7 @@ use proto::peer::{Answer, Refusal, Request};
 use proto::session::chain::Chain;
 use proto::{Digest, HostId};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
@@ -34,6 +34,8 @@ pub(super) enum News {
     Joined {
         /// Who.
         peer: Peer,
+        /// The image, which is another one for another platform: a manifest or an index.
+        root: Digest,
         /// Of the image.
         size_bytes: u64,
         /// What of it has to travel.
@@ -55,11 +57,14 @@ pub struct Fan {
     pub(super) id: JobId,
     pub(super) members: Arc<[HostId]>,
     pub(super) news: mpsc::Sender<News>,
+    /// Hosts that have not got it yet, and of which it is not known that they cannot be reached.
+    pub(super) hopeful: Arc<watch::Sender<usize>>,
 }
 
 impl Fan {
-    /// A fan-out to these hosts; the plan runs in `tasks` until all who have a clone of it are gone.
-    pub fn start(head: HostId, members: Vec<HostId>, tasks: &mut JoinSet<()>) -> Self {
+    /// A fan-out to these hosts; the plan runs in `tasks` until all who have a clone of it are gone. `at_once`: all begin together, and a host that
+    /// cannot be reached may come later, while others are under way.
+    pub fn start(head: HostId, members: Vec<HostId>, at_once: bool, tasks: &mut JoinSet<()>) -> Self {
         let mut id = [0; 16];
         // Names a job among those of one host; without random numbers no connection would be possible.
         let _ = SystemRandom::new().fill(&mut id);
@@ -71,12 +76,13 @@ impl Fan {
             expected,
             began: Instant::now(),
             gathering: None,
-            chain: None,
+            chains: HashMap::new(),
             peers: HashMap::new(),
             telling: JoinSet::new(),
         };
         tasks.spawn(planner.run(incoming));
-        Self { id: JobId(id), members: members.into(), news }
+        let hopeful = Arc::new(watch::Sender::new(if at_once { members.len() } else { 0 }));
+        Self { id: JobId(id), members: members.into(), news, hopeful }
     }
 }
 
@@ -87,7 +93,8 @@ struct Planner {
     expected: usize,
     began: Instant,
     gathering: Option<Instant>,
-    chain: Option<Chain>,
+    /// By what their hosts receive: whoever gets something else is of no use to them.
+    chains: HashMap<Digest, Chain>,
     peers: HashMap<HostId, Peer>,
     telling: JoinSet<(HostId, bool)>,
 }
@@ -113,32 +120,32 @@ impl Planner {
 
     /// Who has not heard where to read is told again.
     fn told(&mut self, host: &HostId, heard: bool) {
-        if let (Some(chain), false) = (&mut self.chain, heard) {
-            chain.unheard(host);
+        if !heard {
+            self.chains.values_mut().for_each(|chain| chain.unheard(host));
         }
     }
 
     fn hear(&mut self, news: News) {
         let now_ms = self.began.elapsed().as_millis() as u64;
-        if let News::Joined { peer, size_bytes, missing_bytes } = news {
-            self.gathering.get_or_insert_with(Instant::now);
-            let chain = self.chain.get_or_insert_with(|| Chain::new(self.head, size_bytes));
-            chain.join(peer.id(), missing_bytes, now_ms);
-            self.peers.insert(peer.id(), peer);
-            return self.plan();
-        }
-        let Some(chain) = &mut self.chain else { return };
+        // A chain ignores whoever is not in it.
+        let chains = self.chains.values_mut();
         match news {
-            News::Joined { .. } => {}
-            News::Progress(host, bytes) => chain.progress(&host, bytes, now_ms),
-            News::Trouble(trouble) => {
-                info!(source = %trouble.source, fault = ?trouble.fault, "a source of the fan-out fails");
-                chain.trouble(&trouble, now_ms);
+            News::Joined { peer, root, size_bytes, missing_bytes } => {
+                self.gathering.get_or_insert_with(Instant::now);
+                let chain = self.chains.entry(root).or_insert_with(|| Chain::new(self.head, size_bytes));
+                chain.join(peer.id(), missing_bytes, now_ms);
+                self.peers.insert(peer.id(), peer);
                 self.plan();
             }
-            News::Done(host) => chain.done(&host),
+            News::Progress(host, bytes) => chains.for_each(|chain| chain.progress(&host, bytes, now_ms)),
+            News::Trouble(trouble) => {
+                info!(source = %trouble.source, fault = ?trouble.fault, "a source of the fan-out fails");
+                chains.for_each(|chain| chain.trouble(&trouble, now_ms));
+                self.plan();
+            }
+            News::Done(host) => chains.for_each(|chain| chain.done(&host)),
             News::Gone(host) => {
-                chain.gone(&host);
+                chains.for_each(|chain| chain.gone(&host));
                 self.plan();
             }
         }
@@ -147,11 +154,12 @@ impl Planner {
     /// Tells those whose sources have changed.
     fn plan(&mut self) {
         let now_ms = self.began.elapsed().as_millis() as u64;
-        let (Some(chain), Some(gathering)) = (&mut self.chain, self.gathering) else { return };
-        if chain.joined() >= self.expected || gathering.elapsed() >= GATHER {
-            chain.start(now_ms);
+        let Some(gathering) = self.gathering else { return };
+        if self.peers.len() >= self.expected || gathering.elapsed() >= GATHER {
+            self.chains.values_mut().for_each(|chain| chain.start(now_ms));
         }
-        for (host, hosts) in chain.changes(now_ms) {
+        let changes: Vec<_> = self.chains.values_mut().flat_map(|chain| chain.changes(now_ms)).collect();
+        for (host, hosts) in changes {
             let Some(peer) = self.peers.get(&host) else { continue };
             debug!(host = peer.name(), ?hosts, "reads from");
             self.telling.spawn(ask(peer.clone(), Request::Sources(Sources { job: self.id, hosts })));

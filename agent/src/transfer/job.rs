@@ -27,6 +27,8 @@ pub(super) struct Job {
     sources: watch::Sender<Vec<HostId>>,
     /// Cancelled when the head says that it is over.
     pub(super) ended: CancellationToken,
+    /// Cancelled when the head offers it again: it was lost, and is back.
+    pub(super) renewed: CancellationToken,
 }
 
 /// A blob of the image.
@@ -59,7 +61,9 @@ impl Jobs {
     pub(super) fn join(&self, head: HostId, id: JobId, members: &[HostId], blobs: impl Iterator<Item = (Descriptor, Place)>) -> Arc<Job> {
         let blobs = blobs.map(|(descriptor, place)| (descriptor.digest, JobBlob::new(descriptor, place))).collect();
         let members = members.iter().copied().collect();
-        let job = Arc::new(Job { id, head, members, blobs, sources: watch::Sender::new(vec![]), ended: CancellationToken::new() });
+        let (ended, renewed) = (CancellationToken::new(), CancellationToken::new());
+        let job = Arc::new(Job { id, head, members, blobs, sources: watch::Sender::new(vec![]), ended, renewed });
+        self.of(&head, id).iter().for_each(|old| old.renewed.cancel());
         let mut jobs = self.jobs();
         jobs.retain(|job| job.strong_count() > 0);
         jobs.push(Arc::downgrade(&job));

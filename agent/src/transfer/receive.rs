@@ -214,6 +214,7 @@ impl<'a, S: Store> Session<'a, S> {
                 },
                 _ = report.tick() => self.report(stream).await,
                 Some(trouble) = self.troubles.1.recv() => drop(stream.send(&Answer::Trouble(trouble)).await),
+                () = renewed(self.sharing.as_ref()), if !self.committing => self.tell(Input::Failed(Refusal::Cancelled)),
                 () = stream.given_up(), if !self.committing && self.orphaned.is_none() => self.lost(),
                 () = cancel.cancelled(), if !self.committing => {
                     let stopping = self.context.shutdown.is_cancelled();
@@ -550,6 +551,14 @@ impl<'a, S: Store> Session<'a, S> {
             // Whoever is slow to read misses some progress, never the plan: it is the first news and fits the channel.
             let _ = sender.try_send(news);
         }
+    }
+}
+
+/// Resolves when the host that started the fan-out has begun a new session for it.
+async fn renewed(sharing: Option<&Arc<Sharing>>) {
+    match sharing {
+        Some(sharing) => sharing.job().renewed.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 

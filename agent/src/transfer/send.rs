@@ -11,7 +11,7 @@ use proto::limits::MEMBERS;
 use proto::peer::{Committed, Missing, Offer, Refusal, Request, SHARED_OFFERS, Want};
 use proto::session::send::Step;
 use proto::{Digest, HostId, Image, Reference};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::fan_out::{Fan, News};
@@ -115,6 +115,10 @@ impl<S: Store> Sending<'_, S> {
         let cancelled = self.transfer.cancelled();
         let mut retry = Retry::default();
         let (mut was_connected, mut changes) = (false, 0);
+        let job = self.job;
+        let mut hope = job.fan.as_ref().map(Hope::new);
+        // Why a host that may come late has not come yet.
+        let mut absent: Option<NetError> = None;
         loop {
             let attempt = async {
                 let peer = self.context.net.connect(&self.job.id).await?;
@@ -124,9 +128,23 @@ impl<S: Store> Sending<'_, S> {
             let result = tokio::select! {
                 result = attempt => result,
                 () = cancelled.cancelled() => Err(TransferError::Cancelled),
+                () = left_behind(job.fan.as_ref()), if absent.is_some() => Err(TransferError::Net(absent.take().unwrap_or(NetError::NoAddress))),
             };
             let error = match result {
                 Err(TransferError::Net(error)) if was_connected && error.is_passing() => error,
+                Err(TransferError::Net(error)) if !was_connected && error.is_passing() && self.others_under_way(&mut hope) => {
+                    if absent.is_none() {
+                        warn!(%error, "not reached, trying again while others are under way");
+                        let _ = self.events.send(Event::Waiting { host: self.job.host.clone(), reason: error.to_string() }).await;
+                    }
+                    self.transfer.waiting();
+                    absent = Some(error);
+                    tokio::select! {
+                        () = tokio::time::sleep(RETRY_MOST / 4) => {}
+                        () = cancelled.cancelled() => return Err(TransferError::Cancelled),
+                    }
+                    continue;
+                }
                 // What is missing now is found out at once, but not for ever.
                 Err(TransferError::Refused(Refusal::StoreChanged)) if changes < STORE_CHANGES => {
                     changes += 1;
@@ -153,6 +171,12 @@ impl<S: Store> Sending<'_, S> {
                 () = cancelled.cancelled() => return Err(TransferError::Cancelled),
             }
         }
+    }
+
+    /// True while hosts of the same fan-out have not got the image yet, this one not counted, which does not come.
+    fn others_under_way(&self, hope: &mut Option<Hope>) -> bool {
+        drop(hope.take());
+        self.job.fan.as_ref().is_some_and(|fan| *fan.hopeful.borrow() > 0)
     }
 
     async fn attempt(&mut self, peer: &Peer) -> Result<Sent, TransferError> {
@@ -223,7 +247,8 @@ impl<S: Store> Sending<'_, S> {
                     if self.job.dry_run {
                         return Ok((want, None));
                     }
-                    self.tell(News::Joined { peer: peer.clone(), size_bytes: image.size_bytes(), missing_bytes: total_bytes }).await;
+                    let (root, size_bytes) = (image.root.digest, image.size_bytes());
+                    self.tell(News::Joined { peer: peer.clone(), root, size_bytes, missing_bytes: total_bytes }).await;
                     planned = Some((want, total_bytes));
                 }
                 Step::Progress(progress) => {
@@ -304,6 +329,29 @@ impl<S: Store> Sending<'_, S> {
             dry_run: self.job.dry_run,
         };
         Ok(Sent { done, missing: want.missing.clone() })
+    }
+}
+
+/// Counts a host among those from which more is to be expected, until it is dropped.
+struct Hope(Arc<watch::Sender<usize>>);
+
+impl Hope {
+    /// It was counted from the start.
+    fn new(fan: &Fan) -> Self {
+        Self(fan.hopeful.clone())
+    }
+}
+
+impl Drop for Hope {
+    fn drop(&mut self) {
+        self.0.send_modify(|hopeful| *hopeful = hopeful.saturating_sub(1));
+    }
+}
+
+/// Resolves when no host of the fan-out is under way any more.
+async fn left_behind(fan: Option<&Fan>) {
+    if let Some(fan) = fan {
+        let _ = fan.hopeful.subscribe().wait_for(|hopeful| *hopeful == 0).await;
     }
 }
 

@@ -73,6 +73,7 @@ impl Sharing {
     pub(super) async fn fetch(&self, fetch: Fetch<'_>, at: u64, end: u64) -> Result<(), GetError> {
         let digest = fetch.staged.descriptor().digest;
         let blob = self.job.blob(&digest).ok_or(GetError::Refused(Refusal::BlobNotOffered(digest)))?;
+        self.first_word().await;
         let hashes = self.hashes(blob).await?;
         let fetch = Fetch { hashes: Some(&hashes), silence_ms: SOURCE_SILENCE_MS, ..fetch };
         let mut at = at;

@@ -16,8 +16,6 @@ pub enum Event {
     Accepted {
         /// The number.
         id: u64,
-        /// All hosts that it is about.
-        hosts: Vec<String>,
     },
     /// A host has answered what it lacks.
     Planned(Planned),

@@ -109,11 +109,6 @@ impl Chain {
         }
     }
 
-    /// How many hosts have answered.
-    pub fn joined(&self) -> usize {
-        self.order.len()
-    }
-
     /// Begins: from now on [`Chain::changes`] tells who reads from whom.
     pub fn start(&mut self, now_ms: u64) {
         if self.started_ms.is_some() {

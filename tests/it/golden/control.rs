@@ -128,7 +128,8 @@ fn transfer_events() -> Vec<Event> {
     let (host, image) = (text("b"), text("demo"));
     let layers = vec![PlannedLayer { digest: digest("layer"), size_bytes: 2, present_bytes: 1 }];
     vec![
-        Event::Accepted { id: 7, hosts: vec![text("b")] },
+        Event::Accepted { id: 7 },
+        Event::Queued { host: host.clone(), image: image.clone() },
         Event::Planned(Planned { host: host.clone(), image: image.clone(), layers, send_bytes: 3, present_bytes: 4 }),
         Event::Progress(Progress { host: host.clone(), image: image.clone(), digest: digest("layer"), verified_bytes: 5 }),
         Event::Drawn(Drawn { host: host.clone(), image: image.clone(), sources: vec![Source { host: text("c"), received_bytes: 5 }] }),
