@@ -30,18 +30,20 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
     let mut silent = Silent::default();
     let mut here = None;
     let mut answers = 0;
-    context.each(&Request::Diff { image: args.image, hosts: Hosts { names: args.hosts, all: args.all, except: vec![] } }, |event| match event {
-        Event::Difference(difference) => {
-            if difference.host.is_none() {
-                here = difference.image_id;
-            } else {
-                answers += 1;
+    context.each(&Request::Diff { image: args.image, hosts: Hosts { names: args.hosts, all: args.all, except: vec![] } }, |event| {
+        match event {
+            Event::Difference(difference) => {
+                if difference.host.is_none() {
+                    here = difference.image_id;
+                } else {
+                    answers += 1;
+                }
+                context.output.object(&object(&difference, here));
+                rows.push(row(&difference, here));
             }
-            context.output.object(&object(&difference, here));
-            rows.push(row(&difference, here));
+            Event::HostSilent { host, failure } => silent.add(context, host, &failure),
+            _ => {}
         }
-        Event::HostSilent { host, failure } => silent.add(context, host, &failure),
-        _ => {}
     })?;
     context.output.table(&rows);
     Ok(silent.exit(answers > 0))

@@ -33,6 +33,7 @@ fn done(host: &str) -> Done {
         source_image_id: digest("image"),
         config_digest: digest("config"),
         sent_bytes: 41 * MB,
+        sources: vec![],
         wire_bytes: 41 * MB + 1000,
         present_bytes: 146 * MB,
         layers_sent: 2,
