@@ -120,6 +120,13 @@ pub enum Event {
     End,
     /// It was not.
     Failed(Failure),
+    /// An image is to go to a host, and nothing has begun. Once for every pair of them, right after `Accepted`.
+    Queued {
+        /// Which host.
+        host: String,
+        /// As it was written.
+        image: String,
+    },
 }
 
 /// What a host lacks of an image.
