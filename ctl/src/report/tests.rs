@@ -55,8 +55,8 @@ fn summary(done: u64, failed: u64) -> Event {
 }
 
 fn said(report: &mut Report, events: &[Event]) -> String {
-    let mut lines: Vec<String> = events.iter().flat_map(|event| report.event(event)).collect();
-    lines.extend(report.closing());
+    let mut lines: Vec<String> = events.iter().flat_map(|event| report.event(event, 0)).collect();
+    lines.extend(report.closing(None));
     lines.join("\n")
 }
 
@@ -126,9 +126,9 @@ fn several_hosts_are_a_table_and_the_failed_ones_can_be_pasted() {
     let image = digest("image").short();
     let expected = format!(
         "HOST   IMAGE          SENT     LAYERS  ALREADY THERE  TIME   RESULT
-web01  demo:nautilus  -        -       -              -      failed (exit code 4)
+web01  demo:nautilus  failed (exit code 4): no answer\\u{{1b}}
 web02  demo:nautilus  41.0 MB  2 of 3  146 MB         0.4 s  sha256:{image}  same image ID as here
-web03  demo:nautilus  -        -       -              -      failed (exit code 4)
+web03  demo:nautilus  failed (exit code 4): no answer\\u{{1b}}
 sent 41.0 MB to 1 host in 0.9 s, 146 MB were already there"
     );
     assert_eq!(text, expected);
@@ -153,7 +153,7 @@ fn detached() {
     let mut report = Report::new(Direction::Send, true);
     report.detached = true;
     let text = said(&mut report, &[Event::Accepted { id: 7 }]);
-    assert_eq!(text, "under way as 7: imgctl status shows how it goes, imgctl cancel ID stops it");
+    assert_eq!(text, "under way as 7: imgctl status --watch 7 shows how it goes, imgctl cancel 7 stops it");
 }
 
 #[test]
