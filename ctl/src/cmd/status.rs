@@ -51,8 +51,12 @@ pub(crate) fn run(context: &Context, args: &Args) -> super::Result {
 impl Args {
     /// What goes on when the watching is interrupted.
     pub(crate) fn goes_on(&self) -> Option<String> {
-        let id = self.id.map_or_else(|| "JOB".to_owned(), |id| id.to_string());
-        self.watch.then(|| format!("the send goes on; imgctl status --watch shows it again, imgctl cancel {id} stops it"))
+        let again = "the send goes on; imgctl status --watch";
+        let what = match self.id {
+            Some(id) => format!("{again} {id} shows it again, imgctl cancel {id} stops it"),
+            None => format!("{again} shows it again"),
+        };
+        self.watch.then_some(what)
     }
 }
 
@@ -181,7 +185,9 @@ mod tests {
     #[test]
     fn watching_is_not_sending() {
         let goes_on = |id, watch| Args { id, watch }.goes_on();
-        assert!(goes_on(Some(12), true).is_some_and(|text| text.starts_with("the send goes on") && text.contains("imgctl cancel 12")));
+        let expected = "the send goes on; imgctl status --watch 12 shows it again, imgctl cancel 12 stops it";
+        assert_eq!(goes_on(Some(12), true).as_deref(), Some(expected));
+        assert!(goes_on(None, true).is_some_and(|text| text.starts_with("the send goes on") && !text.contains("cancel")));
         assert_eq!(goes_on(Some(12), false), None);
     }
 }

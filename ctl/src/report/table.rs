@@ -115,3 +115,89 @@ fn shorten(rows: &[Vec<String>], lines: Vec<String>, width: usize) -> Vec<String
     let shorten = |(row, line): (&Vec<String>, String)| if row.len() < rows[0].len() { cut(&line, width) } else { line };
     rows.iter().zip(lines).map(shorten).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::Digest;
+    use proto::control::{Event, Source, Summary};
+
+    use super::super::tests::{done, failed, planned, skipped};
+    use super::super::{Direction, Origin};
+    use super::*;
+
+    fn served(host: &str, by: &[&str]) -> Event {
+        let sources = by.iter().map(|by| Source { host: (*by).to_owned(), received_bytes: 41 }).collect();
+        Event::Done(Done { sources, ..done(host) })
+    }
+
+    fn report(events: &[Event]) -> Report {
+        let mut report = Report::new(Direction::Send, false);
+        events.iter().for_each(|event| drop(report.event(event, 0)));
+        report
+    }
+
+    #[test]
+    fn a_row_for_every_host_by_name() {
+        let report = report(&[
+            served("web10", &["web9", "a", "b"]),
+            served("web9", &["stapp01"]),
+            planned("web3"),
+            skipped("web3"),
+            skipped("web2"),
+            failed("web1"),
+        ]);
+        let id = Digest::of(b"image").short();
+        let expected = format!(
+            "HOST   IMAGE          SENT     LAYERS  ALREADY THERE  TIME   FROM     RESULT
+web1   demo:nautilus  failed (exit code 4): no answer\\u{{1b}}
+web2   demo:nautilus  not begun, because web01 failed
+web3   demo:nautilus  stopped, because web01 failed
+web9   demo:nautilus  41.0 MB  2 of 3  146 MB         0.4 s  stapp01  sha256:{id}  same image ID as here
+web10  demo:nautilus  41.0 MB  2 of 3  146 MB         0.4 s  web9 +2  sha256:{id}  same image ID as here"
+        );
+        assert_eq!(report.table(None).join("\n"), expected);
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_less_to_show() {
+        let mut lines = vec![];
+        let report = report(&[served("web10", &["web9", "a"]), failed("web11")]);
+        for columns in [200, 100, 85, 80, 30] {
+            lines.push(report.table(Some(columns)));
+        }
+        let heading = |at: usize| lines[at][0].split("  ").map(str::trim).filter(|word| !word.is_empty()).collect::<Vec<_>>();
+        assert_eq!(heading(0), ["HOST", "IMAGE", "SENT", "LAYERS", "ALREADY THERE", "TIME", "FROM", "RESULT"]);
+        assert!(lines[0][1].contains("same image ID") && !lines[1][1].contains("same image ID"));
+        assert_eq!(heading(1), heading(0));
+        assert_eq!(heading(2), ["HOST", "IMAGE", "SENT", "ALREADY THERE", "TIME", "FROM", "RESULT"]);
+        assert_eq!(heading(3), ["HOST", "IMAGE", "SENT", "TIME", "FROM", "RESULT"]);
+        for (at, columns) in [(0, 200), (1, 100), (2, 85), (3, 80)] {
+            assert!(lines[at].iter().all(|line| line.chars().count() <= columns), "{:#?}", lines[at]);
+        }
+        // An ID is never cut, a reason is.
+        assert!(lines[4][1].ends_with(&Digest::of(b"image").short()));
+        assert_eq!(lines[4][2], "web11  demo:nautilus  failed …");
+    }
+
+    #[test]
+    fn the_total_names_who_sent() {
+        let summary = |egress_bytes| Event::Summary(Summary { total: 2, done: 2, failed: 0, egress_bytes, elapsed_ms: 900 });
+        let mut report = report(&[served("a", &[]), served("b", &["a"]), summary(41_000_000)]);
+        let total = "sent 82.0 MB to 2 hosts in 0.9 s, 292 MB were already there; 41.0 MB left ";
+        assert_eq!(report.total(), format!("{total}this host"));
+        report.origin = Origin::Host("stapp05".to_owned());
+        assert_eq!(report.total(), format!("{total}stapp05"));
+        report.event(&summary(82_000_000), 0);
+        assert_eq!(report.total(), "sent 82.0 MB to 2 hosts in 0.9 s, 292 MB were already there");
+    }
+
+    #[test]
+    fn a_dry_run_says_what_would_leave() {
+        let forecast = |host: &str| Event::Done(Done { dry_run: true, sent_bytes: 0, ..done(host) });
+        let summary = Event::Summary(Summary { total: 2, done: 2, failed: 0, egress_bytes: 41_000_000, elapsed_ms: 9 });
+        let report = report(&[planned("a"), planned("b"), forecast("a"), forecast("b"), summary]);
+        let expected = "dry run: nothing was sent; 82.0 MB would be, 292 MB are there already; 41.0 MB would leave this host";
+        assert_eq!(report.total(), expected);
+        assert_eq!(report.table(None)[1], "a     demo:nautilus  41000000 B  2 of 3  146 MB         0.4 s  dry run");
+    }
+}

@@ -107,10 +107,10 @@ fn host(label: &str, name: usize, host: &Host, columns: usize, now_ms: u64) -> S
     }
 }
 
-/// `1.60 GB`, or `about 1.60 GB` while some hosts have not said what they lack.
+/// `1.60 GB`, or `~1.60 GB` while some hosts have not said what they lack.
 pub(super) fn total(bytes: &Bytes) -> String {
-    let about = if bytes.is_estimate { "about " } else { "" };
-    format!("{about}{}", size(bytes.total))
+    let nearly = if bytes.is_estimate { "~" } else { "" };
+    format!("{nearly}{}", size(bytes.total))
 }
 
 /// `9 s left`; nothing when it is hardly worth a word.
@@ -171,7 +171,7 @@ mod tests {
             [progress("web08", 10), drawn("web07", &[("web06", 88), ("stapp01", 12)]), drawn("web08", &[("web06", 1)]), waiting("web13")];
         at_last.iter().for_each(|event| fleet.event(2000, event));
         let expected = [
-            "demo:1 → 7 hosts  ━━━━╸───────────  70.0 MB / about 240 MB  15.0 MB/s  11 s left",
+            "demo:1 → 7 hosts  ━━━━━━╸──────────────  70.0 MB / ~240 MB  15.0 MB/s  11 s left",
             "  1 done · 2 receiving · 1 starting · 1 queued · 1 waiting · 1 failed",
             "  web13  waiting for its connection (timed out)",
             "  web07  ━━━━━━━━━━━━╸────────────   50 %  10.0 MB/s  from web06, stapp01 12 %",
@@ -191,9 +191,8 @@ mod tests {
         for step in 0..40 {
             // Now the one is ahead, now the other.
             (0..400).for_each(|number| fleet.event(step * 100, &progress(&name(number), 1 + (step * (1 + (number * 7 + step) % 5)) / 5)));
-            (0..400).for_each(|number| {
-                fleet.event(step * 100, &drawn(&name(number), &[("a-source-with-a-long-name", 9), ("another-long-name", 5)]))
-            });
+            let sources = [("a-source-with-a-long-name", 9), ("another-long-name", 5)];
+            (0..400).for_each(|number| fleet.event(step * 100, &drawn(&name(number), &sources)));
             let lines = lines(&fleet, TERMINAL, step * 100);
             assert_eq!(lines.len(), 23);
             assert!(lines.iter().all(|line| width(line) <= 80), "{lines:#?}");
@@ -201,7 +200,8 @@ mod tests {
         }
         assert!(orders.iter().all(|order| *order == orders[0]), "the order changes");
         assert_eq!(orders[0], (0..20).map(name).collect::<Vec<_>>());
-        [waiting("web499"), done("web000"), done("web002"), failed("web003")].iter().for_each(|event| fleet.event(5000, event));
+        let at_last = [waiting("web499"), done("web000"), done("web002"), failed("web003")];
+        at_last.iter().for_each(|event| fleet.event(5000, event));
         let lines = lines(&fleet, TERMINAL, 5000);
         assert_eq!(lines[1], "  2 done · 397 receiving · 99 queued · 1 waiting · 1 failed");
         assert_eq!(shown(&lines)[..4], ["web499", "web001", "web004", "web005"]);
