@@ -35,7 +35,7 @@ pub(crate) struct Global {
     /// Print one JSON object per line
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Print only failures, and what a script needs (image IDs, the token)
+    /// Print only failures, and what a script needs (image IDs, the token, the number of a job)
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
 }

@@ -69,6 +69,15 @@ impl Bars {
         }
     }
 
+    /// How long at least is between two prints: every one of them draws everything again.
+    pub(crate) fn pause(&self) -> Duration {
+        match self {
+            // Few, and each says where a layer has gone.
+            Self::Layers(_) => Duration::ZERO,
+            Self::Hosts(_) => TICK,
+        }
+    }
+
     /// Prints without tearing the bars.
     pub(crate) fn suspend(&self, print: impl FnOnce()) {
         match self {

@@ -1,12 +1,13 @@
 //! What `send` and `pull` have in common: events become lines, bars or objects, and an exit code.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::control::{Event, Request};
 
 use crate::context::Context;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::output::Output;
 use crate::progress::Bars;
 use crate::report::{Report, json};
 
@@ -32,35 +33,98 @@ pub(crate) fn run(context: &Context, request: &Request, report: Report) -> super
 pub(crate) fn carry_out(context: &Context, request: &Request, mut report: Report) -> Result<Report, Error> {
     let started = Instant::now();
     let bars = || if report.shows_layers() { Bars::layers() } else { Bars::hosts(report.shared_fleet(), started) };
-    let mut bars = context.output.has_bars().then(bars);
+    let bars = context.output.has_bars().then(bars);
     report.terminal = bars.is_some();
-    let result = context.each(request, |event| {
-        let now_ms = started.elapsed().as_millis() as u64;
-        show(context, &mut report, bars.as_mut(), &event, now_ms);
-    });
-    drop(bars);
+    let mut screen = Screen { output: &context.output, bars, waiting: vec![], printed: Duration::ZERO };
+    let result = context.each(request, |event| screen.show(&mut report, &event, started.elapsed()));
+    drop(screen);
     result?;
     report.closing(context.output.columns()).iter().for_each(|line| context.output.line(line));
     Ok(report)
 }
 
-fn show(context: &Context, report: &mut Report, bars: Option<&mut Bars>, event: &Event, now_ms: u64) {
-    if let Some(object) = json::object(event).filter(|_| !context.output.is_quiet() || json::is_result(event)) {
-        context.output.object(&object);
-    }
-    let lines = report.event(event, now_ms);
-    let failure = report.failure(event).filter(|_| !context.output.is_json());
-    let print = || {
-        lines.iter().for_each(|line| context.output.line(line));
-        failure.iter().for_each(|error| context.output.failure(error));
-    };
-    match bars {
-        Some(bars) => {
-            bars.event(event);
-            if !lines.is_empty() || failure.is_some() {
-                bars.suspend(print);
-            }
+/// Where events are shown.
+struct Screen<'a> {
+    output: &'a Output,
+    bars: Option<Bars>,
+    /// To be printed when the bars may be drawn again.
+    waiting: Vec<Words>,
+    /// When something was printed last.
+    printed: Duration,
+}
+
+/// What is printed about an event.
+enum Words {
+    Line(String),
+    Failure(Error),
+}
+
+impl Screen<'_> {
+    fn show(&mut self, report: &mut Report, event: &Event, now: Duration) {
+        if let Some(object) = json::object(event).filter(|_| !self.output.is_quiet() || json::is_result(event)) {
+            self.output.object(&object);
         }
-        None => print(),
+        self.waiting.extend(report.event(event, now.as_millis() as u64).into_iter().map(Words::Line));
+        let failure = report.failure(event).filter(|_| !self.output.is_json());
+        self.waiting.extend(failure.map(Words::Failure));
+        if let Some(bars) = &mut self.bars {
+            bars.event(event);
+        }
+        let pause = self.bars.as_ref().map_or(Duration::ZERO, Bars::pause);
+        if !self.waiting.is_empty() && now.saturating_sub(self.printed) >= pause {
+            self.print();
+            self.printed = now;
+        }
+    }
+
+    fn print(&mut self) {
+        let (output, waiting) = (self.output, std::mem::take(&mut self.waiting));
+        let print = || {
+            waiting.iter().for_each(|words| match words {
+                Words::Line(line) => output.line(line),
+                Words::Failure(error) => output.failure(error),
+            });
+        };
+        match &self.bars {
+            Some(bars) => bars.suspend(print),
+            None => print(),
+        }
+    }
+}
+
+/// What was held back is said, and the bars go.
+impl Drop for Screen<'_> {
+    fn drop(&mut self) {
+        if !self.waiting.is_empty() {
+            self.print();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Direction;
+
+    /// How many words wait after each of these times, when one came at each of them.
+    fn waiting(times_ms: &[u64], bars: Option<Bars>) -> Vec<usize> {
+        let output = Output::new(false, true);
+        let mut report = Report::new(Direction::Send, false);
+        let mut screen = Screen { output: &output, bars, waiting: vec![], printed: Duration::ZERO };
+        let show = |&at_ms: &u64| {
+            screen.waiting.push(Words::Line(String::new()));
+            screen.show(&mut report, &Event::Accepted { id: 1 }, Duration::from_millis(at_ms));
+            screen.waiting.len()
+        };
+        times_ms.iter().map(show).collect()
+    }
+
+    #[test]
+    fn many_words_are_printed_together_where_all_hosts_are_drawn_again() {
+        let times_ms = [1000, 1010, 1020, 1100, 1300, 1301];
+        let hosts = Bars::hosts(Report::new(Direction::Send, false).shared_fleet(), Instant::now());
+        assert_eq!(waiting(&times_ms, Some(hosts)), [0, 1, 2, 0, 0, 1]);
+        assert_eq!(waiting(&times_ms, Some(Bars::layers())), [0; 6]);
+        assert_eq!(waiting(&times_ms, None), [0; 6]);
     }
 }

@@ -75,13 +75,17 @@ fn headline(fleet: &Fleet, columns: usize, now_ms: u64) -> String {
     let mut facts = vec![format!("{} / {}", size(bytes.received), total(&bytes))];
     facts.extend(fleet.bytes_per_s(now_ms).map(|rate| format!("{}/s", size(rate))));
     facts.extend(fleet.left_ms(now_ms).and_then(left));
-    let facts = facts.join("  ");
     let hosts = format!(" → {}", format::count(fleet.hosts().count() as u64, "host"));
-    let fixed = hosts.chars().count() + 2 + 2 + facts.chars().count();
+    let fixed = |facts: &[String]| hosts.chars().count() + 2 + 2 + facts.join("  ").chars().count();
+    // Where there is little room, the bytes and the time say most.
+    if facts.len() > 2 && fixed(&facts) + BAR.start() * 2 > columns {
+        facts.remove(1);
+    }
+    let fixed = fixed(&facts);
     // The name gives way to the facts, and the bar to the name.
     let image = cut(&fleet.images(), columns.saturating_sub(fixed + BAR.start()).max(*BAR.start()));
     let bar = bar(width(columns, fixed + image.chars().count()), bytes.received, bytes.total);
-    format!("{image}{hosts}  {bar}  {facts}")
+    format!("{image}{hosts}  {bar}  {}", facts.join("  "))
 }
 
 /// `  web07  ━━━━╸───   62 %  11.2 MB/s  from web06`
