@@ -14,6 +14,9 @@ use crate::value;
 /// Only layers that a host lacks travel. Success means that the store of the host shows the image under its name, with the image ID
 /// that was expected. The same command again sends only what is still missing, also after an interruption.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "imgctl send [OPTIONS] <IMAGE> <HOST>...
+       imgctl send [OPTIONS] <IMAGE> --all
+       imgctl send --retry-failed <JOB> [--detach]")]
 #[command(after_help = "Examples:
   imgctl send demo:nautilus stapp03
   imgctl send demo:nautilus 'web[01-40]' @db --limit 50MB/s

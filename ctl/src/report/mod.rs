@@ -1,11 +1,14 @@
 //! The events of a `send` or a `pull` as lines for people. Draws nothing and prints nothing: lines go in one direction, out.
 
 mod fleet;
+mod host;
 pub(crate) mod json;
 mod lines;
 mod origin;
 mod pace;
 mod rate;
+#[cfg(test)]
+mod samples;
 mod sources;
 mod table;
 #[cfg(test)]

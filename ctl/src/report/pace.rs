@@ -40,7 +40,7 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fleet::tests::{done, failed, fleet, planned, progress, waiting};
+    use super::super::samples::{done, failed, fleet, planned, progress, waiting};
     use super::*;
 
     #[test]

@@ -2,7 +2,8 @@
 
 use proto::text::{escape, escape_short};
 
-use super::fleet::{Bytes, Counts, Fleet, Host, State};
+use super::fleet::{Bytes, Counts, Fleet};
+use super::host::{Host, State};
 use super::sources;
 use crate::format::{self, cut, size};
 use crate::names;
@@ -141,7 +142,7 @@ fn bar(width: usize, part: u64, whole: u64) -> String {
 mod tests {
     use proto::control::Event;
 
-    use super::super::fleet::tests::{done, drawn, failed, fleet, planned, progress, queued, waiting};
+    use super::super::samples::{done, drawn, failed, fleet, planned, progress, queued, waiting};
     use super::*;
 
     const TERMINAL: Size = Size { rows: 24, columns: 80 };
