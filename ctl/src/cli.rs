@@ -35,7 +35,7 @@ pub(crate) struct Global {
     /// Print one JSON object per line
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Print only failures, and what a script needs (image IDs, the token)
+    /// Print only failures, and what a script needs (image IDs, the token, the number of a job)
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
 }
@@ -45,8 +45,7 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     Send(cmd::send::Args),
     Pull(cmd::pull::Args),
-    /// Show transfers, running and recent
-    Status,
+    Status(cmd::status::Args),
     Cancel(cmd::cancel::Args),
     Ls(cmd::ls::Args),
     Load(cmd::load::Args),
@@ -87,6 +86,7 @@ Examples:
   imgctl demo                                  see it work, in a few seconds
   imgctl send demo:nautilus stapp03            one image to one host
   imgctl send demo:nautilus --all              to every host of the fleet
+  imgctl send --retry-failed 12                again, to those hosts that failed
   imgctl send -n -i app:2 demo:nautilus @web   what would travel, of two images to a group
   imgctl pull demo:nautilus --from stapp01     the other way round
   docker save app:2 | imgctl load              an image from elsewhere

@@ -167,6 +167,8 @@ fn read_frame(socket: &mut UnixStream, body: &mut Vec<u8>, limit_bytes: usize) -
 mod tests {
     use std::os::unix::net::UnixListener;
 
+    use proto::control::Status;
+
     use super::*;
 
     /// An agent that says `major` and then the events, and returns the request.

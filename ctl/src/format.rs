@@ -55,10 +55,25 @@ pub(crate) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Columns with two spaces between them; the first row is the heading. No blanks at the end of a line.
+/// The first `width` characters of a line, with an ellipsis for the rest.
+pub(crate) fn cut(line: &str, width: usize) -> String {
+    if line.chars().count() <= width {
+        return line.to_owned();
+    }
+    let mut short: String = line.chars().take(width.saturating_sub(1)).collect();
+    if width > 0 {
+        short.push('…');
+    }
+    short
+}
+
+/// Columns with two spaces between them; the first row is the heading. No blanks at the end of a line. The last cell of a row that
+/// is shorter than the heading spans the other columns.
 pub(crate) fn table(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let own = |row: &&Vec<String>, column: usize| column + 1 < row.len() || row.len() == columns;
+    let cells = |column: usize| rows.iter().filter(move |row| own(row, column)).filter_map(move |row| row.get(column));
+    let width = |column: usize| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let line = |row: &Vec<String>| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
@@ -122,6 +137,14 @@ mod tests {
     fn tables_are_aligned_without_blanks_at_the_end() {
         let rows = vec![vec!["NAME".into(), "TAG".into()], vec!["dé".into(), "nautilus".into()], vec!["demo".into(), String::new()]];
         assert_eq!(table(&rows), ["NAME  TAG", "dé    nautilus", "demo"]);
+        let rows =
+            vec![vec!["A".into(), "B".into(), "C".into()], vec!["x".into(), "it spans".into()], vec!["x".into(), "y".into(), "z".into()]];
+        assert_eq!(table(&rows), ["A  B  C", "x  it spans", "x  y  z"]);
+    }
+
+    #[test]
+    fn lines_are_cut() {
+        assert_eq!((cut("démo", 4), cut("démos", 4), cut("démo", 0)), ("démo".into(), "dém…".into(), String::new()));
     }
 
     #[test]

@@ -9,10 +9,12 @@ mod error;
 mod exit;
 mod format;
 mod hint;
+mod names;
 mod output;
 mod progress;
 mod report;
 mod signal;
+mod terminal;
 mod value;
 
 use std::process::ExitCode;

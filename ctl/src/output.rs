@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::format;
+use crate::terminal;
 
 /// For whom is printed, and how.
 #[derive(Debug)]
@@ -103,6 +104,11 @@ impl Output {
     /// A terminal would be ruined by bytes.
     pub(crate) fn stdout_is_terminal(&self) -> bool {
         std::io::stdout().is_terminal()
+    }
+
+    /// Characters of a line, where somebody looks at it; nothing where a program reads.
+    pub(crate) fn columns(&self) -> Option<usize> {
+        self.stdout_is_terminal().then(|| terminal::size(std::io::stdout()).columns)
     }
 
     /// True when something could not be written for another reason than that nobody reads it.

@@ -2,28 +2,43 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use proto::Digest;
 use proto::control::{Event, Planned, Progress};
-use proto::text::escape_short;
 
 use crate::format::{duration_ms, size};
+use crate::report::{Fleet, view};
+use crate::terminal::{self, Size};
 
 /// Often enough to seem smooth.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A bar for every layer and, with several, one for all of them; or a bar for every host.
-pub(crate) struct Bars {
+/// No more often than that, however many bars there are.
+const DRAWS_PER_S: u8 = 10;
+
+/// What is drawn while images travel.
+pub(crate) enum Bars {
+    /// To one host: a bar for every layer and, with several, one for all of them.
+    Layers(Layers),
+    /// To many: as much of them as fits.
+    Hosts(Hosts),
+}
+
+/// The layers of images on their way to one host.
+pub(crate) struct Layers {
     all: MultiProgress,
-    by_layer: bool,
     hosts: HashMap<(String, String), Host>,
 }
 
+/// The hosts of a fan-out. How they are shown is not decided here.
+pub(crate) struct Hosts(ProgressBar);
+
 /// An image on its way to a host.
 struct Host {
-    /// Layer by layer, when these are shown.
+    /// Layer by layer.
     layers: HashMap<Digest, ProgressBar>,
     /// The sum, when it is shown.
     total: Option<ProgressBar>,
@@ -34,13 +49,72 @@ struct Host {
 }
 
 impl Bars {
-    /// On stderr, so that what is on stdout stays free of them.
-    pub(crate) fn new(by_layer: bool) -> Self {
-        Self { all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), by_layer, hosts: HashMap::new() }
+    /// A bar for every layer.
+    pub(crate) fn layers() -> Self {
+        Self::Layers(Layers { all: MultiProgress::with_draw_target(target()), hosts: HashMap::new() })
+    }
+
+    /// The hosts of `fleet` as they are at every tick; `started` is when its times begin.
+    pub(crate) fn hosts(fleet: Arc<Mutex<Fleet>>, started: Instant) -> Self {
+        let size = || terminal::size(std::io::stderr());
+        Self::Hosts(Hosts::draw(target(), fleet, started, size))
     }
 
     /// Moves the bars.
     pub(crate) fn event(&mut self, event: &Event) {
+        match self {
+            Self::Layers(layers) => layers.event(event),
+            // They are drawn at their tick, however many events there are.
+            Self::Hosts(_) => {}
+        }
+    }
+
+    /// How long at least is between two prints: every one of them draws everything again.
+    pub(crate) fn pause(&self) -> Duration {
+        match self {
+            // Few, and each says where a layer has gone.
+            Self::Layers(_) => Duration::ZERO,
+            Self::Hosts(_) => TICK,
+        }
+    }
+
+    /// Prints without tearing the bars.
+    pub(crate) fn suspend(&self, print: impl FnOnce()) {
+        match self {
+            Self::Layers(layers) => layers.all.suspend(print),
+            Self::Hosts(hosts) => hosts.0.suspend(print),
+        }
+    }
+}
+
+impl Hosts {
+    fn draw(
+        target: ProgressDrawTarget,
+        fleet: Arc<Mutex<Fleet>>,
+        started: Instant,
+        size: impl Fn() -> Size + Clone + Send + Sync + 'static,
+    ) -> Self {
+        // Only ever one key, and a test draws it: the default is never used.
+        let style = ProgressStyle::with_template("{hosts}").unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.with_key("hosts", move |_: &ProgressState, text: &mut dyn Write| {
+            let fleet = fleet.lock().unwrap_or_else(PoisonError::into_inner);
+            let lines = view::lines(&fleet, size(), started.elapsed().as_millis() as u64);
+            let _ = text.write_str(&lines.join("\n"));
+        });
+        let bar = ProgressBar::with_draw_target(None, target).with_style(style);
+        bar.enable_steady_tick(TICK);
+        Self(bar)
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Layers {
+    fn event(&mut self, event: &Event) {
         match event {
             Event::Planned(planned) => self.planned(planned),
             Event::Progress(progress) => self.progress(progress),
@@ -54,11 +128,6 @@ impl Bars {
         }
     }
 
-    /// Prints without tearing the bars.
-    pub(crate) fn suspend(&self, print: impl FnOnce()) {
-        self.all.suspend(print);
-    }
-
     fn planned(&mut self, planned: &Planned) {
         self.finish(&planned.host, &planned.image);
         let missing: Vec<_> = planned.layers.iter().filter(|layer| layer.present_bytes < layer.size_bytes).collect();
@@ -70,15 +139,12 @@ impl Bars {
         for layer in &missing {
             host.sizes.insert(layer.digest, layer.size_bytes);
             host.verified.insert(layer.digest, layer.present_bytes);
-            if self.by_layer {
-                let bar = self.bar(&layer.digest.short(), layer.size_bytes, layer.present_bytes);
-                host.layers.insert(layer.digest, bar);
-            }
+            let bar = self.bar(&layer.digest.short(), layer.size_bytes, layer.present_bytes);
+            host.layers.insert(layer.digest, bar);
         }
-        if !self.by_layer || missing.len() > 1 {
-            let name = if self.by_layer { "total".to_owned() } else { escape_short(&planned.host, 24) };
+        if missing.len() > 1 {
             let present_bytes = host.verified.values().sum();
-            host.total = Some(self.bar(&name, host.sizes.values().sum(), present_bytes));
+            host.total = Some(self.bar("total", host.sizes.values().sum(), present_bytes));
         }
         self.hosts.insert((planned.host.clone(), planned.image.clone()), host);
     }
@@ -125,10 +191,15 @@ impl Bars {
     }
 }
 
-impl Drop for Bars {
+impl Drop for Layers {
     fn drop(&mut self) {
         let _ = self.all.clear();
     }
+}
+
+/// Stderr, so that what is on stdout stays free of bars.
+fn target() -> ProgressDrawTarget {
+    ProgressDrawTarget::stderr_with_hz(DRAWS_PER_S)
 }
 
 /// For something of which `present_bytes` were there before.
@@ -170,12 +241,12 @@ fn rate(state: &ProgressState, present_bytes: u64) -> Option<f64> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::io;
-    use std::sync::{Arc, Mutex};
 
     use indicatif::TermLike;
     use proto::control::PlannedLayer;
 
     use super::*;
+    use crate::report::{Direction, Report};
 
     /// Everything that was written to a terminal.
     #[derive(Debug, Clone, Default)]
@@ -221,7 +292,7 @@ mod tests {
     #[test]
     fn a_bar_for_every_layer_and_one_for_all() {
         let screen = Screen::default();
-        let mut bars = Bars::new(true);
+        let mut bars = Layers { all: MultiProgress::new(), hosts: HashMap::new() };
         bars.all.set_draw_target(ProgressDrawTarget::term_like_with_hz(Box::new(screen.clone()), 255));
         let layer = |name: &str, size_bytes| PlannedLayer { digest: Digest::of(name.as_bytes()), size_bytes, present_bytes: 0 };
         let layers = vec![layer("a", 40_000_000), layer("b", 2_000_000)];
@@ -235,5 +306,23 @@ mod tests {
         assert_eq!(bars.hosts.values().next().unwrap().total.as_ref().unwrap().position(), 40_000_000);
         let drawn = screen.0.lock().unwrap().clone();
         assert!(drawn.contains(&digest.short()) && drawn.contains("total") && drawn.contains("20.0 MB / 42.0 MB"), "{drawn}");
+    }
+
+    #[test]
+    fn many_hosts_are_drawn_at_their_tick_and_cleared() {
+        let screen = Screen::default();
+        let target = ProgressDrawTarget::term_like_with_hz(Box::new(screen.clone()), DRAWS_PER_S);
+        let mut report = Report::new(Direction::Send, false);
+        let hosts = Hosts::draw(target, report.shared_fleet(), Instant::now(), || Size { rows: 5, columns: 40 });
+        for number in 0..500 {
+            report.event(&Event::Queued { host: format!("web{number:03}"), image: "demo:1".to_owned() }, 0);
+        }
+        std::thread::sleep(TICK * 3);
+        hosts.0.suspend(|| screen.push("said in between").unwrap());
+        drop(hosts);
+        let drawn = screen.0.lock().unwrap().clone();
+        assert!(drawn.contains("demo:1 → 500 hosts") && drawn.contains("… and 499 more"), "{drawn}");
+        assert!(drawn.matches("web000").count() < 20 && !drawn.contains("web001"), "{drawn}");
+        assert!(drawn.contains("said in between"));
     }
 }

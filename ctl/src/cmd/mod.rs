@@ -7,6 +7,7 @@ pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod fleet;
 pub(crate) mod inspect;
+mod job;
 pub(crate) mod load;
 pub(crate) mod ls;
 pub(crate) mod manual;
@@ -46,10 +47,11 @@ pub(crate) fn main(words: impl Iterator<Item = OsString>) -> Exit {
     let (json, quiet) = (global.json, global.quiet);
     let interrupt = Interrupt::default();
     let context = Context::new(global.socket, Output::new(json, quiet), interrupt.clone());
+    let error = interrupted(&command);
     match signal::run(&interrupt, move || finish(&context, command)) {
         Some(exit) => exit,
         None if interrupt.came() => {
-            Output::new(json, quiet).failure(&Error::interrupted());
+            Output::new(json, quiet).failure(&error);
             Exit::Interrupted
         }
         None => Exit::Failed,
@@ -57,16 +59,11 @@ pub(crate) fn main(words: impl Iterator<Item = OsString>) -> Exit {
 }
 
 fn finish(context: &Context, command: Command) -> Exit {
-    let resumes = matches!(command, Command::Send(_) | Command::Pull(_));
+    let interrupted = interrupted(&command);
     let exit = match run(context, command) {
         Ok(exit) => exit,
         Err(_) if context.interrupt.came() => {
-            let error = Error::interrupted();
-            context.output.failure(&if resumes {
-                error.because("what has arrived is kept, the same command goes on from there")
-            } else {
-                error
-            });
+            context.output.failure(&interrupted);
             return Exit::Interrupted;
         }
         Err(error) => {
@@ -81,11 +78,24 @@ fn finish(context: &Context, command: Command) -> Exit {
     exit
 }
 
+/// What is said after a signal: what becomes of that which was under way.
+fn interrupted(command: &Command) -> Error {
+    let error = Error::interrupted();
+    match command {
+        Command::Send(_) | Command::Pull(_) => error.because("what has arrived is kept, the same command goes on from there"),
+        Command::Status(args) => match args.goes_on() {
+            Some(what) => error.because(what),
+            None => error,
+        },
+        _ => error,
+    }
+}
+
 fn run(context: &Context, command: Command) -> Result {
     match command {
         Command::Send(args) => send::run(context, args),
         Command::Pull(args) => pull::run(context, args),
-        Command::Status => status::run(context),
+        Command::Status(args) => status::run(context, &args),
         Command::Cancel(args) => cancel::run(context, &args),
         Command::Ls(args) => ls::run(context, args),
         Command::Load(args) => load::run(context, &args),

@@ -1,6 +1,6 @@
 //! The same events as objects. Field names are stable; new ones may come.
 
-use proto::control::{Done, Event, Planned};
+use proto::control::{Done, Drawn, Event, Planned};
 use serde_json::{Value, json};
 
 use crate::error::Error;
@@ -8,8 +8,10 @@ use crate::error::Error;
 /// The object of an event of `send` or `pull`.
 pub(crate) fn object(event: &Event) -> Option<Value> {
     Some(match event {
-        Event::Accepted { id, .. } => json!({"event": "accepted", "id": id}),
+        Event::Accepted { id } => json!({"event": "accepted", "id": id}),
+        Event::Queued { host, image } => json!({"event": "queued", "host": host, "image": image}),
         Event::Planned(planned) => self::planned(planned),
+        Event::Drawn(drawn) => self::drawn(drawn),
         Event::Progress(progress) => json!({
             "event": "progress", "host": progress.host, "image": progress.image, "digest": progress.digest.to_string(),
             "bytes_verified": progress.verified_bytes,
@@ -46,6 +48,11 @@ fn planned(planned: &Planned) -> Value {
     })
 }
 
+fn drawn(drawn: &Drawn) -> Value {
+    let sources: Vec<Value> = drawn.sources.iter().map(|source| json!({"host": source.host, "bytes": source.received_bytes})).collect();
+    json!({"event": "drawn", "host": drawn.host, "image": drawn.image, "sources": sources})
+}
+
 fn done(done: &Done) -> Value {
     let mut object = json!({
         "event": "done", "host": done.host, "image": done.image, "image_id": done.image_id.to_string(),
@@ -55,6 +62,10 @@ fn done(done: &Done) -> Value {
     });
     if let Some(replaced) = &done.replaced {
         object["replaced"] = replaced.to_string().into();
+    }
+    if !done.sources.is_empty() {
+        let sources = done.sources.iter().map(|source| (source.host.clone(), source.received_bytes.into()));
+        object["sources"] = Value::Object(sources.collect());
     }
     if done.dry_run {
         object["dry_run"] = true.into();

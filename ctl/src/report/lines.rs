@@ -3,8 +3,8 @@
 use proto::control::{Done, Planned};
 use proto::text::escape;
 
-use super::Direction;
-use crate::format::size;
+use super::{Direction, Origin, sources};
+use crate::format::{duration_ms, size};
 
 /// `demo:nautilus → stapp03 · 2 of 7 layers to send, 41.0 MB of 187 MB`
 pub(super) fn header(direction: Direction, planned: &Planned) -> String {
@@ -40,18 +40,26 @@ pub(super) fn present(planned: &Planned) -> Vec<String> {
 }
 
 /// `✔ stapp03  demo:nautilus  sha256:1f2e93c0a1b2  same image ID as here`
-pub(super) fn result(direction: Direction, done: &Done) -> String {
+pub(super) fn result(direction: Direction, origin: &Origin, done: &Done) -> String {
     let host = match direction {
         Direction::Send => escape(&done.host),
         Direction::Pull => "here".to_owned(),
     };
-    format!("✔ {host}  {}  {}", escape(&done.image), identity(direction, done))
+    format!("✔ {host}  {}  {}", escape(&done.image), identity(direction, origin, done))
+}
+
+/// `✔ web07  demo:nautilus  sha256:1f2e93c0a1b2  12.3 s  from web06`: one of many.
+pub(super) fn short_result(direction: Direction, origin: &Origin, done: &Done) -> String {
+    let served = sources::shares(&done.sources);
+    let from = if served.is_empty() { String::new() } else { format!("  from {served}") };
+    let (identity, time) = (short_identity(direction, origin, done), duration_ms(done.elapsed_ms));
+    format!("✔ {}  {}  {identity}  {time}{from}", escape(&done.host), escape(&done.image))
 }
 
 /// What the image is at the receiver, beside what it is at the sender.
-pub(super) fn identity(direction: Direction, done: &Done) -> String {
+pub(super) fn identity(direction: Direction, origin: &Origin, done: &Done) -> String {
     let (source, receiver) = match direction {
-        Direction::Send => ("here".to_owned(), "there"),
+        Direction::Send => (origin.adverb(), "there"),
         Direction::Pull => (format!("on {}", escape(&done.host)), "here"),
     };
     let mut text = if done.image_id == done.source_image_id {
@@ -63,4 +71,12 @@ pub(super) fn identity(direction: Direction, done: &Done) -> String {
         text += &format!(", replaced sha256:{}", replaced.short());
     }
     text
+}
+
+/// The image ID, when it is the same at both ends; else all that there is to say.
+pub(super) fn short_identity(direction: Direction, origin: &Origin, done: &Done) -> String {
+    if done.image_id == done.source_image_id {
+        return format!("sha256:{}", done.image_id.short());
+    }
+    identity(direction, origin, done)
 }

@@ -1,19 +1,35 @@
 //! The events of a `send` or a `pull` as lines for people. Draws nothing and prints nothing: lines go in one direction, out.
 
+mod fleet;
+mod host;
 pub(crate) mod json;
 mod lines;
+mod origin;
+mod pace;
+mod rate;
+#[cfg(test)]
+mod samples;
+mod sources;
+mod table;
 #[cfg(test)]
 mod tests;
+pub(crate) mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::Digest;
-use proto::control::{Done, Event, Planned, Progress, Summary};
+use proto::control::{Done, Event, FailureKind, Planned, Progress, Summary};
 use proto::text::escape;
 
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::format::{count, duration_ms, shell, size, table};
+use crate::format::size;
+use crate::names;
+
+pub(crate) use fleet::Fleet;
+pub(crate) use origin::Origin;
+use pace::Pace;
 
 /// Which way images go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,16 +42,24 @@ pub(crate) enum Direction {
 
 /// Remembers what was said, and what came of it.
 pub(crate) struct Report {
-    /// The command that does it again, without hosts.
+    /// The command that does it again, without hosts; empty when it is not known.
     pub(crate) retry: String,
+    /// Nothing is sent: what failed is not to be sent, either.
+    pub(crate) dry_run: bool,
     /// The agent goes on alone.
     pub(crate) detached: bool,
+    /// Several images may go to the one host.
+    pub(crate) several_images: bool,
     /// Bars show how far it is: no lines about it.
     pub(crate) terminal: bool,
+    /// Where images come from.
+    pub(crate) origin: Origin,
     direction: Direction,
     one_host: bool,
+    fleet: Arc<Mutex<Fleet>>,
+    pace: Pace,
     plans: BTreeMap<(String, String), Plan>,
-    ids: Vec<u64>,
+    id: Option<u64>,
     done: Vec<Done>,
     failures: Vec<Failed>,
     summary: Option<Summary>,
@@ -51,6 +75,8 @@ struct Failed {
     host: String,
     image: String,
     error: Error,
+    /// The host because of which this one had no turn.
+    skipped_for: Option<String>,
 }
 
 impl Report {
@@ -58,12 +84,17 @@ impl Report {
     pub(crate) fn new(direction: Direction, one_host: bool) -> Self {
         Self {
             retry: String::new(),
+            dry_run: false,
             detached: false,
+            several_images: false,
             terminal: false,
+            origin: Origin::Here,
             direction,
             one_host,
+            fleet: Arc::default(),
+            pace: Pace::default(),
             plans: BTreeMap::new(),
-            ids: vec![],
+            id: None,
             done: vec![],
             failures: vec![],
             summary: None,
@@ -80,6 +111,16 @@ impl Report {
         self.direction == Direction::Pull
     }
 
+    /// Every host as it is now, for whoever draws it.
+    pub(crate) fn shared_fleet(&self) -> Arc<Mutex<Fleet>> {
+        self.fleet.clone()
+    }
+
+    /// The number for `status`, `cancel` and `send --retry-failed`.
+    pub(crate) fn id(&self) -> Option<u64> {
+        self.id
+    }
+
     /// The image that came, when it is one.
     pub(crate) fn image_id(&self) -> Option<Digest> {
         self.done.first().filter(|done| !done.dry_run).map(|done| done.image_id)
@@ -90,49 +131,58 @@ impl Report {
         self.done.first().map(|done| (done.sent_bytes, done.sent_bytes + done.present_bytes))
     }
 
-    /// The lines that this event is worth.
-    pub(crate) fn event(&mut self, event: &Event) -> Vec<String> {
-        match event {
-            Event::Accepted { id, .. } => {
-                self.ids.push(*id);
-                vec![]
-            }
+    /// The lines that this event is worth, `now_ms` after the request.
+    pub(crate) fn event(&mut self, event: &Event, now_ms: u64) -> Vec<String> {
+        self.fleet().event(now_ms, event);
+        let mut lines = match event {
             Event::Planned(planned) => self.planned(planned),
             Event::Progress(progress) => self.progress(progress),
-            Event::Waiting { host, reason } => {
+            Event::Waiting { host, reason } if !self.is_drawn() => {
                 vec![format!("{}: connection lost, waiting for it ({})", escape(host), escape(reason))]
             }
             Event::Done(done) => self.host_done(done),
-            Event::HostFailed { host, image, failure } => {
-                self.failures.push(Failed { host: host.clone(), image: image.clone(), error: Error::from(failure) });
-                vec![]
-            }
-            Event::Summary(summary) => {
-                self.summary = Some(summary.clone());
-                vec![]
-            }
             _ => vec![],
+        };
+        match event {
+            Event::Accepted { id } => self.id = Some(*id),
+            Event::HostFailed { host, image, failure } => {
+                let skipped_for = match &failure.kind {
+                    FailureKind::Skipped(host) => Some(host.clone()),
+                    _ => None,
+                };
+                self.failures.push(Failed { host: host.clone(), image: image.clone(), error: Error::from(failure), skipped_for });
+            }
+            Event::Summary(summary) => self.summary = Some(summary.clone()),
+            _ => {}
         }
+        if !self.one_host && !self.terminal {
+            let line = self.pace.line(&self.fleet.lock().unwrap_or_else(PoisonError::into_inner), now_ms);
+            lines.extend(line);
+        }
+        lines
     }
 
     /// The failure of one among several, which is worth a word when it comes. A single one is the failure of the command.
     pub(crate) fn failure(&self, event: &Event) -> Option<Error> {
-        let alone = self.one_host && self.ids.len() <= 1;
-        match event {
-            Event::HostFailed { failure, .. } if !alone => Some(Error { hint: None, ..Error::from(failure) }),
-            _ => None,
-        }
+        let Event::HostFailed { failure, .. } = event else { return None };
+        let alone = match self.fleet().queued() {
+            0 => self.one_host && !self.several_images,
+            pairs => pairs == 1,
+        };
+        // Hundreds of them follow from one failure: the table names them.
+        let follows = self.is_drawn() && matches!(failure.kind, FailureKind::Skipped(_));
+        (!alone && !follows).then(|| Error { hint: None, ..Error::from(failure) })
     }
 
-    /// The lines after the last event.
-    pub(crate) fn closing(&self) -> Vec<String> {
+    /// The lines after the last event, for a terminal with so many columns.
+    pub(crate) fn closing(&self, columns: Option<usize>) -> Vec<String> {
         if self.detached {
-            let ids: Vec<String> = self.ids.iter().map(ToString::to_string).collect();
-            return vec![format!("under way as {}: imgctl status shows how it goes, imgctl cancel ID stops it", ids.join(", "))];
+            let under_way = |id| format!("under way as {id}: imgctl status --watch {id} shows how it goes, imgctl cancel {id} stops it");
+            return self.id.map(under_way).into_iter().collect();
         }
         let mut lines = vec![];
         if !self.one_host {
-            lines.extend(table(&self.rows()));
+            lines.extend(self.table(columns));
         }
         // The forecast of one image has said it all.
         let forecast = self.one_host && self.done.iter().all(|done| done.dry_run) && self.done.len() == 1;
@@ -151,12 +201,24 @@ impl Report {
                 Some(Error::new(only.error.exit, only.error.to_string()).hint(only.error.hint.clone().unwrap_or_default()))
             }
             failures => {
-                let mut hosts: Vec<String> = failures.iter().map(|failed| shell(&failed.host)).collect();
-                hosts.dedup();
-                let what = format!("{} of {total} failed: {}", failures.len(), hosts.join(" "));
-                Some(Error::new(Exit::SomeHostsFailed, what).hint(format!("once that is mended: {} {}", self.retry, hosts.join(" "))))
+                let hosts: Vec<String> = failures.iter().map(|failed| escape(&failed.host)).collect();
+                let hosts = names::collapse(hosts.iter().map(String::as_str));
+                let error = Error::new(Exit::SomeHostsFailed, format!("{} of {total} failed: {hosts}", failures.len()));
+                let mut commands = vec![];
+                commands.extend(self.id.filter(|_| !self.dry_run).map(|id| format!("imgctl send --retry-failed {id}")));
+                commands.extend((!self.retry.is_empty()).then(|| format!("{} {hosts}", self.retry)));
+                Some(if commands.is_empty() { error } else { error.hint(format!("once that is mended: {}", commands.join(", or "))) })
             }
         }
+    }
+
+    /// Every host has a line of its own that is drawn.
+    fn is_drawn(&self) -> bool {
+        self.terminal && !self.one_host
+    }
+
+    fn fleet(&self) -> MutexGuard<'_, Fleet> {
+        self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn planned(&mut self, planned: &Planned) -> Vec<String> {
@@ -202,9 +264,11 @@ impl Report {
             let plan = self.plans.get(&(done.host.clone(), done.image.clone()));
             let unsaid = plan.into_iter().flat_map(|plan| plan.planned.layers.iter().filter(|layer| !plan.said.contains(&layer.digest)));
             lines.extend(unsaid.map(|layer| format!("  {}  {verb}  {}", layer.digest.short(), size(layer.size_bytes))));
-            lines.push(lines::result(self.direction, done));
-        } else if done.dry_run && self.one_host {
+            lines.push(lines::result(self.direction, &self.origin, done));
+        } else if self.one_host {
             lines.push(self.forecast(done));
+        } else if !done.dry_run && !self.terminal {
+            lines.push(lines::short_result(self.direction, &self.origin, done));
         }
         self.done.push(done.clone());
         lines
@@ -220,60 +284,6 @@ impl Report {
     fn forecast_bytes(&self, done: &Done) -> (u64, u64) {
         let plan = self.plans.get(&(done.host.clone(), done.image.clone()));
         plan.map_or((done.sent_bytes, done.present_bytes), |plan| (plan.planned.send_bytes, plan.planned.present_bytes))
-    }
-
-    fn rows(&self) -> Vec<Vec<String>> {
-        let mut rows = vec![];
-        for done in &self.done {
-            let (sent_bytes, present_bytes) = if done.dry_run { self.forecast_bytes(done) } else { (done.sent_bytes, done.present_bytes) };
-            let sent = if done.dry_run { format!("{sent_bytes} B") } else { size(sent_bytes) };
-            let result = if done.dry_run { "dry run".to_owned() } else { lines::identity(self.direction, done) };
-            let layers = format!("{} of {}", done.layers_sent, done.layers_total);
-            rows.push(vec![
-                escape(&done.host),
-                escape(&done.image),
-                sent,
-                layers,
-                size(present_bytes),
-                duration_ms(done.elapsed_ms),
-                result,
-            ]);
-        }
-        for failed in &self.failures {
-            let none = || "-".to_owned();
-            let result = format!("failed (exit code {})", failed.error.exit.code());
-            rows.push(vec![escape(&failed.host), escape(&failed.image), none(), none(), none(), none(), result]);
-        }
-        rows.sort();
-        let sent = if self.done.iter().any(|done| done.dry_run) { "TO SEND" } else { "SENT" };
-        rows.insert(0, ["HOST", "IMAGE", sent, "LAYERS", "ALREADY THERE", "TIME", "RESULT"].map(str::to_owned).to_vec());
-        rows
-    }
-
-    fn total(&self) -> String {
-        let dry_run = self.done.iter().all(|done| done.dry_run);
-        let bytes = |done: &Done| if dry_run { self.forecast_bytes(done) } else { (done.sent_bytes, done.present_bytes) };
-        let (sent_bytes, present_bytes) = self.done.iter().map(bytes).fold((0, 0), |sum, next| (sum.0 + next.0, sum.1 + next.1));
-        let place = if self.is_pull() { "here" } else { "there" };
-        if dry_run {
-            return format!(
-                "dry run: nothing was {}; {} would be, {} are {place} already",
-                self.verb(),
-                size(sent_bytes),
-                size(present_bytes)
-            );
-        }
-        let slowest_ms = self.done.iter().map(|done| done.elapsed_ms).max().unwrap_or(0);
-        let time = duration_ms(self.summary.as_ref().map_or(slowest_ms, |summary| summary.elapsed_ms));
-        let sent = if sent_bytes == 0 { "nothing".to_owned() } else { size(sent_bytes) };
-        let hosts: BTreeSet<&str> = self.done.iter().map(|done| done.host.as_str()).collect();
-        let hosts = if self.one_host { String::new() } else { format!(" to {}", count(hosts.len() as u64, "host")) };
-        let present = if present_bytes == 0 { String::new() } else { format!(", {} were already {place}", size(present_bytes)) };
-        let mut line = format!("{} {sent}{hosts} in {time}{present}", self.verb());
-        if let Some(summary) = self.summary.as_ref().filter(|summary| summary.egress_bytes < sent_bytes) {
-            line += &format!("; {} left this host", size(summary.egress_bytes));
-        }
-        line
     }
 
     fn verb(&self) -> &'static str {
