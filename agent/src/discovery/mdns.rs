@@ -91,9 +91,13 @@ impl Mdns {
         if self.resting_until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until) {
             return;
         }
-        let Ok(events) = self.daemon.browse(&self.subtype) else { return };
-        let _ = tokio::time::timeout(BURST, self.listen(&events, wanted)).await;
+        // The library answers a question for a subtype with the record of the type, and takes such an answer only when it takes every one.
+        let _ = self.daemon.accept_unsolicited(true);
+        if let Ok(events) = self.daemon.browse(&self.subtype) {
+            let _ = tokio::time::timeout(BURST, self.listen(&events, wanted)).await;
+        }
         let _ = self.daemon.stop_browse(&self.subtype);
+        let _ = self.daemon.accept_unsolicited(false);
     }
 
     async fn listen(&self, events: &mdns_sd::Receiver<ServiceEvent>, wanted: Option<HostId>) {
