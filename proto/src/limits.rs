@@ -123,5 +123,8 @@ pub const HASHES: usize = 64 * 1024;
 /// Extents in a fan-out are smaller: whoever changes its source loses little, and the next host waits for little.
 pub const SHARED_EXTENT_BYTES: u64 = 16 * RANGE_BYTES;
 
+/// Blocks in a fan-out, at the host that starts it: the next host passes a block on when all of it is here, and so does the one behind that.
+pub const SHARED_BLOCK_BYTES: u64 = RANGE_BYTES;
+
 /// A source in a fan-out that says nothing for so long, not even that it waits itself, is given up for another one.
 pub const SOURCE_SILENCE_MS: u64 = 3_000;

@@ -1,113 +1,277 @@
 //! The benchmark of fan-outs: one image to N hosts on one bridge, each with a link of its own that is shaped in both directions.
 //!
-//! `cargo bench -p tests --bench fan_out`, with `-- --mib N` for the size of the image (default 64), `-- --hosts N` for one number of hosts, and
-//! `-- --rate RATE` for the links (default 100mbit). Needs root and iproute2. All hosts share the cores of this machine: where those are the limit,
-//! the CPU time shows it.
+//! `cargo bench -p tests --bench fan_out`, with `-- --mib N` for the size of the image (default 64), `-- --hosts N` for one number of hosts,
+//! `-- --rate RATE` for the links (default 100mbit), `-- --rounds N` (default 3), and `-- --only fan`, `slow` or `peers` for a part of it. Needs root
+//! and iproute2, and for the part `peers` docker-registry and skopeo. All hosts share the cores of this machine: where those are the limit, the CPU
+//! time shows it.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use std::time::Instant;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use tests::bench::{ROUNDS, argument, median};
+use serde_json::Value;
+use tests::bench::{argument, median};
 use tests::namespace::Lan;
 use tests::process::{self, Process};
 use tests::sample::{Recipe, archive_file};
 
-const NUMBERS: [u32; 6] = [1, 2, 4, 8, 16, 32];
+const NUMBERS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+const PORT: u16 = 5000;
+
+fn main() {
+    let mib: usize = argument("--mib").map_or(64, |mib| mib.parse().unwrap());
+    let rounds: usize = argument("--rounds").map_or(3, |rounds| rounds.parse().unwrap());
+    let rate = argument("--rate").unwrap_or_else(|| "100mbit".to_owned());
+    let number: Option<usize> = argument("--hosts").map(|hosts| hosts.parse().unwrap());
+    let only = argument("--only");
+    let wants = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    let most = number.unwrap_or(NUMBERS[NUMBERS.len() - 1]);
+    let Some(mut bench) = Bench::new(most, mib, rounds, &rate) else { return };
+    let cores = std::thread::available_parallelism().unwrap();
+    println!("{mib} MiB to N hosts over links of {rate} in both directions, medians of {rounds}, {cores} cores");
+    println!("  optimum for any N (the image once over one link): {:.2} s", bench.optimum_s());
+    let one = bench.send(1, &[]);
+    show(1, &one, &one);
+    if wants("fan") {
+        for number in NUMBERS.into_iter().filter(|number| *number > 1 && *number <= most) {
+            if only.is_none() || number == most || argument("--hosts").is_none() {
+                show(number, &bench.send(number, &[]), &one);
+            }
+        }
+    }
+    if wants("slow") {
+        let number = most.min(16);
+        let all = bench.send(number, &[]);
+        let slow = bench.send(number, &[number / 2]);
+        println!(
+            "  {number} hosts, one of them with a tenth of the rate: the others in {:.2} s, {:.3} × {:.2} s without it (goal 1.05)",
+            slow.seconds,
+            slow.seconds / all.seconds,
+            all.seconds
+        );
+    }
+    if wants("peers") {
+        let number = most.min(8);
+        let optimum = number as f64 * bench.optimum_s();
+        let fan = bench.send(number, &[]).seconds;
+        println!("  {number} hosts, beside it (the source's link is the limit of all of these: {optimum:.2} s)");
+        println!("    one imgctl send to all of them           {fan:6.2} s");
+        println!("    {number} sends, one after the other               {:6.2} s", bench.sequential(number));
+        println!("    {number} sends at once                            {:6.2} s", bench.at_once(number));
+        match bench.pulls(number) {
+            Some(seconds) => println!("    {number} pulls from one docker-registry           {seconds:6.2} s"),
+            None => println!("    skipped: pulls from a registry need docker-registry and skopeo"),
+        }
+    }
+}
+
+fn show(number: usize, figures: &Figures, one: &Figures) {
+    println!(
+        "  {number:2} hosts  {:6.2} s  {:.3} × one host (goal 1.08)  left the source: {:.3} × the image (goal 1.02), {:.3} × on the wire  {:5.1} s CPU, {:.0} % of the cores",
+        figures.seconds,
+        figures.seconds / one.seconds,
+        figures.egress,
+        figures.wire,
+        figures.cpu_s,
+        100.0 * figures.cpu_s / figures.seconds / std::thread::available_parallelism().unwrap().get() as f64
+    );
+}
 
 /// What a send came to.
 struct Figures {
     seconds: f64,
-    /// Of all that left the interface of the first host, in images.
+    /// Blob bytes that left the first host, in images.
     egress: f64,
+    /// All bytes that left its interface, in images.
+    wire: f64,
     cpu_s: f64,
 }
 
-fn main() {
-    let mib: usize = argument("--mib").map_or(64, |mib| mib.parse().unwrap());
-    let rate = argument("--rate").unwrap_or_else(|| "100mbit".to_owned());
-    let only: Option<u32> = argument("--hosts").map(|hosts| hosts.parse().unwrap());
-    let cores = std::thread::available_parallelism().unwrap();
-    println!("{mib} MiB to N hosts over links of {rate} in both directions, medians of {ROUNDS}, {cores} cores");
-    let mut one = None;
-    for number in NUMBERS.into_iter().filter(|number| only.is_none_or(|only| only == *number || *number == 1)) {
-        let Some(figures) = measure(number, mib, &rate, &[]) else { return };
-        let one = *one.get_or_insert(figures.seconds);
-        println!(
-            "  {number:2} hosts  {:6.2} s  {:.3} × one host (goal 1.08)  egress {:.3} × the image (goal 1.02)  {:.1} s CPU, {:.0} % of the cores",
-            figures.seconds,
-            figures.seconds / one,
-            figures.egress,
-            figures.cpu_s,
-            100.0 * figures.cpu_s / figures.seconds / cores.get() as f64
-        );
+/// A fleet on a LAN. The first host has every image, and the others lose it after each round.
+struct Bench {
+    lan: Lan,
+    hosts: Vec<Process>,
+    mib: usize,
+    rounds: usize,
+    rate: String,
+    images: u64,
+}
+
+impl Bench {
+    /// The first host, and so many others.
+    fn new(number: usize, mib: usize, rounds: usize, rate: &str) -> Option<Self> {
+        let lan = Lan::new(number as u32 + 1)?;
+        let named = |host: usize| Process::in_namespace(&name(host), &lan.host(host as u32 + 1), "eth0");
+        let mut hosts: Vec<Process> = (0..=number).map(named).collect();
+        hosts.iter_mut().for_each(Process::start);
+        hosts[0].must(&["fleet", "init"]);
+        for host in &hosts[1..] {
+            process::join(&hosts[0], host);
+        }
+        let bench = Self { lan, hosts, mib, rounds, rate: rate.to_owned(), images: 0 };
+        // Everybody has met everybody.
+        bench.image(0);
+        bench.hosts[0].must(&["send", "bench:0", "--all"]);
+        for host in 0..=number {
+            bench.shape(host, rate);
+        }
+        Some(bench)
     }
-    let number = only.unwrap_or(16);
-    if let Some(figures) = measure(number, mib, &rate, &[number]) {
-        println!("  {number:2} hosts, one of them with a tenth of the rate: the others in {:.2} s", figures.seconds);
+
+    fn optimum_s(&self) -> f64 {
+        (self.mib << 20) as f64 * 8.0 / bits_per_s(&self.rate)
     }
-    if let Some(seconds) = star(number.min(8), mib, &rate) {
-        println!("  {:2} hosts, each with a send of its own at the same time: {seconds:.2} s", number.min(8));
+
+    /// One send to so many hosts, some of which have a tenth of the rate; what counts then is when the others have it.
+    fn send(&mut self, number: usize, slow: &[usize]) -> Figures {
+        slow.iter().for_each(|host| self.shape(*host, &tenth(&self.rate)));
+        let (mut seconds, mut egress, mut wire, mut cpu) = (vec![], vec![], vec![], vec![]);
+        for _ in 0..self.rounds {
+            let image = self.next_image();
+            let cpu_before: f64 = self.hosts.iter().map(Process::cpu_s).sum();
+            let sent_before = self.lan.sent_bytes(1);
+            let start = Instant::now();
+            let names: Vec<String> = (1..=number).map(name).collect();
+            let mut arguments = vec!["--json", "send", image.as_str()];
+            arguments.extend(names.iter().map(String::as_str));
+            let out = self.hosts[0].must(&arguments);
+            let whole = start.elapsed().as_secs_f64();
+            let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let is_slow = |line: &Value| slow.iter().any(|host| line["host"] == name(*host).as_str());
+            let fast = lines.iter().filter(|line| line["event"] == "done" && !is_slow(line));
+            let last = fast.map(|line| line["elapsed_ms"].as_f64().unwrap() / 1e3).fold(0.0, f64::max);
+            seconds.push(if slow.is_empty() { whole } else { last });
+            let size = (self.mib << 20) as f64;
+            let summary = lines.iter().find(|line| line["event"] == "summary").unwrap();
+            egress.push(summary["egress_bytes"].as_f64().unwrap() / size);
+            wire.push((self.lan.sent_bytes(1) - sent_before) as f64 / size);
+            cpu.push(self.hosts.iter().map(Process::cpu_s).sum::<f64>() - cpu_before);
+            self.forget(&image);
+        }
+        slow.iter().for_each(|host| self.shape(*host, &self.rate));
+        Figures { seconds: median(seconds), egress: median(egress), wire: median(wire), cpu_s: median(cpu) }
+    }
+
+    fn sequential(&mut self, number: usize) -> f64 {
+        let image = self.next_image();
+        let start = Instant::now();
+        for host in 1..=number {
+            self.hosts[0].must(&["-q", "send", &image, &name(host)]);
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        self.forget(&image);
+        seconds
+    }
+
+    fn at_once(&mut self, number: usize) -> f64 {
+        let image = self.next_image();
+        let start = Instant::now();
+        let sends: Vec<Child> =
+            (1..=number).map(|host| self.hosts[0].imgctl(&["-q", "send", &image, &name(host)]).spawn().unwrap()).collect();
+        for mut send in sends {
+            assert!(send.wait().unwrap().success());
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        self.forget(&image);
+        seconds
+    }
+
+    /// Every host pulls from a registry on the first one.
+    fn pulls(&mut self, number: usize) -> Option<f64> {
+        let image = self.next_image();
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("config.yml");
+        let data = directory.path().join("data");
+        let text = format!("version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 0.0.0.0:{PORT}}}\n", data.display());
+        std::fs::write(&config, text).unwrap();
+        let registry = self.inside(0, "docker-registry").arg("serve").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let _registry = Killed(registry.ok()?);
+        let listening = || TcpStream::connect_timeout(&SocketAddr::from(([10, 77, 0, 1], PORT)), Duration::from_secs(1)).is_ok();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.lan.inside(1, listening) {
+            if Instant::now() > deadline {
+                return None;
+            }
+        }
+        let archive = directory.path().join("image.tar");
+        self.hosts[0].must(&["save", "-o", archive.to_str().unwrap(), &image]);
+        let there = format!("docker://10.77.0.1:{PORT}/bench:1");
+        let copy = |host: usize, from: &str, to: &str| {
+            let mut skopeo = self.inside(host, "skopeo");
+            skopeo.args(["copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false", from, to]).stdin(Stdio::null());
+            skopeo.spawn()
+        };
+        let pushed = copy(0, &format!("docker-archive:{}", archive.display()), &there).ok()?.wait().unwrap();
+        assert!(pushed.success());
+        let start = Instant::now();
+        let target = |host: usize| format!("dir:{}", Path::new(directory.path()).join(name(host)).display());
+        let pulls: Vec<Child> = (1..=number).map(|host| copy(host, &there, &target(host)).unwrap()).collect();
+        for mut pull in pulls {
+            assert!(pull.wait().unwrap().success());
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        self.forget(&image);
+        Some(seconds)
+    }
+
+    fn inside(&self, host: usize, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.lan.host(host as u32 + 1), program]);
+        command
+    }
+
+    fn shape(&self, host: usize, rate: &str) {
+        self.lan.shape(host as u32 + 1, rate);
+    }
+
+    /// An image that nobody else has.
+    fn next_image(&mut self) -> String {
+        self.images += 1;
+        self.image(self.images)
+    }
+
+    fn image(&self, number: u64) -> String {
+        let name = format!("bench:{number}");
+        let size = if number == 0 { 100_000 } else { self.mib << 20 };
+        let archive = archive_file(self.hosts[0].path(), &Recipe::new(600 + number, &[size]).build(&name));
+        self.hosts[0].must(&["load", "-i", archive.to_str().unwrap()]);
+        std::fs::remove_file(archive).unwrap();
+        name
+    }
+
+    fn forget(&self, image: &str) {
+        self.hosts.iter().for_each(|host| drop(host.run(&["rm", image])));
     }
 }
 
-/// Hosts on a LAN, the first of which has an image for each round.
-fn fleet(lan: &Lan, number: u32, mib: usize, rate: &str, slow: &[u32]) -> Vec<Process> {
-    let mut hosts: Vec<Process> =
-        (1..=number + 1).map(|host| Process::in_namespace(&format!("host{host:02}"), &lan.host(host), "eth0")).collect();
-    hosts.iter_mut().for_each(Process::start);
-    hosts[0].must(&["fleet", "init"]);
-    for host in &hosts[1..] {
-        process::join(&hosts[0], host);
+/// A program that ends with the part that needs it.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
-    for round in 0..ROUNDS {
-        let archive = archive_file(hosts[0].path(), &Recipe::new(600 + round as u64, &[mib << 20]).build(&format!("bench:{round}")));
-        hosts[0].must(&["load", "-i", archive.to_str().unwrap()]);
-        std::fs::remove_file(archive).unwrap();
-    }
-    // Everybody has met everybody, and the first host knows the hashes of its images.
-    hosts[0].must(&["load", "-i", archive_file(hosts[0].path(), &Recipe::new(599, &[100_000]).build("warm:1")).to_str().unwrap()]);
-    hosts[0].must(&["send", "warm:1", "--all"]);
-    for host in 1..=number + 1 {
-        let is_slow = slow.contains(&host);
-        lan.shape(host, &if is_slow { tenth(rate) } else { rate.to_owned() });
-    }
-    hosts
+}
+
+fn name(host: usize) -> String {
+    format!("host{host:02}")
 }
 
 fn tenth(rate: &str) -> String {
-    let digits = rate.trim_end_matches(|c: char| !c.is_ascii_digit());
-    format!("{}{}", digits.parse::<u32>().unwrap() / 10, &rate[digits.len()..])
+    let (digits, unit) = split(rate);
+    format!("{}{unit}", digits / 10)
 }
 
-/// Sends to all; with slow hosts among them, what counts is when the others have it.
-fn measure(number: u32, mib: usize, rate: &str, slow: &[u32]) -> Option<Figures> {
-    let lan = Lan::new(number + 1)?;
-    let hosts = fleet(&lan, number, mib, rate, slow);
-    let (mut seconds, mut egress, mut cpu) = (vec![], vec![], vec![]);
-    for round in 0..ROUNDS {
-        let cpu_before: f64 = hosts.iter().map(Process::cpu_s).sum();
-        let sent_before = lan.sent_bytes(1);
-        let start = Instant::now();
-        let out = hosts[0].must(&["--json", "send", &format!("bench:{round}"), "--all"]);
-        let whole = start.elapsed().as_secs_f64();
-        let lines = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let is_slow = |line: &serde_json::Value| slow.iter().any(|host| line["host"] == format!("host{host:02}").as_str());
-        let elapsed = lines.filter(|line| line["event"] == "done" && !is_slow(line)).map(|line| line["elapsed_ms"].as_f64().unwrap() / 1e3);
-        seconds.push(if slow.is_empty() { whole } else { elapsed.fold(0.0, f64::max) });
-        egress.push((lan.sent_bytes(1) - sent_before) as f64 / (mib << 20) as f64);
-        cpu.push(hosts.iter().map(Process::cpu_s).sum::<f64>() - cpu_before);
-    }
-    Some(Figures { seconds: median(seconds), egress: median(egress), cpu_s: median(cpu) })
+fn bits_per_s(rate: &str) -> f64 {
+    let (digits, unit) = split(rate);
+    digits as f64 * if unit.starts_with('g') { 1e9 } else if unit.starts_with('m') { 1e6 } else { 1e3 }
 }
 
-/// The sender feeds every host itself.
-fn star(number: u32, mib: usize, rate: &str) -> Option<f64> {
-    let lan = Lan::new(number + 1)?;
-    let hosts = fleet(&lan, number, mib, rate, &[]);
-    let start = Instant::now();
-    let sends: Vec<_> = hosts[1..].iter().map(|host| hosts[0].imgctl(&["-q", "send", "bench:0", &host.name]).spawn().unwrap()).collect();
-    for mut send in sends {
-        assert!(send.wait().unwrap().success());
-    }
-    Some(start.elapsed().as_secs_f64())
+/// `100mbit` is 100 and `mbit`.
+fn split(rate: &str) -> (u64, &str) {
+    let (digits, unit) = rate.split_at(rate.find(|c: char| !c.is_ascii_digit()).unwrap());
+    (digits.parse().unwrap(), unit)
 }

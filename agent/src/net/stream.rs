@@ -44,6 +44,11 @@ impl Stream {
         self.send.write_chunk(bytes).await.map_err(lost_write)
     }
 
+    /// Bytes of this stream go before those of streams of the same connection with a lower number.
+    pub fn prefer(&self, priority: i32) {
+        let _ = self.send.set_priority(priority);
+    }
+
     /// Nothing more will be sent.
     pub fn finish(&mut self) {
         let _ = self.send.finish();

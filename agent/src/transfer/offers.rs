@@ -21,6 +21,7 @@ pub struct Offer {
     to: HostId,
     blobs: HashMap<Digest, OfferedBlob>,
     limit: Option<Arc<Limit>>,
+    is_shared: bool,
     sent_bytes: AtomicU64,
     _held: Held,
 }
@@ -40,11 +41,11 @@ impl OfferedBlob {
 }
 
 impl Offers {
-    /// Offers an image to a host.
-    pub fn stand(&self, to: HostId, held: Held, limit: Option<Arc<Limit>>) -> Arc<Offer> {
+    /// Offers an image to a host. `is_shared`: that one passes it on.
+    pub fn stand(&self, to: HostId, held: Held, limit: Option<Arc<Limit>>, is_shared: bool) -> Arc<Offer> {
         let blob = |descriptor: &Descriptor| (descriptor.digest, OfferedBlob::new(descriptor));
         let blobs = held.image.blobs().into_iter().map(blob).collect();
-        let offer = Arc::new(Offer { to, blobs, limit, sent_bytes: AtomicU64::new(0), _held: held });
+        let offer = Arc::new(Offer { to, blobs, limit, is_shared, sent_bytes: AtomicU64::new(0), _held: held });
         let mut offers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         offers.retain(|offer| offer.strong_count() > 0);
         offers.push(Arc::downgrade(&offer));
@@ -62,6 +63,11 @@ impl Offer {
     /// Blob bytes that were sent for this offer.
     pub fn sent_bytes(&self) -> u64 {
         self.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    /// True when whoever reads it passes it on.
+    pub(super) fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     pub(super) fn blob(&self, digest: &Digest) -> Option<&Descriptor> {

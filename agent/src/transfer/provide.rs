@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proto::Descriptor;
 use proto::hash::RangeHash;
-use proto::limits::{BLOCK_BYTES, RANGE_BYTES};
+use proto::limits::{BLOCK_BYTES, RANGE_BYTES, SHARED_BLOCK_BYTES, SHARED_EXTENT_BYTES};
 use proto::peer::{Block, BlockHeader, Encoding, Get, Refusal};
 use tracing::debug;
 
@@ -50,7 +50,12 @@ pub(super) async fn serve_store<S: Store>(
             return refuse(stream, refusal(&error)).await;
         }
     };
-    let mut blocks = Blocks { reader, pending: Bytes::new(), left_bytes: get.length_bytes };
+    let is_shared = offer.is_none_or(Offer::is_shared);
+    if is_shared {
+        in_order(stream, &get);
+    }
+    let block_bytes = if is_shared { SHARED_BLOCK_BYTES } else { BLOCK_BYTES };
+    let mut blocks = Blocks { reader, block_bytes, pending: Bytes::new(), left_bytes: get.length_bytes };
     let mut offset = get.offset;
     // An empty blob has one empty block.
     loop {
@@ -73,6 +78,11 @@ pub(super) async fn serve_store<S: Store>(
             return Ok(());
         }
     }
+}
+
+/// In a fan-out what comes first goes first: side by side, all of it would come late to the next host.
+pub(super) fn in_order(stream: &Stream, get: &Get) {
+    stream.prefer(-i32::try_from(get.offset / SHARED_EXTENT_BYTES).unwrap_or(i32::MAX));
 }
 
 /// Whole ranges, and inside the blob.
@@ -99,11 +109,12 @@ struct Blocks {
     reader: Reader,
     pending: Bytes,
     left_bytes: u64,
+    block_bytes: u64,
 }
 
 impl Blocks {
     async fn next(&mut self) -> Result<Bytes, StoreError> {
-        let want = self.left_bytes.min(BLOCK_BYTES) as usize;
+        let want = self.left_bytes.min(self.block_bytes) as usize;
         self.left_bytes -= want as u64;
         if self.pending.len() >= want && want > 0 {
             return Ok(self.pending.split_to(want));
@@ -140,7 +151,7 @@ mod tests {
                 sender.send(Ok(piece)).await.unwrap();
             }
         });
-        let mut blocks = Blocks { reader, pending: Bytes::new(), left_bytes };
+        let mut blocks = Blocks { reader, block_bytes: BLOCK_BYTES, pending: Bytes::new(), left_bytes };
         let mut all = vec![];
         for expected in [BLOCK_BYTES, BLOCK_BYTES, 777] {
             let block = blocks.next().await.unwrap();

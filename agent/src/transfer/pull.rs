@@ -171,7 +171,7 @@ pub(super) async fn answer<S: Store>(
     let transfer = context.transfers.start(context.transfers.number(), false, &pull.reference.familiar(), peer.name(), &context.shutdown);
     let mut image = held.image.clone();
     image.reference = image.reference.map(|reference| reference.without_digest());
-    let standing = context.offers.stand(peer.id(), held, None);
+    let standing = context.offers.stand(peer.id(), held, None, false);
     stream.send(&Answer::Offer(Offer { image: image.clone(), dry_run: pull.dry_run })).await?;
     let mut offering = Offering::new(stream, &image, pull.dry_run, transfer.cancelled());
     let mut total_bytes = 0;

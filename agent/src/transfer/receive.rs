@@ -30,6 +30,9 @@ use crate::store::{Import, Imported, Ingest, Room, Store, StoreError};
 /// How often the other side and the client are told how far it is.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
+/// The same in a fan-out, whose plan depends on it: a slow host holds up all who read from it until it is seen to be slow.
+const REPORT_SHARED_EVERY: Duration = Duration::from_millis(100);
+
 /// What goes wrong with sources before anybody was told.
 const TROUBLES: usize = 16;
 
@@ -199,7 +202,8 @@ impl<'a, S: Store> Session<'a, S> {
             Err(refusal) => Input::Failed(refusal),
         };
         self.tell(first);
-        let mut report = tokio::time::interval(REPORT_EVERY);
+        let is_shared = self.interest.fan_out.is_some();
+        let mut report = tokio::time::interval(if is_shared { REPORT_SHARED_EVERY } else { REPORT_EVERY });
         loop {
             while let Some(action) = self.machine.poll() {
                 if let Action::Finish(result) = action {

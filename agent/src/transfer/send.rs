@@ -186,7 +186,7 @@ impl<S: Store> Sending<'_, S> {
         let source_image_id = held.image_id;
         let mut image = held.image.clone();
         image.reference = job.rename.clone().or(image.reference.map(|reference| reference.without_digest()));
-        let standing = self.context.offers.stand(peer.id(), held, job.limit.clone());
+        let standing = self.context.offers.stand(peer.id(), held, job.limit.clone(), job.fan.is_some());
         let wire_start_bytes = peer.wire_bytes();
         let (mut received, mut drawn) = (HashMap::new(), HashMap::new());
         let offered = async {

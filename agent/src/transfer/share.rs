@@ -10,7 +10,7 @@ use proto::limits::{BLOCK_BYTES, HASHES, SOURCE_SILENCE_MS};
 use proto::peer::{Answer, Block, Get, Refusal};
 
 use super::job::{Job, JobBlob, Place, proof_of};
-use super::provide::{fits, header, refuse, serve_store};
+use super::provide::{fits, header, in_order, refuse, serve_store};
 use super::{Context, refusal};
 use crate::net::{NetError, Peer, Stream};
 use crate::staging::StagedReader;
@@ -98,6 +98,7 @@ async fn arrived(blob: &JobBlob) -> Option<Place> {
 
 async fn serve_staged(stream: &mut Stream, job: &Job, blob: &JobBlob, reader: &StagedReader, get: Get) -> Result<(), NetError> {
     let (mut offset, end) = (get.offset, get.offset + get.length_bytes);
+    in_order(stream, &get);
     loop {
         let available = waiting(stream, reader.available(offset, (end - offset).min(BLOCK_BYTES))).await?;
         let (Some(length_bytes), false) = (available, job.ended.is_cancelled()) else {

@@ -17,17 +17,17 @@ const BEHIND_BYTES: u64 = 1024 * 1024;
 const BEHIND_SHARE: u64 = 100;
 
 /// How long a host may take to get up to speed after its source has changed.
-const SETTLE_MS: u64 = 300;
+const SETTLE_MS: u64 = 250;
 
 /// What a rate is an average of, at least.
-const RATE_MS: u64 = 200;
+const RATE_MS: u64 = 100;
 
 /// How long each of the first hosts is tried out at the head: were it slow, all would be, and nobody would know. By then those behind it that are
 /// slower still have gone.
 const TRIAL_MS: u64 = 700;
 
-/// How many are tried out.
-const TRIALS: usize = 3;
+/// When another one is tried although the last one was no faster. Each trial has the head send a little of the image twice: twice as long after each.
+const TRIAL_AGAIN_MS: u64 = 5_000;
 
 /// The plan of a fan-out, at the host that started it.
 #[derive(Debug)]
@@ -39,7 +39,19 @@ pub struct Chain {
     liars: HashSet<HostId>,
     told: HashMap<HostId, Vec<HostId>>,
     started_ms: Option<u64>,
+    trial: Trial,
+}
+
+/// The search for a first host that is not slow.
+#[derive(Debug, Default)]
+struct Trial {
+    /// Who was first.
     tried: Vec<HostId>,
+    /// The pace of the one before the one that is tried now.
+    before_bytes_per_s: u64,
+    due_ms: u64,
+    /// How long after a trial that brought nothing.
+    again_ms: u64,
 }
 
 #[derive(Debug)]
@@ -85,7 +97,7 @@ impl Chain {
             liars: HashSet::new(),
             told: HashMap::new(),
             started_ms: None,
-            tried: vec![],
+            trial: Trial::default(),
         }
     }
 
@@ -115,6 +127,7 @@ impl Chain {
             return;
         }
         self.started_ms = Some(now_ms);
+        (self.trial.due_ms, self.trial.again_ms) = (now_ms + TRIAL_MS, TRIAL_AGAIN_MS);
         let have = |host: &HostId| std::cmp::Reverse(self.hosts.get(host).map_or(0, |host| host.have_bytes));
         self.order.sort_by_key(have);
     }
@@ -163,9 +176,11 @@ impl Chain {
 
     /// What is to be told to whom now: hosts whose sources are others than they were told last.
     pub fn changes(&mut self, now_ms: u64) -> Vec<(HostId, Vec<HostId>)> {
-        let Some(started_ms) = self.started_ms else { return vec![] };
+        if self.started_ms.is_none() {
+            return vec![];
+        }
         self.demote_the_slow(now_ms);
-        if self.tried.len() < TRIALS && now_ms >= started_ms + TRIAL_MS * (1 + self.tried.len() as u64) {
+        if now_ms >= self.trial.due_ms {
             self.try_the_next(now_ms);
         }
         let mut changes = vec![];
@@ -201,12 +216,23 @@ impl Chain {
         self.hosts[host].state != State::Gone && !self.liars.contains(host)
     }
 
-    /// The first host is compared with nobody: the next one takes its place for once, and whoever of them is slow is seen to be.
+    /// The first host is compared with nobody: the next one takes its place, and whoever of them is slow is seen to be. When that was of use, the one
+    /// behind it is tried, too.
     fn try_the_next(&mut self, now_ms: u64) {
         let receiving = |host: &HostId| self.hosts[host].state == State::Receiving;
         let Some(first) = self.order.iter().position(receiving) else { return };
-        self.tried.push(self.order[first]);
-        let is_next = |host: &HostId| receiving(host) && self.hosts[host].pace == Pace::Fit && !self.tried.contains(host);
+        let pace = self.hosts[&self.order[first]].bytes_per_s.unwrap_or(0);
+        let was_tried = self.trial.tried.last().is_some_and(|before| *before != self.order[first]);
+        if was_tried && pace <= self.trial.before_bytes_per_s + self.trial.before_bytes_per_s / 4 {
+            // It is no faster than the one before it was.
+            (self.trial.due_ms, self.trial.again_ms) = (now_ms + self.trial.again_ms, self.trial.again_ms * 2);
+            self.trial.tried = vec![];
+            return;
+        }
+        (self.trial.before_bytes_per_s, self.trial.due_ms) = (pace, now_ms + TRIAL_MS);
+        self.trial.tried.push(self.order[first]);
+        let tried = &self.trial.tried;
+        let is_next = |host: &HostId| receiving(host) && self.hosts[host].pace == Pace::Fit && !tried.contains(host);
         let Some(next) = self.order.iter().position(is_next) else { return };
         let old = self.order[first];
         let host = self.order.remove(next);
