@@ -184,7 +184,8 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("config.yml");
         let data = directory.path().join("data");
-        let text = format!("version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 0.0.0.0:{PORT}}}\n", data.display());
+        let text =
+            format!("version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 0.0.0.0:{PORT}}}\n", data.display());
         std::fs::write(&config, text).unwrap();
         let registry = self.inside(0, "docker-registry").arg("serve").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let _registry = Killed(registry.ok()?);
@@ -267,7 +268,14 @@ fn tenth(rate: &str) -> String {
 
 fn bits_per_s(rate: &str) -> f64 {
     let (digits, unit) = split(rate);
-    digits as f64 * if unit.starts_with('g') { 1e9 } else if unit.starts_with('m') { 1e6 } else { 1e3 }
+    digits as f64
+        * if unit.starts_with('g') {
+            1e9
+        } else if unit.starts_with('m') {
+            1e6
+        } else {
+            1e3
+        }
 }
 
 /// `100mbit` is 100 and `mbit`.

@@ -3,14 +3,18 @@
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use tests::namespace::Lan;
 use tests::process::{self, Process};
 use tests::sample::{Recipe, archive_file};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The first host has the image, and limits what leaves it; the others want it.
+/// The first host has the image; the others want it.
 fn fleet(others: usize, layers: &[usize]) -> Vec<Process> {
-    let mut hosts: Vec<Process> = (0..=others).map(|number| Process::new(&format!("host{number:02}"))).collect();
+    found((0..=others).map(|number| Process::new(&format!("host{number:02}"))).collect(), layers)
+}
+
+fn found(mut hosts: Vec<Process>, layers: &[usize]) -> Vec<Process> {
     hosts[0].argument("--log-level=debug");
     hosts.iter_mut().for_each(Process::start);
     hosts[0].must(&["fleet", "init"]);
@@ -128,4 +132,62 @@ fn who_serves_wrong_bytes_is_named_and_read_from_no_longer() {
     assert!(has_it(victim) && has_it(&hosts[order[2]]), "{sent}: {log}");
     victim.must(&["scrub"]);
     hosts[order[2]].must(&["scrub"]);
+}
+
+#[test]
+fn when_the_sender_dies_the_others_get_it_from_one_another() {
+    let mut hosts = fleet(3, &[20_000_000]);
+    let mut sending = hosts[0].imgctl(&["-q", "send", "demo:1", "--all", "--limit", "10MB/s"]).spawn().unwrap();
+    until(&hosts, "some bytes arrive", || (1..=3).all(|host| arrived_bytes(&hosts[host]) > 4_000_000));
+    let last = *chain(&hosts).last().unwrap();
+    hosts[last].signal("STOP");
+    for host in (1..hosts.len()).filter(|host| *host != last) {
+        until(&hosts, "the others have it", || has_it(&hosts[host]));
+    }
+    hosts[0].kill();
+    assert!(!sending.wait().unwrap().success());
+    hosts[last].signal("CONT");
+    until(&hosts, "the last one has it, too", || has_it(&hosts[last]));
+    hosts[last].must(&["scrub"]);
+}
+
+#[test]
+fn a_full_host_is_named_and_nobody_else_is_held_up() {
+    let mut processes: Vec<Process> = ["host00", "host01"].map(Process::new).into();
+    processes.push(Process::on_disk("host02", 20));
+    if !processes[2].can_mount() {
+        return tests::skipped("a disk of its own needs root and mount namespaces");
+    }
+    let hosts = found(processes, &[30_000_000]);
+    let output = hosts[0].run(&["--json", "send", "demo:1", "--all"]);
+    assert_eq!(output.status.code(), Some(7));
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let failed = lines.iter().find(|line| line["event"] == "failed" && line["host"] == "host02").unwrap();
+    assert_eq!(failed["exit_code"], 6, "{failed}");
+    assert!(has_it(&hosts[1]));
+    // Again: only who lacks it is in question, and nothing leaves this host for the others.
+    let again = hosts[0].run(&["--json", "send", "demo:1", "--all"]);
+    let summary = String::from_utf8_lossy(&again.stdout).lines().last().unwrap().to_owned();
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!((&summary["done"], &summary["failed"], &summary["egress_bytes"]), (&1.into(), &1.into(), &0.into()), "{summary}");
+}
+
+#[test]
+fn a_network_that_is_split_for_a_minute_only_delays() {
+    let Some(lan) = Lan::new(5) else { return };
+    let named = |number: u32| Process::in_namespace(&format!("host{number:02}"), &lan.host(number + 1), "eth0");
+    let hosts = found((0..5).map(named).collect(), &[60_000_000]);
+    let mut sending = hosts[0].imgctl(&["-q", "send", "demo:1", "--all", "--limit", "10MB/s"]).spawn().unwrap();
+    until(&hosts, "some bytes arrive", || (1..5).all(|host| arrived_bytes(&hosts[host]) > 15_000_000));
+    lan.split(&[4, 5]);
+    // The half with the sender goes on; the other one has what it has.
+    until(&hosts, "the near half has it", || has_it(&hosts[1]) && has_it(&hosts[2]));
+    std::thread::sleep(Duration::from_secs(50));
+    assert!(!has_it(&hosts[3]) && !has_it(&hosts[4]));
+    lan.split(&[]);
+    assert!(sending.wait().unwrap().success(), "{}", hosts[0].log());
+    assert!(has_it(&hosts[3]) && has_it(&hosts[4]));
+    let again = hosts[0].json(&["send", "demo:1", "--all"], "summary");
+    assert_eq!((&again["done"], &again["egress_bytes"]), (&4.into(), &0.into()), "{again}");
 }

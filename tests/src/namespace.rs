@@ -47,6 +47,19 @@ impl Lan {
         ip(&["-n", &self.bridge(), "link", "set", &format!("p{number}"), if plugged { "up" } else { "down" }]);
     }
 
+    /// Cuts these hosts off from the others, but not from each other; none of them: all are together again.
+    pub fn split(&self, apart: &[u32]) {
+        let bridge = self.bridge();
+        if !quiet(&["-n", &bridge, "link", "show", "br1"]) {
+            ip(&["-n", &bridge, "link", "add", "br1", "type", "bridge", "mcast_snooping", "0"]);
+            ip(&["-n", &bridge, "link", "set", "br1", "up"]);
+        }
+        for host in 1..=self.hosts {
+            let to = if apart.contains(&host) { "br1" } else { "br0" };
+            ip(&["-n", &bridge, "link", "set", &format!("p{host}"), "master", to]);
+        }
+    }
+
     /// Shapes the link of a host in both directions.
     pub fn shape(&self, number: u32, rate: &str) {
         let (host, bridge, port) = (self.host(number), self.bridge(), format!("p{number}"));

@@ -43,6 +43,8 @@ pub(super) enum News {
     },
     /// So much of it has travelled.
     Progress(HostId, u64),
+    /// So much of it came from the host that started it.
+    FromHead(HostId, u64),
     /// It complains of a source.
     Trouble(Trouble),
     /// It has the image.
@@ -138,6 +140,7 @@ impl Planner {
                 self.plan();
             }
             News::Progress(host, bytes) => chains.for_each(|chain| chain.progress(&host, bytes, now_ms)),
+            News::FromHead(host, bytes) => chains.for_each(|chain| chain.from_head(&host, bytes)),
             News::Trouble(trouble) => {
                 info!(source = %trouble.source, fault = ?trouble.fault, "a source of the fan-out fails");
                 chains.for_each(|chain| chain.trouble(&trouble, now_ms));

@@ -21,7 +21,7 @@ use crate::net::{NetError, Peer};
 use crate::store::{Query, Store};
 
 /// A host that was lost is tried again for this long: a cable that was pulled by mistake, a switch or an agent that restarts.
-const RETRY_FOR: Duration = Duration::from_secs(60);
+const RETRY_FOR: Duration = Duration::from_secs(90);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(4);
 
@@ -271,6 +271,8 @@ impl<S: Store> Sending<'_, S> {
                 }
                 Step::Drawn(sources) => {
                     *drawn = sources.into_iter().collect();
+                    let from_head_bytes = drawn.get(&self.context.trust.id()).copied().unwrap_or(0);
+                    self.tell(News::FromHead(self.job.id, from_head_bytes)).await;
                     let sources = self.sources(drawn);
                     let _ = self.events.try_send(Event::Drawn(Drawn { host: host.clone(), image: name.clone(), sources }));
                 }

@@ -26,6 +26,10 @@ const RATE_MS: u64 = 100;
 /// slower still have gone.
 const TRIAL_MS: u64 = 700;
 
+/// When what the head sends to both is measured, from the beginning of a trial, and for how long.
+const BOTH_MS: u64 = 100;
+const BOTH_FOR_MS: u64 = 300;
+
 /// When another one is tried although the last one was no faster. Each trial has the head send a little of the image twice: twice as long after each.
 const TRIAL_AGAIN_MS: u64 = 5_000;
 
@@ -52,6 +56,11 @@ struct Trial {
     due_ms: u64,
     /// How long after a trial that brought nothing.
     again_ms: u64,
+    /// For a while the head serves both, the one before and the one that is tried: when that was, and what it had sent by then.
+    both: Option<(u64, u64)>,
+    both_bytes_per_s: Option<u64>,
+    /// Both together got no more than one: the link of the head is the limit, and nobody is slow.
+    is_over: bool,
 }
 
 #[derive(Debug)]
@@ -59,6 +68,7 @@ struct Host {
     /// When it joined.
     had_bytes: u64,
     have_bytes: u64,
+    from_head_bytes: u64,
     /// When and at how much the rate was taken last.
     mark: (u64, u64),
     /// Since its source is this one.
@@ -108,6 +118,7 @@ impl Chain {
         let known = Host {
             had_bytes: have_bytes,
             have_bytes,
+            from_head_bytes: 0,
             mark: (now_ms, have_bytes),
             bytes_per_s: None,
             moved_ms: now_ms,
@@ -142,6 +153,13 @@ impl Chain {
             let bytes_per_s = have_bytes.saturating_sub(known.mark.1) * 1000 / elapsed_ms;
             known.bytes_per_s = Some(bytes_per_s);
             known.mark = (now_ms, have_bytes);
+        }
+    }
+
+    /// So much of it came from the head.
+    pub fn from_head(&mut self, host: &HostId, received_bytes: u64) {
+        if let Some(known) = self.hosts.get_mut(host) {
+            known.from_head_bytes = received_bytes;
         }
     }
 
@@ -180,7 +198,8 @@ impl Chain {
             return vec![];
         }
         self.demote_the_slow(now_ms);
-        if now_ms >= self.trial.due_ms {
+        self.measure_both(now_ms);
+        if now_ms >= self.trial.due_ms && !self.trial.is_over {
             self.try_the_next(now_ms);
         }
         let mut changes = vec![];
@@ -223,13 +242,15 @@ impl Chain {
         let Some(first) = self.order.iter().position(receiving) else { return };
         let pace = self.hosts[&self.order[first]].bytes_per_s.unwrap_or(0);
         let was_tried = self.trial.tried.last().is_some_and(|before| *before != self.order[first]);
-        if was_tried && pace <= self.trial.before_bytes_per_s + self.trial.before_bytes_per_s / 4 {
+        if was_tried && !is_faster(pace, self.trial.before_bytes_per_s) {
             // It is no faster than the one before it was.
+            self.trial.is_over = self.trial.both_bytes_per_s.is_some_and(|both| !is_faster(both, self.trial.before_bytes_per_s));
             (self.trial.due_ms, self.trial.again_ms) = (now_ms + self.trial.again_ms, self.trial.again_ms * 2);
             self.trial.tried = vec![];
             return;
         }
         (self.trial.before_bytes_per_s, self.trial.due_ms) = (pace, now_ms + TRIAL_MS);
+        (self.trial.both, self.trial.both_bytes_per_s) = (None, None);
         self.trial.tried.push(self.order[first]);
         let tried = &self.trial.tried;
         let is_next = |host: &HostId| receiving(host) && self.hosts[host].pace == Pace::Fit && !tried.contains(host);
@@ -239,6 +260,21 @@ impl Chain {
         self.order.insert(first, host);
         for moved in [host, old] {
             self.moved(&moved, now_ms);
+        }
+    }
+
+    /// After a change of the first host the head serves both for a moment.
+    fn measure_both(&mut self, now_ms: u64) {
+        let sent_bytes = || self.hosts.values().map(|host| host.from_head_bytes).sum::<u64>();
+        let begun_ms = self.trial.due_ms.saturating_sub(TRIAL_MS);
+        match self.trial.both {
+            _ if self.trial.tried.is_empty() || self.trial.both_bytes_per_s.is_some() => {}
+            None if now_ms >= begun_ms + BOTH_MS => self.trial.both = Some((now_ms, sent_bytes())),
+            Some((since_ms, before_bytes)) if now_ms >= since_ms + BOTH_FOR_MS => {
+                let bytes = sent_bytes().saturating_sub(before_bytes);
+                self.trial.both_bytes_per_s = Some(bytes * 1000 / (now_ms - since_ms));
+            }
+            _ => {}
         }
     }
 
@@ -292,6 +328,11 @@ impl Chain {
             (host.moved_ms, host.bytes_per_s, host.mark) = (now_ms, None, (now_ms, host.have_bytes));
         }
     }
+}
+
+/// By more than what paces differ from one moment to the next.
+fn is_faster(pace: u64, before: u64) -> bool {
+    pace > before + before / 4
 }
 
 #[cfg(test)]

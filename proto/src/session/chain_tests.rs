@@ -15,6 +15,7 @@ struct Simulated {
     id: HostId,
     had_bytes: u64,
     have_bytes: u64,
+    from_head_bytes: u64,
     link: u64,
     /// Places in the list of hosts; `None` is the head.
     sources: Vec<Option<usize>>,
@@ -59,6 +60,7 @@ fn run(mut hosts: Vec<Simulated>, most_ms: u64) -> (Vec<Simulated>, u64) {
                 let Some(from) = hosts[i].sources[place] else {
                     let bytes = want.min(head_left);
                     (head_left, egress_bytes) = (head_left - bytes, egress_bytes + bytes);
+                    hosts[i].from_head_bytes += bytes;
                     hosts[i].have_bytes += bytes;
                     break;
                 };
@@ -86,6 +88,7 @@ fn run(mut hosts: Vec<Simulated>, most_ms: u64) -> (Vec<Simulated>, u64) {
                 chain.done(&hosts[i].id);
             } else if now_ms % PLAN_MS == 0 {
                 chain.progress(&hosts[i].id, hosts[i].have_bytes - hosts[i].had_bytes, now_ms);
+                chain.from_head(&hosts[i].id, hosts[i].from_head_bytes);
             }
         }
         for host in hosts.iter().filter(|host| host.dies_ms == Some(now_ms)) {
@@ -103,6 +106,7 @@ fn ordinary(number: usize) -> Simulated {
         id: id(number),
         had_bytes: 0,
         have_bytes: 0,
+        from_head_bytes: 0,
         link: LINK,
         sources: vec![],
         dies_ms: None,
