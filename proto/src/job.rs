@@ -40,6 +40,8 @@ pub struct Share {
 pub struct Sources {
     /// The job.
     pub job: JobId,
+    /// Counts what was said in this job: a lower one that comes later is not news.
+    pub number: u64,
     /// Members of the job, or the host that started it.
     pub hosts: Vec<HostId>,
 }

@@ -65,6 +65,9 @@ pub const HOST_NAME_BYTES: usize = 63;
 /// Any other text that is shown to people: errors, versions, store names.
 pub const TEXT_BYTES: usize = 4096;
 
+/// One cause of a failure, which may name every host of a fleet.
+pub const CAUSE_BYTES: usize = 64 * 1024;
+
 /// Connections that one identity may hold here. Two that dial each other at once need two.
 pub const CONNECTIONS_PER_HOST: usize = 4;
 
@@ -102,11 +105,20 @@ pub const SESSIONS_PER_HOST: usize = 16;
 /// no honest host waits at the other end, where its patience would run out. One session at full speed, and a half.
 pub const GETS_PER_HOST: usize = EXTENTS_AT_ONCE + EXTENTS_AT_ONCE / 2;
 
+/// Fan-outs of one host that are served on here after the image is complete: each keeps files open.
+pub const JOBS_PER_HOST: usize = 64;
+
 /// Documents that the sessions of one peer hold in memory until their images are committed: the largest of each kind, once.
 pub const DOCUMENT_BYTES: u64 = 2 * MANIFEST_BYTES + CONFIG_BYTES;
 
 /// A peer that has a stream open and sends nothing on it while we wait for it.
 pub const STALL_TIMEOUT_MS: u64 = 30_000;
+
+/// Pairs of an image and a host in one send.
+pub const SEND_PAIRS: usize = 20_000;
+
+/// Layers that another host may tell of while it sends for us.
+pub const RELAYED_LAYERS: usize = 500_000;
 
 /// Invitations that wait for a host. Each is tried against every join.
 pub const INVITES: usize = 64;

@@ -215,6 +215,9 @@ async fn a_copy_between_other_hosts_goes_past_the_one_that_asks() {
     // All others: the source is none of them, the asking host is.
     request.hosts = all("demo:1").hosts;
     assert_eq!(names(&hosts[0].must(Request::Send(request.clone())).await), ["a", "c", "d"]);
+    request.dry_run = true;
+    assert_eq!(names(&hosts[0].must(Request::Send(request.clone())).await), ["a", "c", "d"]);
+    request.dry_run = false;
     request.images = vec!["absent:1".to_owned()];
     let failure = hosts[0].ask(Request::Send(request.clone())).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::ImageNotFound);
@@ -255,7 +258,11 @@ async fn a_copy_ends_with_the_one_who_asked() {
     client.write(&Request::Send(request)).await;
     while !matches!(client.next().await, Event::Planned(_)) {}
     drop(client);
-    let ended = tokio::time::timeout(PATIENCE, hosts[1].ask(Request::Status(Status { id: None, watch: true }))).await.unwrap().unwrap();
+    // It is under way there as any other send, but not as the last one of that host.
+    let rows = hosts[1].must(Request::Status(Status::default())).await;
+    let id = rows.iter().find_map(|row| if let Event::Transfer(row) = row { Some(row.id) } else { None });
+    let ended = tokio::time::timeout(PATIENCE, hosts[1].ask(Request::Status(Status { id, watch: true }))).await.unwrap().unwrap();
+    assert!(hosts[1].ask(Request::Status(Status { id: None, watch: true })).await.is_err());
     assert_eq!(failed(&ended)[0].1.kind, FailureKind::Cancelled);
     assert!(!has(&hosts[2], sample.image_id()).await);
 }

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use proto::Digest;
 use proto::control::{Event, Failure, FailureKind, Send};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::failure::failure;
 
 /// Ended jobs that are remembered.
-const RECENT: usize = 64;
+const RECENT: usize = 32;
 
 /// More than the largest job comes to; what another host claims beyond it is not kept.
 const EVENTS: usize = 200_000;
@@ -21,8 +21,8 @@ const EVENTS: usize = 200_000;
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
     jobs: Mutex<VecDeque<Arc<Job>>>,
-    /// Carries them out. Waited for when the agent stops.
-    pub(super) tasks: TaskTracker,
+    /// Carries them out. They end with it, and are waited for when the agent stops.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 /// One `send`: every image to every host.
@@ -32,10 +32,20 @@ pub(super) struct Job {
     pub(super) id: u64,
     /// What was asked for, with the hosts by their names.
     pub(super) request: Send,
+    asker: Asker,
     /// Stops what is not done.
     pub(super) cancel: CancellationToken,
     record: Mutex<Record>,
     version: watch::Sender<u64>,
+}
+
+/// Who has begun a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// Somebody on this host.
+    Client,
+    /// Another host.
+    Peer,
 }
 
 /// The last event of every kind, in the order in which they came.
@@ -62,13 +72,15 @@ enum Key {
 
 impl Jobs {
     /// Remembers a job that begins; it is over with `parent`.
-    pub(super) fn begin(&self, id: u64, request: Send, parent: &CancellationToken) -> Arc<Job> {
+    pub(super) fn begin(&self, id: u64, request: Send, asker: Asker, parent: &CancellationToken) -> Arc<Job> {
         let (record, version) = (Mutex::default(), watch::Sender::new(0));
-        let job = Arc::new(Job { id, request, cancel: parent.child_token(), record, version });
+        let job = Arc::new(Job { id, request, asker, cancel: parent.child_token(), record, version });
         job.tell(Event::Accepted { id });
         let mut jobs = self.jobs();
-        if jobs.iter().filter(|job| job.is_over()).count() >= RECENT
-            && let Some(oldest) = jobs.iter().position(|job| job.is_over())
+        // What others ask for takes the place of nothing that was asked for here.
+        let is_old = |job: &Arc<Job>| job.asker == asker && job.is_over();
+        if jobs.iter().filter(|job| is_old(job)).count() >= RECENT
+            && let Some(oldest) = jobs.iter().position(is_old)
         {
             jobs.remove(oldest);
         }
@@ -76,7 +88,20 @@ impl Jobs {
         job
     }
 
-    /// The job of this number; without one, the last.
+    /// Carries a job out.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + std::marker::Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(work);
+    }
+
+    /// Waits until all have ended; no other one begins after this.
+    pub(super) async fn ended(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// The job of this number; without one, the last that was begun here.
     pub(super) fn find(&self, id: Option<u64>) -> Result<Arc<Job>, Failure> {
         let jobs = self.jobs();
         match id {
@@ -84,7 +109,11 @@ impl Jobs {
                 let found = jobs.iter().find(|job| job.id == id).cloned();
                 found.ok_or_else(|| failure(FailureKind::TransferNotFound(id), format!("no send {id} is known here")))
             }
-            None => jobs.back().cloned().ok_or_else(|| failure(FailureKind::TransferNotFound(0), "nothing was sent from here yet")),
+            None => jobs
+                .iter()
+                .rfind(|job| job.asker == Asker::Client)
+                .cloned()
+                .ok_or_else(|| failure(FailureKind::TransferNotFound(0), "nothing was sent from here yet")),
         }
     }
 
@@ -137,12 +166,16 @@ impl Job {
         }
     }
 
-    /// What failed: hosts, and images as they were asked for. `None`: it is not over yet.
+    /// What failed, or was never begun: hosts, and images as they were asked for. `None`: it is not over yet.
     pub(super) fn failed(&self) -> Option<Vec<(String, String)>> {
         let record = self.record();
         record.result.as_ref()?;
+        let ended = |host: &str| record.events.values().filter(|(key, _)| matches!(key, Key::Ended(of, _) if of == host)).count();
+        let queued = |host: &str| record.events.values().filter(|(key, _)| matches!(key, Key::Queued(of, _) if of == host)).count();
         let failed = |(_, event): &(Key, Event)| match event {
             Event::HostFailed { host, image, .. } => Some((host.clone(), image.clone())),
+            // Names of images differ before and after: a host of which not all have ended gets all again, which costs nothing where it has them.
+            Event::Queued { host, image } if ended(host) < queued(host) => Some((host.clone(), image.clone())),
             _ => None,
         };
         Some(record.events.values().filter_map(failed).collect())
@@ -163,8 +196,8 @@ impl Record {
         if self.events.len() >= EVENTS && !self.versions.contains_key(&key) {
             return;
         }
-        if let Key::Ended(host, image) = &key {
-            self.forget_steps(host, image);
+        if let Key::Ended(host, _) = &key {
+            self.forget_steps(host);
         }
         self.version += 1;
         if let Some(old) = self.versions.insert(key.clone(), self.version) {
@@ -173,13 +206,9 @@ impl Record {
         self.events.insert(self.version, (key, event));
     }
 
-    /// How far something was that has ended interests nobody.
-    fn forget_steps(&mut self, host: &str, image: &str) {
-        let is_step = |key: &Key| match key {
-            Key::Progress(of, name, _) | Key::Drawn(of, name) => of == host && name == image,
-            Key::Waiting(of) => of == host,
-            _ => false,
-        };
+    /// How far something was that has ended interests nobody. The images of a host go one after the other.
+    fn forget_steps(&mut self, host: &str) {
+        let is_step = |key: &Key| matches!(key, Key::Progress(of, ..) | Key::Drawn(of, _) | Key::Waiting(of) if of == host);
         self.events.retain(|_, (key, _)| !is_step(key));
         self.versions.retain(|key, _| !is_step(key));
     }
@@ -206,7 +235,8 @@ impl Record {
     }
 }
 
-/// What of a job is sent again: the request for it.
+/// What of a job is sent again: the request for it. Every image that failed somewhere goes to every host where something did: what is there
+/// already does not travel.
 pub(super) fn retry(job: &Job, detach: bool) -> Result<Send, Failure> {
     let id = job.id;
     let failed = job.failed().ok_or_else(|| failure(FailureKind::Usage, format!("send {id} is still under way")))?;
@@ -250,7 +280,7 @@ mod tests {
     }
 
     fn job() -> Arc<Job> {
-        Jobs::default().begin(7, request(), &CancellationToken::new())
+        Jobs::default().begin(7, request(), Asker::Client, &CancellationToken::new())
     }
 
     fn planned(host: &str) -> Event {

@@ -73,8 +73,7 @@ pub async fn serve<S: Store>(context: Arc<Context<S>>, listener: UnixListener, m
         }
     }
     // Jobs hear of it themselves; then those who follow them.
-    jobs.tasks.close();
-    jobs.tasks.wait().await;
+    jobs.ended().await;
     while relayed.join_next().await.is_some() {}
     while clients.join_next().await.is_some() {}
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use proto::control::{Event, Failure, FailureKind, Send, TransferState};
 use proto::host::Member;
-use proto::peer::{Answer, Request};
+use proto::limits::{RELAYED_LAYERS, STALL_TIMEOUT_MS};
+use proto::peer::{Answer, Request, SHARED_OFFERS};
 use proto::session::OutOfTurn;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -14,7 +15,11 @@ use super::job::{Job, Jobs};
 use super::send;
 use crate::net::NetError;
 use crate::store::Store;
+use crate::sys;
 use crate::transfer::{Context, Relay, Transfer};
+
+/// How long whoever asked may take to hear the last word.
+const LAST_WORD_MS: u64 = 1_000;
 
 /// Has `source` carry out the job, and ends it.
 pub(super) async fn run<S: Store>(context: Arc<Context<S>>, job: Arc<Job>, source: Member) {
@@ -28,7 +33,7 @@ pub(super) async fn run<S: Store>(context: Arc<Context<S>>, job: Arc<Job>, sourc
         result = ask(&context, &job, &source, &transfers) => result,
         () = cancelled => Err(failure(FailureKind::Cancelled, format!("cannot send from {}: cancelled", source.name))),
     };
-    for transfer in &transfers {
+    for transfer in transfers.iter().filter(|transfer| transfer.is_running()) {
         match &result {
             Ok(()) => transfer.end(TransferState::Done),
             Err(failure) if failure.kind == FailureKind::Cancelled => transfer.end(TransferState::Cancelled),
@@ -59,10 +64,11 @@ pub(super) async fn answer<S: Store>(context: Arc<Context<S>>, jobs: Arc<Jobs>, 
                 loop {
                     let event = tokio::select! {
                         event = receiver.recv() => event,
-                        () = stream.given_up() => None,
+                        _ = stream.given_up() => None,
                     };
                     let Some(event) = event else { break };
-                    if stream.send(&Answer::Event(event)).await.is_err() {
+                    // Who does not read is as good as gone.
+                    if !matches!(sys::deadline(STALL_TIMEOUT_MS, stream.send(&Answer::Event(event))).await, Some(Ok(()))) {
                         break;
                     }
                 }
@@ -75,17 +81,24 @@ pub(super) async fn answer<S: Store>(context: Arc<Context<S>>, jobs: Arc<Jobs>, 
         }
     };
     let last = result.map_or_else(Event::Failed, |()| Event::End);
-    if let Err(error) = stream.send(&Answer::Event(last)).await {
-        debug!(host = peer.name(), %error, "who asked does not hear of the end");
-    }
-    stream.finish();
-    stream.flush().await;
+    let telling = async {
+        match stream.send(&Answer::Event(last)).await {
+            Ok(()) => stream.flush().await,
+            Err(error) => debug!(host = peer.name(), %error, "who asked does not hear of the end"),
+        }
+    };
+    let _ = sys::deadline(LAST_WORD_MS, telling).await;
 }
 
 async fn ask<S: Store>(context: &Context<S>, job: &Job, source: &Member, transfers: &[Transfer]) -> Result<(), Failure> {
     let what = || format!("cannot send from {}", source.name);
     let lost = |error: NetError| failure::net(what(), &source.name, &error);
     let peer = context.net.connect(&source.id).await.map_err(lost)?;
+    if peer.hello().capabilities & SHARED_OFFERS == 0 {
+        let old = format!("{} is too old to send for another host: update its imgd", source.name);
+        return Err(failure(FailureKind::Unsupported, old));
+    }
+    let mut layers = 0;
     let request = Send { from: None, detach: false, ..job.request.clone() };
     let mut stream = peer.request(&Request::Send(request)).await.map_err(lost)?;
     loop {
@@ -94,6 +107,12 @@ async fn ask<S: Store>(context: &Context<S>, job: &Job, source: &Member, transfe
             Answer::Refused(refusal) => return Err(failure::net(what(), &source.name, &NetError::Answer(refusal))),
             _ => return Err(lost(OutOfTurn("an answer that is no event").into())),
         };
+        if let Event::Planned(planned) = &event {
+            layers += planned.layers.len() + 1;
+        }
+        if layers > RELAYED_LAYERS {
+            return Err(lost(OutOfTurn("more layers than any send has").into()));
+        }
         match event {
             Event::End => return Ok(()),
             Event::Failed(mut failure) => {

@@ -31,11 +31,13 @@ pub(super) async fn run<S: Store>(context: Arc<Context<S>>, job: Arc<Job>, plan:
             job.tell(event);
         }
     };
-    let (mut summary, ()) = tokio::join!(RollOut::new(&context, &job, plan, events).run(), telling);
+    let ((mut summary, mut planners), ()) = tokio::join!(RollOut::new(&context, &job, plan, events).run(), telling);
     summary.elapsed_ms = started.elapsed().as_millis() as u64;
     job.tell(Event::Summary(summary));
     let stopped = context.shutdown.is_cancelled();
     job.end(if stopped { Err(failure::shutting_down()) } else { Ok(()) });
+    // The hosts hear that it is over.
+    while planners.join_next().await.is_some() {}
 }
 
 /// One host, and every image for it.
@@ -71,7 +73,8 @@ impl<'a, S: Store> RollOut<'a, S> {
         // What a receiver has to be told beyond an offer goes with a share of it.
         let is_shared = members.len() > 1 || plan.on_behalf_of.is_some() || request.host_limit_bytes_per_s.is_some();
         let at_once = request.max_parallel.is_none() && request.canary.is_none();
-        let mut fan = || (is_shared && !request.dry_run).then(|| Fan::start(context.trust.id(), members.clone(), at_once, &mut planners));
+        let wants_fan = is_shared && (!request.dry_run || plan.on_behalf_of.is_some());
+        let mut fan = || wants_fan.then(|| Fan::start(context.trust.id(), members.clone(), at_once, &mut planners));
         let images: Vec<(Query, Option<Fan>)> = plan.queries.into_iter().map(|query| (query, fan())).collect();
         let errand = |host: Member| {
             let send = |(query, fan): &(Query, Option<Fan>)| {
@@ -111,7 +114,8 @@ impl<'a, S: Store> RollOut<'a, S> {
         }
     }
 
-    async fn run(mut self) -> Summary {
+    /// What it came to, and the tasks that tell the hosts of its end.
+    async fn run(mut self) -> (Summary, JoinSet<()>) {
         for (send, _) in self.waves.iter().flatten().flat_map(|errand| &errand.sends) {
             let _ = self.events.send(Event::Queued { host: send.host.clone(), image: send.query.to_string() }).await;
         }
@@ -121,10 +125,11 @@ impl<'a, S: Store> RollOut<'a, S> {
             let is_canary = self.with_canary && number == 0;
             let mut running = JoinSet::new();
             for errand in wave {
-                running.spawn(carry_out(self.context.clone(), errand, self.places.clone(), self.culprit.clone(), self.events.clone()));
+                let stops = Stops { culprit: self.culprit.clone(), is_canary, stop: self.stop_on_failure.then(|| self.stop.clone()) };
+                running.spawn(carry_out(self.context.clone(), errand, self.places.clone(), stops, self.events.clone()));
             }
             while let Some(results) = running.join_next().await {
-                let (host, results) = results.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                let results = results.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
                 for (query, result) in results {
                     summary.total += 1;
                     match result {
@@ -135,18 +140,13 @@ impl<'a, S: Store> RollOut<'a, S> {
                         None => summary.failed += 1,
                     }
                 }
-                if summary.failed > 0 && (is_canary || self.stop_on_failure) && self.culprit.set(host).is_ok() && self.stop_on_failure {
-                    self.stop.cancel();
-                }
             }
         }
         summary.egress_bytes = match self.dry_run {
             true => self.forecast(&forecasts).await,
             false => self.egress_bytes.load(Ordering::Relaxed),
         };
-        // The hosts hear that it is over.
-        while self.planners.join_next().await.is_some() {}
-        summary
+        (summary, self.planners)
     }
 
     /// What would leave this host.
@@ -186,20 +186,44 @@ fn forecast(hosts: &[Vec<Missing>], layers: &HashSet<Digest>) -> u64 {
     lacking.iter().map(egress_bytes).sum()
 }
 
+/// What a failure means for the others.
+struct Stops {
+    culprit: Arc<OnceLock<String>>,
+    is_canary: bool,
+    /// Stops those that are under way.
+    stop: Option<CancellationToken>,
+}
+
+impl Stops {
+    /// This host has failed.
+    fn failed(&self, host: &str) {
+        let is_first = (self.is_canary || self.stop.is_some()) && self.culprit.set(host.to_owned()).is_ok();
+        if let Some(stop) = self.stop.as_ref().filter(|_| is_first) {
+            stop.cancel();
+        }
+    }
+
+    /// Why another host goes without the image: `is_begun` when it had a part of it already.
+    fn culprit(&self, is_begun: bool) -> Option<&String> {
+        self.culprit.get().filter(|_| !is_begun || self.stop.is_some())
+    }
+}
+
 /// What the host lacked of every image; `None` where it failed.
 async fn carry_out<S: Store>(
     context: Arc<Context<S>>,
     errand: Errand,
     places: Arc<Semaphore>,
-    culprit: Arc<OnceLock<String>>,
+    stops: Stops,
     events: mpsc::Sender<Event>,
-) -> (String, Vec<(Query, Option<Vec<Missing>>)>) {
+) -> Vec<(Query, Option<Vec<Missing>>)> {
     let _place = places.acquire_owned().await;
     let mut results = vec![];
     for (job, transfer) in errand.sends {
-        let result = match culprit.get() {
-            Some(_) => Err(TransferError::Cancelled),
-            None => transfer::send(&context, &job, &transfer, &events).await,
+        let is_begun = stops.culprit(false).is_none();
+        let result = match is_begun {
+            false => Err(TransferError::Cancelled),
+            true => transfer::send(&context, &job, &transfer, &events).await,
         };
         let missing = match result {
             Ok(Sent { done, missing }) => {
@@ -207,14 +231,16 @@ async fn carry_out<S: Store>(
                 Some(missing)
             }
             Err(error) => {
-                failed(&job, &transfer, &error, culprit.get(), &events).await;
+                let culprit = stops.culprit(is_begun).filter(|culprit| **culprit != job.host);
+                failed(&job, &transfer, &error, culprit, &events).await;
+                stops.failed(&errand.host);
                 None
             }
         };
         // The plan of an image ends with its last host.
         results.push((job.query.clone(), missing));
     }
-    (errand.host, results)
+    results
 }
 
 async fn failed(job: &SendJob, transfer: &Transfer, error: &TransferError, culprit: Option<&String>, events: &mpsc::Sender<Event>) {

@@ -1,15 +1,17 @@
 //! `imgctl send`: every image to every host.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use proto::control::{Event, Failure, FailureKind, Retry, Send};
 use proto::host::Member;
 use proto::image::Selection;
+use proto::limits::SEND_PAIRS;
 use proto::{HostId, Reference};
 
 use super::client::Client;
 use super::failure::{self, failure};
-use super::job::{self, Job, Jobs};
+use super::job::{self, Asker, Job, Jobs};
 use super::{Done, hosts, images, relay, roll_out};
 use crate::net::Peer;
 use crate::store::{Query, Store};
@@ -67,12 +69,12 @@ async fn begin<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, mut request: Se
     let Some(source) = source else {
         let queries = queries(context, &request).await?;
         let plan = Plan { queries, hosts: selected, on_behalf_of: None };
-        let job = jobs.begin(id, request, &context.shutdown);
-        jobs.tasks.spawn(roll_out::run(context.clone(), job.clone(), plan));
+        let job = jobs.begin(id, request, Asker::Client, &context.shutdown);
+        jobs.spawn(roll_out::run(context.clone(), job.clone(), plan));
         return Ok(job);
     };
-    let job = jobs.begin(id, request, &context.shutdown);
-    jobs.tasks.spawn(relay::run(context.clone(), job.clone(), source));
+    let job = jobs.begin(id, request, Asker::Client, &context.shutdown);
+    jobs.spawn(relay::run(context.clone(), job.clone(), source));
     Ok(job)
 }
 
@@ -85,7 +87,12 @@ pub(super) async fn begin_for<S: Store>(
 ) -> Result<Arc<Job>, Failure> {
     let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
     let here = context.trust.name();
-    let selected = hosts::select(&members, &request.hosts, &here)?;
+    // Whoever asks has looked up the names: patterns are for people.
+    let by_name = |name: &String| members.members.iter().find(|member| member.name == *name).cloned();
+    let selected: Vec<Member> = request.hosts.names.iter().filter_map(by_name).collect();
+    if selected.len() != request.hosts.names.len() || request.hosts.all || selected.len() > members.members.len() {
+        return Err(failure(FailureKind::Usage, format!("{} asks for hosts that are not known on {here}", asker.name())));
+    }
     check(&request, &selected, &here)?;
     request.hosts = hosts::named(&selected);
     let queries = queries(context, &request).await?;
@@ -107,8 +114,8 @@ pub(super) async fn begin_for<S: Store>(
         }
     }
     let plan = Plan { queries, hosts: selected, on_behalf_of: Some(asker.id()) };
-    let job = jobs.begin(context.transfers.number(), request, &context.shutdown);
-    jobs.tasks.spawn(roll_out::run(context.clone(), job.clone(), plan));
+    let job = jobs.begin(context.transfers.number(), request, Asker::Peer, &context.shutdown);
+    jobs.spawn(roll_out::run(context.clone(), job.clone(), plan));
     Ok(job)
 }
 
@@ -134,8 +141,15 @@ async fn queries<S: Store>(context: &Context<S>, request: &Send) -> Result<Vec<Q
     for image in &request.images {
         queries.extend(images::queries(context, image, request.all_tags).await?);
     }
+    let mut seen = HashSet::new();
+    queries.retain(|query: &Query| seen.insert(query.to_string()));
     if queries.len() > 1 && request.rename.is_some() {
         return Err(failure(FailureKind::Usage, "--as names one image, but several are sent"));
+    }
+    let pairs = queries.len() * request.hosts.names.len();
+    if pairs > SEND_PAIRS {
+        let what = format!("{} images to {} hosts are more than one send takes", queries.len(), request.hosts.names.len());
+        return Err(failure(FailureKind::Usage, what));
     }
     Ok(queries)
 }

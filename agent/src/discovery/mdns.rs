@@ -93,11 +93,10 @@ impl Mdns {
         }
         // The library answers a question for a subtype with the record of the type, and takes such an answer only when it takes every one.
         let _ = self.daemon.accept_unsolicited(true);
+        let _listening = Listening(self);
         if let Ok(events) = self.daemon.browse(&self.subtype) {
             let _ = tokio::time::timeout(BURST, self.listen(&events, wanted)).await;
         }
-        let _ = self.daemon.stop_browse(&self.subtype);
-        let _ = self.daemon.accept_unsolicited(false);
     }
 
     async fn listen(&self, events: &mdns_sd::Receiver<ServiceEvent>, wanted: Option<HostId>) {
@@ -132,6 +131,16 @@ impl Mdns {
         debug!(host = ?id, ?addresses, "announced");
         self.peers.upgrade()?.announced(id, addresses);
         Some(id)
+    }
+}
+
+/// A burst, which ends however it ends: whoever waits for it may go.
+struct Listening<'a>(&'a Mdns);
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.daemon.stop_browse(&self.0.subtype);
+        let _ = self.0.daemon.accept_unsolicited(false);
     }
 }
 

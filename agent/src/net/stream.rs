@@ -98,11 +98,11 @@ impl Stream {
         }
     }
 
-    /// Resolves when the peer gives up: it resets its side, finishes it, or is gone.
-    pub async fn given_up(&mut self) {
+    /// Resolves when the peer gives up: it resets its side, finishes it, or is gone. True: it has finished.
+    pub async fn given_up(&mut self) -> bool {
         let mut byte = [0; 1];
         // What it still sends is out of turn, which is a way of giving up too.
-        let _ = self.receive.read(&mut byte).await;
+        matches!(self.receive.read(&mut byte).await, Ok(None))
     }
 
     /// Gives up both directions.

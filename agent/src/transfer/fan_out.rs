@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::job::{JobId, Share, Sources, Trouble};
+use proto::limits::JOBS_PER_HOST;
 use proto::peer::{Answer, Refusal, Request};
 use proto::session::chain::Chain;
 use proto::{Digest, HostId};
@@ -23,7 +24,9 @@ const PLAN_EVERY: Duration = Duration::from_millis(100);
 /// How long the first hosts wait for the others to answer.
 const GATHER: Duration = Duration::from_millis(500);
 /// How long a host may take to say that it has heard.
-const ASK_MS: u64 = 5_000;
+const ASK_MS: u64 = 3_000;
+/// The same at the end, when it matters less.
+const END_MS: u64 = 1_000;
 /// How long a host serves others after it has the image, when the host that started the job is gone and nobody says that it is over.
 const LINGER: Duration = Duration::from_secs(60);
 
@@ -46,7 +49,7 @@ pub(super) enum News {
     /// So much of it came from the host that started it.
     FromHead(HostId, u64),
     /// It complains of a source.
-    Trouble(Trouble),
+    Trouble(HostId, Trouble),
     /// It has the image.
     Done(HostId),
     /// It will not have it.
@@ -80,6 +83,7 @@ impl Fan {
             gathering: None,
             chains: HashMap::new(),
             peers: HashMap::new(),
+            words: 0,
             telling: JoinSet::new(),
         };
         tasks.spawn(planner.run(incoming));
@@ -98,6 +102,7 @@ struct Planner {
     /// By what their hosts receive: whoever gets something else is of no use to them.
     chains: HashMap<Digest, Chain>,
     peers: HashMap<HostId, Peer>,
+    words: u64,
     telling: JoinSet<(HostId, bool)>,
 }
 
@@ -115,7 +120,7 @@ impl Planner {
             }
         }
         for (_, peer) in std::mem::take(&mut self.peers) {
-            self.telling.spawn(ask(peer, Request::EndJob(self.id)));
+            self.telling.spawn(ask(peer, Request::EndJob(self.id), END_MS));
         }
         while self.telling.join_next().await.is_some() {}
     }
@@ -141,10 +146,13 @@ impl Planner {
             }
             News::Progress(host, bytes) => chains.for_each(|chain| chain.progress(&host, bytes, now_ms)),
             News::FromHead(host, bytes) => chains.for_each(|chain| chain.from_head(&host, bytes)),
-            News::Trouble(trouble) => {
-                info!(source = %trouble.source, fault = ?trouble.fault, "a source of the fan-out fails");
-                chains.for_each(|chain| chain.trouble(&trouble, now_ms));
-                self.plan();
+            News::Trouble(host, trouble) => {
+                let mut is_news = false;
+                chains.for_each(|chain| is_news |= chain.trouble(&host, &trouble, now_ms));
+                if is_news {
+                    info!(source = %trouble.source, fault = ?trouble.fault, "a source of the fan-out fails");
+                    self.plan();
+                }
             }
             News::Done(host) => chains.for_each(|chain| chain.done(&host)),
             News::Gone(host) => {
@@ -165,18 +173,21 @@ impl Planner {
         for (host, hosts) in changes {
             let Some(peer) = self.peers.get(&host) else { continue };
             debug!(host = peer.name(), ?hosts, "reads from");
-            self.telling.spawn(ask(peer.clone(), Request::Sources(Sources { job: self.id, hosts })));
+            // Streams have no order: whoever hears an older word after a newer one knows it by its number.
+            self.words += 1;
+            let sources = Sources { job: self.id, number: self.words, hosts };
+            self.telling.spawn(ask(peer.clone(), Request::Sources(sources), ASK_MS));
         }
     }
 }
 
 /// Which host it was, and whether it has heard.
-async fn ask(peer: Peer, request: Request) -> (HostId, bool) {
+async fn ask(peer: Peer, request: Request, timeout_ms: u64) -> (HostId, bool) {
     let asked = async {
         let mut stream = peer.request(&request).await?;
         stream.receive::<Answer>().await
     };
-    let answer = crate::sys::deadline(ASK_MS, asked).await;
+    let answer = crate::sys::deadline(timeout_ms, asked).await;
     if let Some(Err(error)) = &answer {
         debug!(host = peer.name(), %error, "not told");
     }
@@ -185,23 +196,29 @@ async fn ask(peer: Peer, request: Request) -> (HostId, bool) {
 
 /// Receives what is shared, and lets the other hosts of the job read it until the job is over.
 pub(super) async fn receive_share<S: Store>(context: Arc<Context<S>>, peer: Peer, mut stream: Stream, share: Share) {
-    let Some(_session) = peer.session() else {
+    let Some(session) = peer.session() else {
         let _ = stream.send(&Answer::Refused(Refusal::Busy)).await;
         return stream.flush().await;
     };
     let Share { offer, job: id, members, on_behalf_of, limit_bytes_per_s } = share;
-    let members = members.into_iter().filter(|host| *host != context.trust.id()).collect();
+    let known = context.trust.members();
+    let is_known = |host: &HostId| known.as_ref().is_some_and(|list| list.by_id(host).is_some());
+    let members = members.into_iter().filter(|host| *host != context.trust.id() && is_known(host)).collect();
     let mut fan_out = FanOut { id, members, on_behalf_of, job: None };
+    let dry_run = offer.dry_run;
     let limit = limit_bytes_per_s.map(|bytes_per_s| Arc::new(Limit::new(bytes_per_s)));
     serve::received(&context, &peer, &mut stream, offer, limit, Some(&mut fan_out)).await;
     stream.flush().await;
-    let Some(job) = fan_out.job else { return };
+    // What comes after it holds no import and no documents: others read what is here.
+    drop(session);
+    let Some(job) = fan_out.job.filter(|_| !dry_run && context.jobs.count(&peer.id()) <= JOBS_PER_HOST) else { return };
     let orphaned = async {
         peer.closed().await;
         tokio::time::sleep(LINGER).await;
     };
     tokio::select! {
         () = job.ended.cancelled() => {}
+        () = job.renewed.cancelled() => {}
         () = orphaned => {}
         () = context.shutdown.cancelled() => {}
     }

@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use proto::frame::FrameError;
 use proto::hash::RangeHash;
@@ -17,8 +16,8 @@ use crate::staging::StagedBlob;
 use crate::store::StoreError;
 use crate::sys;
 
-/// How long a source may say that it is waiting itself.
-const WAITING: Duration = Duration::from_secs(10);
+/// How many times longer than it may be silent a source may say that it waits itself: hosts that wait for each other would wait for ever.
+const WAITING: u32 = 4;
 
 /// Why a range was not fetched.
 #[derive(Debug)]
@@ -52,7 +51,9 @@ pub(super) async fn document(peer: &Peer, blob: &Descriptor) -> Result<Vec<u8>, 
     let mut stream = ask(peer, blob.digest, &range).await?;
     let mut bytes = Vec::with_capacity(blob.size_bytes as usize);
     loop {
-        let header = block(&mut stream, range.end - bytes.len() as u64, STALL_TIMEOUT_MS).await?;
+        let left_bytes = range.end - bytes.len() as u64;
+        let never = AtomicU64::new(0);
+        let header = heard(STALL_TIMEOUT_MS, [&never, &never], block(&mut stream, left_bytes, &never)).await?;
         bytes.extend(stream.read(header.encoded_bytes as usize).await.map_err(GetError::Net)?);
         if bytes.len() as u64 == blob.size_bytes {
             break;
@@ -81,9 +82,20 @@ pub(super) struct Fetch<'a> {
 impl Fetch<'_> {
     /// Reads from `peer` from `*at` to `end`, unless `stop` comes before that; `*at` says how far it is, also after an error.
     pub(super) async fn run(&self, peer: &Peer, at: &mut u64, end: u64, stop: impl Future<Output = ()>) -> Result<(), GetError> {
-        let _turn = peer.ask().await;
-        let mut stream = ask(peer, self.staged.descriptor().digest, &(*at..end)).await?;
         let mut stop = std::pin::pin!(stop);
+        let begin = async {
+            let turn = peer.ask().await;
+            Ok((
+                turn,
+                heard(self.silence_ms, [self.received_bytes, &AtomicU64::new(0)], ask(peer, self.staged.descriptor().digest, &(*at..end)))
+                    .await?,
+            ))
+        };
+        let (_turn, mut stream) = tokio::select! {
+            biased;
+            () = &mut stop => return Ok(()),
+            begun = begin => begun?,
+        };
         let mut offset = *at;
         let mut writing: Option<tokio::task::JoinHandle<Result<(), GetError>>> = None;
         loop {
@@ -114,18 +126,40 @@ impl Fetch<'_> {
     }
 
     async fn next(&self, stream: &mut Stream, offset: u64, end: u64) -> Result<(BlockHeader, Vec<u8>), GetError> {
-        let header = block(stream, end - offset, self.silence_ms).await?;
-        if let Some(hashes) = self.hashes
-            && !agrees(hashes, offset, &header)
-        {
-            return Err(GetError::Corrupt);
+        let waits = AtomicU64::new(0);
+        let next = async {
+            let header = block(stream, end - offset, &waits).await?;
+            if let Some(hashes) = self.hashes
+                && !agrees(hashes, offset, &header)
+            {
+                return Err(GetError::Corrupt);
+            }
+            if let Some(limit) = self.limit {
+                // What is not read is not sent: the window of the stream closes.
+                limit.take(header.encoded_bytes).await;
+            }
+            let bytes = stream.read(header.encoded_bytes as usize).await.map_err(GetError::Net)?;
+            Ok((header, bytes))
+        };
+        heard(self.silence_ms, [self.received_bytes, &waits], next).await
+    }
+}
+
+/// What comes of it, unless the source is silent for `silence_ms`. It is not while bytes come, be they of another range that it prefers; nor, for a
+/// while, when it says that it waits. Both are counted in `signs`.
+async fn heard<T>(silence_ms: u64, signs: [&AtomicU64; 2], next: impl Future<Output = Result<T, GetError>>) -> Result<T, GetError> {
+    let mut next = std::pin::pin!(next);
+    let read = || signs.map(|sign| sign.load(Ordering::Relaxed));
+    let (mut known, mut waited) = (read(), 0);
+    loop {
+        if let Some(next) = sys::deadline(silence_ms, &mut next).await {
+            return next;
         }
-        if let Some(limit) = self.limit {
-            // What is not read is not sent: the window of the stream closes.
-            limit.take(header.encoded_bytes).await;
+        let [bytes, waits] = std::mem::replace(&mut known, read());
+        waited = if known[0] > bytes { 0 } else { waited + 1 };
+        if waited >= WAITING || (waited > 0 && known[1] == waits) {
+            return Err(GetError::Net(NetError::Silent(silence_ms * u64::from(waited) / 1000)));
         }
-        let bytes = stream.read(header.encoded_bytes as usize).await.map_err(GetError::Net)?;
-        Ok((header, bytes))
     }
 }
 
@@ -141,15 +175,14 @@ async fn ask(peer: &Peer, digest: Digest, range: &Range<u64>) -> Result<Stream, 
     peer.request(&Request::Get(get)).await.map_err(GetError::Net)
 }
 
-/// The next header, which fits into what is left of the range. A source that waits itself says so, and is believed for a while: hosts that wait
-/// for each other would wait for ever.
-async fn block(stream: &mut Stream, left_bytes: u64, silence_ms: u64) -> Result<BlockHeader, GetError> {
-    let since = Instant::now();
+/// The next header, which fits into what is left of the range. A source that waits itself says so.
+async fn block(stream: &mut Stream, left_bytes: u64, waits: &AtomicU64) -> Result<BlockHeader, GetError> {
     loop {
-        let received = sys::deadline(silence_ms, stream.receive_within(FRAME)).await;
-        let header = match received.unwrap_or(Err(NetError::Silent(silence_ms / 1000))).map_err(GetError::Net)? {
-            Block::Waiting if since.elapsed() < WAITING => continue,
-            Block::Waiting => return Err(GetError::Net(NetError::Silent(WAITING.as_secs()))),
+        let header = match stream.receive_within(FRAME).await.map_err(GetError::Net)? {
+            Block::Waiting => {
+                waits.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
             Block::Refused(refusal) => return Err(GetError::Refused(refusal)),
             Block::Bytes(header) => header,
         };

@@ -1,6 +1,7 @@
 //! Fan-outs that this host takes part in: what it may serve to the other hosts, and where it is told to read.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use proto::hash::{RangeHash, range_count};
@@ -25,6 +26,8 @@ pub(super) struct Job {
     members: HashSet<HostId>,
     blobs: HashMap<Digest, JobBlob>,
     sources: watch::Sender<Vec<HostId>>,
+    /// Of the last word on them.
+    number: AtomicU64,
     /// Cancelled when the head says that it is over.
     pub(super) ended: CancellationToken,
     /// Cancelled when the head offers it again: it was lost, and is back.
@@ -62,7 +65,8 @@ impl Jobs {
         let blobs = blobs.map(|(descriptor, place)| (descriptor.digest, JobBlob::new(descriptor, place))).collect();
         let members = members.iter().copied().collect();
         let (ended, renewed) = (CancellationToken::new(), CancellationToken::new());
-        let job = Arc::new(Job { id, head, members, blobs, sources: watch::Sender::new(vec![]), ended, renewed });
+        let job =
+            Arc::new(Job { id, head, members, blobs, sources: watch::Sender::new(vec![]), number: AtomicU64::new(0), ended, renewed });
         self.of(&head, id).iter().for_each(|old| old.renewed.cancel());
         let mut jobs = self.jobs();
         jobs.retain(|job| job.strong_count() > 0);
@@ -81,9 +85,17 @@ impl Jobs {
     /// The head says where to read. What is not of the job is ignored.
     pub(super) fn set_sources(&self, head: &HostId, sources: &Sources) {
         for job in self.of(head, sources.job) {
+            if job.number.fetch_max(sources.number, Ordering::Relaxed) >= sources.number {
+                continue;
+            }
             let known = |host: &&HostId| **host == job.head || job.members.contains(*host);
             job.sources.send_replace(sources.hosts.iter().filter(known).copied().collect());
         }
+    }
+
+    /// How many of a head there are.
+    pub(super) fn count(&self, head: &HostId) -> usize {
+        self.jobs().iter().filter_map(Weak::upgrade).filter(|job| job.head == *head).count()
     }
 
     /// The head says that it is over.

@@ -20,11 +20,17 @@ pub(super) struct Offering<'a> {
     stream: &'a mut Stream,
     machine: session::Send,
     cancel: CancellationToken,
+    leaves: Option<CancellationToken>,
 }
 
 impl<'a> Offering<'a> {
     pub(super) fn new(stream: &'a mut Stream, image: &Image, dry_run: bool, cancel: CancellationToken) -> Self {
-        Self { stream, machine: session::Send::new(image, dry_run), cancel }
+        Self { stream, machine: session::Send::new(image, dry_run), cancel, leaves: None }
+    }
+
+    /// When this host leaves, which `shutdown` says, the receiver goes on without it: it hears an end, and no reset.
+    pub(super) fn leaves_with(&mut self, shutdown: &CancellationToken) {
+        self.leaves = Some(shutdown.clone());
     }
 
     /// The next step. When it is cancelled the receiver is told by the reset of the stream.
@@ -34,6 +40,14 @@ impl<'a> Offering<'a> {
             () = self.cancel.cancelled() => return Err(TransferError::Cancelled),
         };
         Ok(self.machine.handle(answer)?)
+    }
+}
+
+impl Drop for Offering<'_> {
+    fn drop(&mut self) {
+        if self.leaves.as_ref().is_some_and(CancellationToken::is_cancelled) {
+            self.stream.finish();
+        }
     }
 }
 

@@ -149,6 +149,8 @@ struct Session<'a, S: Store> {
     /// Where layers come from in a fan-out.
     sharing: Option<Arc<Sharing>>,
     reported_sources: Vec<(HostId, u64)>,
+    /// Layers that are complete, of which the last bytes are not reported yet.
+    finished: Vec<Progress>,
     troubles: (mpsc::Sender<Trouble>, mpsc::Receiver<Trouble>),
     /// In a fan-out: the host that started it is gone. When the last byte came, as far as that is known.
     orphaned: Option<(Instant, u64)>,
@@ -188,6 +190,7 @@ impl<'a, S: Store> Session<'a, S> {
             tasks: JoinSet::new(),
             sharing: None,
             reported_sources: vec![],
+            finished: vec![],
             troubles: mpsc::channel(TROUBLES),
             orphaned: None,
             interest,
@@ -219,7 +222,7 @@ impl<'a, S: Store> Session<'a, S> {
                 _ = report.tick() => self.report(stream).await,
                 Some(trouble) = self.troubles.1.recv() => drop(stream.send(&Answer::Trouble(trouble)).await),
                 () = renewed(self.sharing.as_ref()), if !self.committing => self.tell(Input::Failed(Refusal::Cancelled)),
-                () = stream.given_up(), if !self.committing && self.orphaned.is_none() => self.lost(),
+                has_finished = stream.given_up(), if !self.committing && self.orphaned.is_none() => self.lost(has_finished),
                 () = cancel.cancelled(), if !self.committing => {
                     let stopping = self.context.shutdown.is_cancelled();
                     self.tell(Input::Failed(if stopping { Refusal::ShuttingDown } else { Refusal::Cancelled }));
@@ -228,9 +231,9 @@ impl<'a, S: Store> Session<'a, S> {
         }
     }
 
-    /// The other side has given up, or is gone: then those who have the image in a fan-out finish it among themselves.
-    fn lost(&mut self) {
-        if self.sharing.is_some() && !self.peer.is_alive() {
+    /// The other side has given up, or leaves, or is gone: then those who have the image in a fan-out finish it among themselves.
+    fn lost(&mut self, has_finished: bool) {
+        if self.sharing.is_some() && (has_finished || !self.peer.is_alive()) {
             warn!("the host that started the fan-out is gone: others may have the rest");
             self.orphaned = Some((Instant::now(), self.received_bytes()));
         } else {
@@ -325,7 +328,9 @@ impl<'a, S: Store> Session<'a, S> {
             Outcome::Prepared => {}
             Outcome::Claimed(digest, mut arriving) => {
                 let missing = arriving.staged.missing();
-                self.shared(&digest, Place::Staged(arriving.staged.reader()));
+                // What an earlier session left here did not come with the job.
+                let is_ours = arriving.staged_bytes > 0 && self.context.policy.restricts_pull();
+                self.shared(&digest, if is_ours { Place::Nowhere } else { Place::Staged(arriving.staged.reader()) });
                 if !self.context.store.properties().adopts_files
                     && let Some(ingest) = arriving.ingest.take()
                 {
@@ -439,6 +444,7 @@ impl<'a, S: Store> Session<'a, S> {
         }
         let Some(arriving) = self.layers.remove(&digest) else { return };
         self.stored_bytes += arriving.staged.descriptor().size_bytes;
+        self.finished.push(Progress { digest, verified_bytes: arriving.staged.descriptor().size_bytes });
         let staged_bytes = arriving.staged_bytes;
         self.tasks.spawn(async move {
             input(hand_over(arriving).await.map(|()| Input::Stored(digest)).map_err(|error| blamed(&error, staged_bytes)))
@@ -452,6 +458,7 @@ impl<'a, S: Store> Session<'a, S> {
         }
         let Some(arriving) = self.layers.remove(&digest) else { return };
         self.stored_bytes += arriving.staged.descriptor().size_bytes;
+        self.finished.push(Progress { digest, verified_bytes: arriving.staged.descriptor().size_bytes });
         arriving.staged.discard();
         self.tell(Input::Stored(digest));
     }
@@ -512,7 +519,7 @@ impl<'a, S: Store> Session<'a, S> {
     }
 
     async fn report(&mut self, stream: &mut Stream) {
-        let mut reports = vec![];
+        let mut reports = std::mem::take(&mut self.finished);
         for (digest, arriving) in &mut self.layers {
             let verified_bytes = arriving.verified_bytes.load(Ordering::Relaxed);
             if verified_bytes > arriving.reported_bytes {

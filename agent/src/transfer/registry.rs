@@ -84,6 +84,11 @@ impl Entry {
 }
 
 impl Transfer {
+    /// False: it has ended.
+    pub fn is_running(&self) -> bool {
+        self.entry.is_running()
+    }
+
     /// Its number.
     pub fn id(&self) -> u64 {
         self.entry.row().id

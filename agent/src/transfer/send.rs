@@ -25,8 +25,8 @@ const RETRY_FOR: Duration = Duration::from_secs(90);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(4);
 
-/// What is said of a receiver that does not know of copies between third hosts.
-const TOO_OLD: &str = "its imgd is too old for copies that another host asks for";
+/// What is said of a receiver that does not know of shares.
+const TOO_OLD: &str = "its imgd is too old for --from and for a limit of its own";
 
 /// One image for one host.
 #[derive(Debug, Clone)]
@@ -121,14 +121,18 @@ impl<S: Store> Sending<'_, S> {
         let mut absent: Option<NetError> = None;
         loop {
             let attempt = async {
-                let peer = self.context.net.connect(&self.job.id).await?;
-                was_connected = true;
+                let is_late = absent.is_some();
+                let connected = tokio::select! {
+                    peer = self.context.net.connect(&job.id) => Some(peer?),
+                    () = left_behind(job.fan.as_ref()), if is_late => None,
+                };
+                let Some(peer) = connected else { return Err(absent.take().unwrap_or(NetError::NoAddress).into()) };
+                (absent, was_connected) = (None, true);
                 self.attempt(&peer).await
             };
             let result = tokio::select! {
                 result = attempt => result,
                 () = cancelled.cancelled() => Err(TransferError::Cancelled),
-                () = left_behind(job.fan.as_ref()), if absent.is_some() => Err(TransferError::Net(absent.take().unwrap_or(NetError::NoAddress))),
             };
             let error = match result {
                 Err(TransferError::Net(error)) if was_connected && error.is_passing() => error,
@@ -150,8 +154,8 @@ impl<S: Store> Sending<'_, S> {
                     changes += 1;
                     continue;
                 }
-                // It is restarted, perhaps: then it is back soon.
-                Err(TransferError::Refused(Refusal::ShuttingDown)) => NetError::Lost(Refusal::ShuttingDown.to_string()),
+                // It is restarted, perhaps, or has other images to take in first: then it is soon ready.
+                Err(TransferError::Refused(refusal @ (Refusal::ShuttingDown | Refusal::Busy))) => NetError::Lost(refusal.to_string()),
                 result => {
                     self.tell(match result {
                         Ok(_) => News::Done(self.job.id),
@@ -162,7 +166,7 @@ impl<S: Store> Sending<'_, S> {
                 }
             };
             self.tell(News::Gone(self.job.id)).await;
-            let Some(pause) = retry.next(self.sent_before_bytes) else { return Err(error.into()) };
+            let Some(pause) = retry.next(self.sent_before_bytes.max(self.travelled_bytes)) else { return Err(error.into()) };
             self.transfer.waiting();
             warn!(%error, "connection lost, trying again");
             let _ = self.events.send(Event::Waiting { host: self.job.host.clone(), reason: error.to_string() }).await;
@@ -186,12 +190,13 @@ impl<S: Store> Sending<'_, S> {
         let source_image_id = held.image_id;
         let mut image = held.image.clone();
         image.reference = job.rename.clone().or(image.reference.map(|reference| reference.without_digest()));
-        let standing = self.context.offers.stand(peer.id(), held, job.limit.clone(), job.fan.is_some());
+        let fan = job.fan.as_ref().filter(|_| peer.hello().capabilities & SHARED_OFFERS != 0);
+        let standing = self.context.offers.stand(peer.id(), held, job.limit.clone(), fan.is_some());
         let wire_start_bytes = peer.wire_bytes();
+        let _egress = Egress(standing.clone(), job.egress_bytes.clone());
         let (mut received, mut drawn) = (HashMap::new(), HashMap::new());
         let offered = async {
             let offer = Offer { image: image.clone(), dry_run: job.dry_run };
-            let fan = job.fan.as_ref().filter(|_| peer.hello().capabilities & SHARED_OFFERS != 0);
             let mut stream = peer
                 .request(&match fan {
                     Some(fan) => Request::Share(Share {
@@ -201,18 +206,22 @@ impl<S: Store> Sending<'_, S> {
                         on_behalf_of: job.on_behalf_of,
                         limit_bytes_per_s: job.host_limit_bytes_per_s,
                     }),
-                    // It would take our rights for those of whoever asked us.
-                    None if job.on_behalf_of.is_some() => return Err(TransferError::Refused(Refusal::Unsupported(TOO_OLD.to_owned()))),
+                    // It would take our rights for those of whoever asked us, or not keep to its limit.
+                    None if job.on_behalf_of.is_some() || job.host_limit_bytes_per_s.is_some() => {
+                        return Err(TransferError::Refused(Refusal::Unsupported(TOO_OLD.to_owned())));
+                    }
                     None => Request::Offer(offer),
                 })
                 .await?;
             let mut offering = Offering::new(&mut stream, &image, job.dry_run, self.transfer.cancelled());
-            self.follow(peer, &mut offering, &image, &standing, &mut received, &mut drawn).await
+            if fan.is_some() {
+                offering.leaves_with(&self.context.shutdown);
+            }
+            self.follow(peer, fan, &mut offering, &image, &standing, &mut received, &mut drawn).await
         };
         let result = offered.await;
         debug!(path = ?peer.path(), "path of the attempt");
         self.sent_before_bytes += standing.sent_bytes();
-        job.egress_bytes.fetch_add(standing.sent_bytes(), Ordering::Relaxed);
         drawn.into_iter().for_each(|(host, bytes)| *self.drawn.entry(host).or_default() += bytes);
         self.wire_before_bytes += peer.wire_bytes() - wire_start_bytes;
         let received_bytes: u64 = received.values().sum();
@@ -228,6 +237,7 @@ impl<S: Store> Sending<'_, S> {
     async fn follow(
         &self,
         peer: &Peer,
+        fan: Option<&Fan>,
         offering: &mut Offering<'_>,
         image: &Image,
         standing: &super::offers::Offer,
@@ -248,7 +258,9 @@ impl<S: Store> Sending<'_, S> {
                         return Ok((want, None));
                     }
                     let (root, size_bytes) = (image.root.digest, image.size_bytes());
-                    self.tell(News::Joined { peer: peer.clone(), root, size_bytes, missing_bytes: total_bytes }).await;
+                    if fan.is_some() {
+                        self.tell(News::Joined { peer: peer.clone(), root, size_bytes, missing_bytes: total_bytes }).await;
+                    }
                     planned = Some((want, total_bytes));
                 }
                 Step::Progress(progress) => {
@@ -257,7 +269,7 @@ impl<S: Store> Sending<'_, S> {
                     let had = |want: &Want| want.missing.iter().find(|blob| blob.digest == digest).map_or(0, |blob| blob.staged_bytes);
                     let had_bytes = planned.as_ref().map_or(0, |(want, _)| had(want));
                     received.insert(digest, verified_bytes.saturating_sub(had_bytes));
-                    match &self.job.fan {
+                    match fan {
                         Some(_) => {
                             let received_bytes = received.values().sum();
                             self.transfer.progress(received_bytes, total_bytes);
@@ -276,7 +288,7 @@ impl<S: Store> Sending<'_, S> {
                     let sources = self.sources(drawn);
                     let _ = self.events.try_send(Event::Drawn(Drawn { host: host.clone(), image: name.clone(), sources }));
                 }
-                Step::Trouble(trouble) => self.tell(News::Trouble(trouble)).await,
+                Step::Trouble(trouble) => self.tell(News::Trouble(self.job.id, trouble)).await,
                 Step::Suspect(digest) => offering::inspect_suspect(self.context, digest).await,
                 Step::Committed(committed) => {
                     return Ok((planned.map(|(want, _)| want).unwrap_or(Want { missing: vec![] }), Some(committed)));
@@ -331,6 +343,15 @@ impl<S: Store> Sending<'_, S> {
             dry_run: self.job.dry_run,
         };
         Ok(Sent { done, missing: want.missing.clone() })
+    }
+}
+
+/// Counts what has left this host for an offer when that ends, however it does.
+struct Egress(Arc<super::offers::Offer>, Arc<AtomicU64>);
+
+impl Drop for Egress {
+    fn drop(&mut self) {
+        self.1.fetch_add(self.0.sent_bytes(), Ordering::Relaxed);
     }
 }
 

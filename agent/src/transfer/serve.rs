@@ -191,14 +191,16 @@ fn may_pull<S>(context: &Context<S>, peer: &Peer, repository: &str) -> bool {
     member.is_some_and(|member| context.policy.decide_pull(&member, repository).allowed)
 }
 
-/// What the policy of this host says to an image that these hosts want to bring here, each of which has to be allowed to: the rule that allows it
-/// to the last one.
+/// What the policy of this host says to an image that these hosts want to bring here, the one that offers it and the one that had it do so, each of
+/// which has to be allowed to: the rules that allow it.
 pub(super) async fn check_push<S: Store>(context: &Context<S>, pushers: &[HostId], image: &Image) -> Result<String, Refusal> {
-    let mut rule = String::new();
+    let mut rules = vec![];
     for pusher in pushers {
-        rule = check_pusher(context, pusher, image).await?;
+        rules.push(check_pusher(context, pusher, image).await?);
     }
-    Ok(rule)
+    let members = context.trust.members();
+    let asker = pushers.get(1).and_then(|asker| members.as_ref().and_then(|list| list.by_id(asker)));
+    Ok(asker.map_or_else(|| rules.join(", "), |asker| format!("{}, on behalf of {}", rules.join(", "), asker.name)))
 }
 
 async fn check_pusher<S: Store>(context: &Context<S>, pusher: &HostId, image: &Image) -> Result<String, Refusal> {

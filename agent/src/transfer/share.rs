@@ -86,7 +86,8 @@ async fn hashes<S: Store>(context: &Context<S>, blob: &JobBlob) -> Result<Arc<[R
     // Whoever asks does not wait for longer.
     let hashes = sys::deadline(SOURCE_SILENCE_MS, known.wait_for(Option::is_some)).await;
     let hashes = hashes.and_then(Result::ok).and_then(|hashes| hashes.clone());
-    hashes.ok_or(Refusal::BlobNotOffered(blob.descriptor.digest))
+    // They are on their way here.
+    hashes.ok_or(Refusal::Busy)
 }
 
 /// Where the blob is, once it is somewhere; `None`: it will not come.
@@ -104,8 +105,11 @@ async fn serve_staged(stream: &mut Stream, job: &Job, blob: &JobBlob, reader: &S
         let (Some(length_bytes), false) = (available, job.ended.is_cancelled()) else {
             return refuse(stream, Refusal::BlobNotOffered(get.digest)).await;
         };
-        // What was verified here was verified with them.
-        let Some(hashes) = blob.hashes.borrow().clone() else {
+        // What an earlier session left here may have been verified with others, of a source that lied.
+        let header = blob.hashes.borrow().as_deref().map(|hashes| header(hashes, offset, length_bytes));
+        let verified = reader.hashes(offset..offset + length_bytes);
+        let Some(header) = header.filter(|header| verified.is_some_and(|(before, after)| before == header.before && after == header.after))
+        else {
             return refuse(stream, Refusal::BlobNotOffered(get.digest)).await;
         };
         let (reading, range) = (reader.clone(), offset..offset + length_bytes);
@@ -113,7 +117,7 @@ async fn serve_staged(stream: &mut Stream, job: &Job, blob: &JobBlob, reader: &S
             Ok(bytes) => Bytes::from(bytes),
             Err(error) => return refuse(stream, refusal(&error)).await,
         };
-        stream.send(&Block::Bytes(header(&hashes, offset, length_bytes))).await?;
+        stream.send(&Block::Bytes(header)).await?;
         stream.write(bytes).await?;
         offset += length_bytes;
         if offset >= end {

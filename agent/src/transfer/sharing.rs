@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use proto::hash::{RangeHash, range_count};
 use proto::job::{Fault, Trouble};
-use proto::limits::SOURCE_SILENCE_MS;
+use proto::limits::{HASHES, SOURCE_SILENCE_MS};
 use proto::peer::{Answer, Refusal, Request};
 use proto::{Digest, HostId};
 use tokio::sync::{mpsc, watch};
@@ -21,12 +21,15 @@ use crate::sys;
 
 /// A source that was lost is left alone for so long.
 const REST: Duration = Duration::from_secs(5);
+/// One that has not got a blob is not asked for it again for so long.
+const LACK: Duration = Duration::from_secs(15);
 /// What a source that is not the best one any more may still take to finish what it was asked for.
 const PARTING: Duration = Duration::from_millis(400);
 /// The head says soon where to read; until then it is read from.
 const FIRST_WORD_MS: u64 = 2_000;
-/// Rounds through all sources without a byte before it is given up. Between two rounds they rest.
-const ROUNDS: u32 = 12;
+/// Without a byte from anybody for so long it is given up.
+const FRUITLESS: Duration = Duration::from_secs(60);
+/// When all sources rest it is looked again after this, or when the head has another word.
 const ROUND_MS: u64 = 5_000;
 
 /// The sources of one session of a fan-out.
@@ -45,7 +48,8 @@ pub(super) struct Sharing {
 #[derive(Debug, Default)]
 struct Judged {
     liars: HashSet<HostId>,
-    lacking: HashSet<(HostId, Digest)>,
+    /// Until when they are not asked again: a session that is renewed has again what it had.
+    lacking: HashMap<(HostId, Digest), Instant>,
     resting: HashMap<HostId, Instant>,
 }
 
@@ -77,16 +81,15 @@ impl Sharing {
         let hashes = self.hashes(blob).await?;
         let fetch = Fetch { hashes: Some(&hashes), silence_ms: SOURCE_SILENCE_MS, ..fetch };
         let mut at = at;
-        let mut rounds = 0;
+        let mut since = Instant::now();
         loop {
             let before = at;
             // What the head says from here on is news to what is chosen now.
             let mut sources = self.job.sources();
             let first = sources.borrow_and_update().first().copied();
             let Some(source) = self.source(&digest) else {
-                rounds += 1;
-                if rounds > ROUNDS {
-                    return Err(GetError::Net(NetError::Silent(u64::from(ROUNDS) * ROUND_MS / 1000)));
+                if since.elapsed() >= FRUITLESS {
+                    return Err(GetError::Net(NetError::Silent(FRUITLESS.as_secs())));
                 }
                 let _ = sys::deadline(ROUND_MS, sources.changed()).await;
                 continue;
@@ -107,7 +110,7 @@ impl Sharing {
                 Err(error) => self.judge(&source, digest, error)?,
             }
             if at > before {
-                rounds = 0;
+                since = Instant::now();
             }
         }
     }
@@ -138,9 +141,19 @@ impl Sharing {
         if let Some(hashes) = blob.hashes.borrow().clone() {
             return Ok(hashes);
         }
-        let proof = proof(&self.head, digest).await?;
+        let since = Instant::now();
+        let proof = sys::deadline(SOURCE_SILENCE_MS, proof(&self.head, digest)).await;
+        let proof = proof.unwrap_or(Err(GetError::Net(NetError::Silent(SOURCE_SILENCE_MS / 1000))))?;
         loop {
-            let source = self.source(&digest).unwrap_or(self.job.head);
+            let mut sources = self.job.sources();
+            sources.borrow_and_update();
+            let Some(source) = self.source(&digest) else {
+                if since.elapsed() >= FRUITLESS {
+                    return Err(GetError::Net(NetError::Silent(FRUITLESS.as_secs())));
+                }
+                let _ = sys::deadline(ROUND_MS, sources.changed()).await;
+                continue;
+            };
             let asked = async {
                 let peer = self.peer(&source).await.map_err(GetError::Net)?;
                 hashes_of(&peer, blob).await
@@ -162,7 +175,8 @@ impl Sharing {
         let judged = self.judged();
         let usable = |host: &&HostId| {
             let rests = judged.resting.get(*host).is_some_and(|until| *until > Instant::now());
-            !rests && !judged.liars.contains(*host) && !judged.lacking.contains(&(**host, *digest))
+            let lacks = judged.lacking.get(&(**host, *digest)).is_some_and(|until| *until > Instant::now());
+            !rests && !lacks && !judged.liars.contains(*host)
         };
         let sources = self.job.sources();
         let sources = sources.borrow();
@@ -191,15 +205,20 @@ impl Sharing {
         if is_head && fault != Fault::Lost {
             return Err(error);
         }
-        warn!(source = %source, ?fault, "a source of the fan-out fails");
         {
             let mut judged = self.judged();
+            // All ranges that were read from it fail together: that is one fault.
+            let rests = judged.resting.get(source).is_some_and(|until| *until > Instant::now());
+            if (fault == Fault::Lost && rests) || judged.liars.contains(source) {
+                return Ok(());
+            }
             match fault {
                 Fault::Lost => drop(judged.resting.insert(*source, Instant::now() + REST)),
-                Fault::Lacks(_) => drop(judged.lacking.insert((*source, digest))),
+                Fault::Lacks(_) => drop(judged.lacking.insert((*source, digest), Instant::now() + LACK)),
                 Fault::Lied(_) => drop(judged.liars.insert(*source)),
             }
         }
+        warn!(source = %source, ?fault, "a source of the fan-out fails");
         if !is_head && self.trouble.try_send(Trouble { source: *source, fault }).is_err() {
             debug!("the head does not hear of it");
         }
@@ -217,15 +236,16 @@ impl Sharing {
     }
 }
 
-/// Resolves when `source` has not been the first one for a while: what it was asked for, a good one has sent by then. One that was taken because
-/// the better ones failed stays until the head has another word.
+/// Resolves when `source` is not named any more, or has not been the first one for a while: what it was asked for, a good one has sent by then.
+/// One that was taken because the better ones failed stays until the head has another word.
 async fn replaced(mut sources: watch::Receiver<Vec<HostId>>, source: &HostId, was_first: bool) {
     let word = match was_first {
         true => sources.wait_for(|hosts| hosts.first() != Some(source)).await.map(drop),
         false => sources.changed().await,
     };
     match word {
-        Ok(()) => tokio::time::sleep(PARTING).await,
+        Ok(()) if sources.borrow().contains(source) => tokio::time::sleep(PARTING).await,
+        Ok(()) => {}
         Err(_) => std::future::pending().await,
     }
 }
@@ -241,12 +261,15 @@ async fn proof(head: &Peer, digest: Digest) -> Result<Digest, GetError> {
 
 async fn hashes_of(peer: &Peer, blob: &JobBlob) -> Result<Vec<RangeHash>, GetError> {
     let count = range_count(blob.descriptor.size_bytes) as usize;
-    let mut stream = peer.request(&Request::Hashes(blob.descriptor.digest)).await.map_err(GetError::Net)?;
-    let mut hashes: Vec<RangeHash> = Vec::with_capacity(count);
+    let silent = || NetError::Silent(SOURCE_SILENCE_MS / 1000);
+    let asked = sys::deadline(SOURCE_SILENCE_MS, peer.request(&Request::Hashes(blob.descriptor.digest))).await;
+    let mut stream = asked.unwrap_or_else(|| Err(silent())).map_err(GetError::Net)?;
+    let mut hashes: Vec<RangeHash> = vec![];
     while hashes.len() < count {
         let answer = sys::deadline(SOURCE_SILENCE_MS, stream.receive()).await;
-        match answer.unwrap_or(Err(NetError::Silent(SOURCE_SILENCE_MS / 1000))).map_err(GetError::Net)? {
-            Answer::Hashes(more) if !more.is_empty() && hashes.len() + more.len() <= count => hashes.extend(more),
+        match answer.unwrap_or_else(|| Err(silent())).map_err(GetError::Net)? {
+            // Full messages, so that a source cannot drag it out.
+            Answer::Hashes(more) if more.len() == HASHES.min(count - hashes.len()) => hashes.extend(more),
             Answer::Refused(refusal) => return Err(GetError::Refused(refusal)),
             _ => return Err(GetError::Corrupt),
         }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Failure;
 use crate::frame::Bounded;
 use crate::host::HostId;
-use crate::limits::{GROUPS, IMAGE_BLOBS, MEMBERS};
+use crate::limits::{CAUSE_BYTES, GROUPS, IMAGE_BLOBS, MEMBERS};
 use crate::peer::ImageRow;
 use crate::{Digest, Reference};
 
@@ -362,13 +362,15 @@ pub enum Verdict {
     Wrong,
 }
 
-/// What the agent of this host sends is capped by the frame limit; `imgctl` trusts it as it trusts its own host.
+/// Of what comes from the agent of this host; what another host tells of a send that it carries out has to keep to the same.
 impl Bounded for Event {
     fn within_limits(&self) -> bool {
         match self {
             Self::Planned(planned) => planned.layers.len() <= IMAGE_BLOBS,
             Self::Drawn(drawn) => drawn.sources.len() <= MEMBERS,
             Self::Done(done) => done.sources.len() <= MEMBERS,
+            Self::Waiting { reason, .. } => reason.len() <= CAUSE_BYTES,
+            Self::HostFailed { failure, .. } | Self::HostSilent { failure, .. } | Self::Failed(failure) => failure.within_limits(),
             Self::Member(member) => member.groups.len() <= GROUPS,
             _ => true,
         }

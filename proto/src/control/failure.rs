@@ -3,6 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Platform;
+use crate::frame::Bounded;
+use crate::limits::{CAUSE_BYTES, IMAGE_MANIFESTS};
+
+/// More causes than any chain of errors has.
+const CAUSES: usize = 64;
 
 /// Why something was not done: what kind of thing went wrong, and the chain of causes, outermost first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,4 +69,11 @@ pub enum FailureKind {
     Unsupported,
     /// It was not begun, or stopped, because this other host failed before.
     Skipped(String),
+}
+
+impl Bounded for Failure {
+    fn within_limits(&self) -> bool {
+        let platforms = !matches!(&self.kind, FailureKind::PlatformAbsent(platforms) if platforms.len() > IMAGE_MANIFESTS);
+        platforms && self.causes.len() <= CAUSES && self.causes.iter().all(|cause| cause.len() <= CAUSE_BYTES)
+    }
 }

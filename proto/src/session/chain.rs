@@ -30,8 +30,20 @@ const TRIAL_MS: u64 = 700;
 const BOTH_MS: u64 = 100;
 const BOTH_FOR_MS: u64 = 300;
 
+/// A source that was lost is not lost again before this.
+const LOST_ONCE_MS: u64 = 5_000;
+
+/// Hosts that one host may call liars.
+const ACCUSATIONS: usize = 3;
+
+/// A host that was not heard of for so long stands still.
+const UNHEARD_MS: u64 = 500;
+
 /// When another one is tried although the last one was no faster. Each trial has the head send a little of the image twice: twice as long after each.
 const TRIAL_AGAIN_MS: u64 = 5_000;
+
+/// When another one is tried although nobody seems to be slow.
+const TRIAL_SELDOM_MS: u64 = 60_000;
 
 /// The plan of a fan-out, at the host that started it.
 #[derive(Debug)]
@@ -41,6 +53,8 @@ pub struct Chain {
     order: Vec<HostId>,
     hosts: HashMap<HostId, Host>,
     liars: HashSet<HostId>,
+    /// How many a host has called liars.
+    accusations: HashMap<HostId, usize>,
     told: HashMap<HostId, Vec<HostId>>,
     started_ms: Option<u64>,
     trial: Trial,
@@ -59,8 +73,6 @@ struct Trial {
     /// For a while the head serves both, the one before and the one that is tried: when that was, and what it had sent by then.
     both: Option<(u64, u64)>,
     both_bytes_per_s: Option<u64>,
-    /// Both together got no more than one: the link of the head is the limit, and nobody is slow.
-    is_over: bool,
 }
 
 #[derive(Debug)]
@@ -96,6 +108,18 @@ enum State {
     Gone,
 }
 
+impl Host {
+    /// Its rate; of one that says nothing any more, what it has come to since.
+    fn pace_now(&self, now_ms: u64) -> Option<u64> {
+        let (since_ms, had_bytes) = self.mark;
+        let elapsed_ms = now_ms.saturating_sub(since_ms);
+        match elapsed_ms > UNHEARD_MS {
+            true => Some(self.have_bytes.saturating_sub(had_bytes) * 1000 / elapsed_ms),
+            false => self.bytes_per_s,
+        }
+    }
+}
+
 impl Chain {
     /// A fan-out of an image of so many bytes from `head`, to hosts that are yet to answer.
     pub fn new(head: HostId, size_bytes: u64) -> Self {
@@ -105,6 +129,7 @@ impl Chain {
             order: vec![],
             hosts: HashMap::new(),
             liars: HashSet::new(),
+            accusations: HashMap::new(),
             told: HashMap::new(),
             started_ms: None,
             trial: Trial::default(),
@@ -127,6 +152,7 @@ impl Chain {
         };
         self.hosts.insert(host, known);
         self.told.remove(&host);
+        self.trial.both = None;
         if !self.order.contains(&host) {
             self.order.push(host);
         }
@@ -159,7 +185,7 @@ impl Chain {
     /// So much of it came from the head.
     pub fn from_head(&mut self, host: &HostId, received_bytes: u64) {
         if let Some(known) = self.hosts.get_mut(host) {
-            known.from_head_bytes = received_bytes;
+            known.from_head_bytes = received_bytes.min(self.size_bytes);
         }
     }
 
@@ -177,19 +203,26 @@ impl Chain {
         }
     }
 
-    /// A host says that one of its sources failed it.
-    pub fn trouble(&mut self, trouble: &Trouble, now_ms: u64) {
+    /// A host says that one of its sources failed it. False: nothing comes of it, because that is not a source of it, or nothing new.
+    pub fn trouble(&mut self, reporter: &HostId, trouble: &Trouble, now_ms: u64) -> bool {
+        let was_told = self.told.get(reporter).is_some_and(|told| told.contains(&trouble.source));
+        let Some(source) = self.hosts.get(&trouble.source).filter(|_| was_told) else { return false };
         match trouble.fault {
-            // It gets what it asks for itself, where it is in nobody's way.
+            // It gets what it asks for itself, where it is in nobody's way. Nobody turns all others into liars.
             Fault::Lied(_) => {
-                if self.liars.insert(trouble.source) {
-                    self.move_to_end(&trouble.source, now_ms);
+                let accused = self.accusations.entry(*reporter).or_default();
+                if *accused >= ACCUSATIONS || !self.liars.insert(trouble.source) {
+                    return false;
                 }
+                *accused += 1;
             }
-            // Whether it is gone its own connection tells; meanwhile it is read from by those after everybody else.
-            Fault::Lost => self.move_to_end(&trouble.source, now_ms),
-            Fault::Lacks(_) => {}
+            // Whether it is gone its own connection tells; meanwhile it is read from by those after everybody else. All who read from it say so.
+            Fault::Lost if now_ms < source.moved_ms + LOST_ONCE_MS => return false,
+            Fault::Lost => {}
+            Fault::Lacks(_) => return false,
         }
+        self.move_to_end(&trouble.source, None, now_ms);
+        true
     }
 
     /// What is to be told to whom now: hosts whose sources are others than they were told last.
@@ -199,7 +232,7 @@ impl Chain {
         }
         self.demote_the_slow(now_ms);
         self.measure_both(now_ms);
-        if now_ms >= self.trial.due_ms && !self.trial.is_over {
+        if now_ms >= self.trial.due_ms {
             self.try_the_next(now_ms);
         }
         let mut changes = vec![];
@@ -208,8 +241,12 @@ impl Chain {
             if self.hosts[&host].state != State::Receiving {
                 continue;
             }
-            let sources = self.sources(position);
-            if self.told.get(&host) != Some(&sources) {
+            let mut sources = self.sources(position);
+            let told = self.told.get(&host);
+            // Who served it well until now may finish that: it is named, behind all others.
+            let before = told.and_then(|told| told.first()).filter(|before| **before != self.head && !sources.contains(before));
+            sources.extend(before.filter(|before| self.is_usable(before) && self.hosts[*before].pace == Pace::Fit));
+            if told.is_none_or(|told| !told.starts_with(&sources) && told[..] != sources[..]) {
                 self.told.insert(host, sources.clone());
                 changes.push((host, sources));
             }
@@ -222,7 +259,7 @@ impl Chain {
         self.told.remove(host);
     }
 
-    /// The hosts before it, nearest first; the head, unless it is far away, comes after them, and serves whom nobody else does.
+    /// The hosts before it, nearest first; the head comes after them, and serves whom nobody else does.
     fn sources(&self, position: usize) -> Vec<HostId> {
         let before = self.order[..position].iter().rev().filter(|host| self.is_usable(host)).take(1 + FURTHER_SOURCES);
         let mut sources: Vec<HostId> = before.copied().collect();
@@ -243,9 +280,10 @@ impl Chain {
         let pace = self.hosts[&self.order[first]].bytes_per_s.unwrap_or(0);
         let was_tried = self.trial.tried.last().is_some_and(|before| *before != self.order[first]);
         if was_tried && !is_faster(pace, self.trial.before_bytes_per_s) {
-            // It is no faster than the one before it was.
-            self.trial.is_over = self.trial.both_bytes_per_s.is_some_and(|both| !is_faster(both, self.trial.before_bytes_per_s));
-            (self.trial.due_ms, self.trial.again_ms) = (now_ms + self.trial.again_ms, self.trial.again_ms * 2);
+            // It is no faster than the one before it was. When both together got no more than one, the link of the head is the limit.
+            let is_limit = self.trial.both_bytes_per_s.is_some_and(|both| !is_faster(both, self.trial.before_bytes_per_s));
+            let again_ms = if is_limit { TRIAL_SELDOM_MS } else { self.trial.again_ms };
+            (self.trial.due_ms, self.trial.again_ms) = (now_ms + again_ms, (self.trial.again_ms * 2).min(TRIAL_SELDOM_MS));
             self.trial.tried = vec![];
             return;
         }
@@ -286,23 +324,25 @@ impl Chain {
             let settled = now_ms >= host.moved_ms + SETTLE_MS && now_ms >= source.moved_ms + SETTLE_MS;
             let is_behind = source.have_bytes > host.have_bytes + behind_bytes;
             // One that has everything counts with the pace at which it got that.
-            let paces = host.bytes_per_s.zip(source.bytes_per_s.or(best));
-            host.state == State::Receiving && settled && is_behind && paces.is_some_and(|(host, source)| host < source / 2)
+            let paces = host.pace_now(now_ms).zip(source.bytes_per_s.or(best));
+            let is_slow = paces.filter(|(host, source)| *host < source / 2).map(|(pace, _)| (pair[1], pace));
+            is_slow.filter(|_| host.state == State::Receiving && settled && is_behind)
         };
         let usable: Vec<HostId> = self.order.iter().filter(|host| self.is_usable(host)).copied().collect();
-        let slow: Vec<HostId> = usable.windows(2).filter(|pair| lags(pair)).map(|pair| pair[1]).collect();
-        for host in slow {
-            self.move_to_end(&host, now_ms);
+        let slow: Vec<(HostId, u64)> = usable.windows(2).filter_map(lags).collect();
+        for (host, pace) in slow {
+            self.move_to_end(&host, Some(pace), now_ms);
         }
     }
 
-    /// The first time only behind all that are not known to be slow, because it may have been its source's fault; then behind all that are not as slow.
-    fn move_to_end(&mut self, host: &HostId, now_ms: u64) {
+    /// `pace`: at which it fell behind. The first time only behind all that are not known to be slow, because it may have been its source's fault; then behind all that are not as slow.
+    fn move_to_end(&mut self, host: &HostId, pace: Option<u64>, now_ms: u64) {
         let Some(position) = self.order.iter().position(|known| known == host) else { return };
         let Some(known) = self.hosts.get_mut(host) else { return };
-        match known.pace {
-            Pace::Fit => known.pace = Pace::Doubtful,
-            Pace::Doubtful | Pace::Slow(_) => known.pace = Pace::Slow(known.bytes_per_s.unwrap_or(0)),
+        match (known.pace, pace) {
+            (Pace::Fit, _) => known.pace = Pace::Doubtful,
+            (_, Some(pace)) => known.pace = Pace::Slow(pace),
+            (_, None) => {}
         }
         let pace = known.pace;
         let is_behind = |other: &&HostId| match (self.hosts[*other].pace, pace) {

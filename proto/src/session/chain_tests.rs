@@ -74,7 +74,7 @@ fn run(mut hosts: Vec<Simulated>, most_ms: u64) -> (Vec<Simulated>, u64) {
                 };
                 if let Some(fault) = fault {
                     hosts[i].distrusts.insert(from);
-                    chain.trouble(&Trouble { source: hosts[from].id, fault }, now_ms);
+                    chain.trouble(&hosts[i].id, &Trouble { source: hosts[from].id, fault }, now_ms);
                     continue;
                 }
                 // A source that lives is waited for, even when it has nothing yet.

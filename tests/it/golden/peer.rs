@@ -93,7 +93,7 @@ fn requests() -> Vec<Request> {
             on_behalf_of: Some(id("c")),
             limit_bytes_per_s: None,
         }),
-        Request::Sources(Sources { job: job(), hosts: vec![id("b"), id("a")] }),
+        Request::Sources(Sources { job: job(), number: 3, hosts: vec![id("b"), id("a")] }),
         Request::EndJob(job()),
         Request::Hashes(digest("layer")),
         Request::Proof(digest("layer")),
