@@ -284,6 +284,11 @@ impl<'a, S: Store> Session<'a, S> {
                 preparing.await;
                 Outcome::Prepared
             });
+            let reaching = sharing.clone().reach_out();
+            self.tasks.spawn(async move {
+                reaching.await;
+                Outcome::Prepared
+            });
             self.sharing = Some(sharing);
         }
         Ok(missing)

@@ -29,6 +29,8 @@ const PARTING: Duration = Duration::from_millis(400);
 const FIRST_WORD_MS: u64 = 2_000;
 /// Without a byte from anybody for so long it is given up.
 const FRUITLESS: Duration = Duration::from_secs(60);
+/// Sources to which connections are kept open.
+const REACHED: usize = 3;
 /// When all sources rest it is looked again after this, or when the head has another word.
 const ROUND_MS: u64 = 5_000;
 
@@ -131,6 +133,23 @@ impl Sharing {
             });
         }
         while asking.join_next().await.is_some() {}
+    }
+
+    /// Keeps the ways to the next sources open: to find one when it is needed takes long where links are full.
+    pub(super) async fn reach_out(self: Arc<Self>) {
+        let mut sources = self.job.sources();
+        loop {
+            let hosts: Vec<HostId> = sources.borrow_and_update().iter().take(REACHED).copied().collect();
+            let mut reaching = JoinSet::new();
+            for host in hosts {
+                let sharing = self.clone();
+                reaching.spawn(async move { sharing.peer(&host).await.map(drop) });
+            }
+            while reaching.join_next().await.is_some() {}
+            if sources.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// The hashes of all ranges of a blob: from anybody, proven by the head.

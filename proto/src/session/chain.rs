@@ -19,8 +19,18 @@ const BEHIND_SHARE: u64 = 100;
 /// How long a host may take to get up to speed after its source has changed.
 const SETTLE_MS: u64 = 250;
 
-/// What a rate is an average of, at least.
+/// The same later, when its source has been busy with others and the link is full.
+const SETTLE_AGAIN_MS: u64 = 1_000;
+
+/// How long a host may be behind that has kept up before.
+const PATIENCE_MS: u64 = 1_500;
+
+/// How long it may take until the first byte comes from there.
+const REACH_MS: u64 = 1_500;
+
+/// What a rate is an average of: at least, and at most.
 const RATE_MS: u64 = 100;
+const RATE_MOST_MS: u64 = 500;
 
 /// How long each of the first hosts is tried out at the head: were it slow, all would be, and nobody would know. By then those behind it that are
 /// slower still have gone.
@@ -40,7 +50,7 @@ const ACCUSATIONS: usize = 3;
 const UNHEARD_MS: u64 = 500;
 
 /// When another one is tried although the last one was no faster. Each trial has the head send a little of the image twice: twice as long after each.
-const TRIAL_AGAIN_MS: u64 = 5_000;
+const TRIAL_AGAIN_MS: u64 = 10_000;
 
 /// When another one is tried although nobody seems to be slow.
 const TRIAL_SELDOM_MS: u64 = 60_000;
@@ -86,6 +96,8 @@ struct Host {
     /// Since its source is this one.
     bytes_per_s: Option<u64>,
     moved_ms: u64,
+    moved_bytes: u64,
+    lags_since_ms: Option<u64>,
     pace: Pace,
     state: State,
 }
@@ -109,6 +121,17 @@ enum State {
 }
 
 impl Host {
+    /// It has had the time to get up to speed since its source changed.
+    fn is_settled(&self, now_ms: u64) -> bool {
+        let least_ms = match self.have_bytes > self.moved_bytes {
+            // At the beginning all do that together.
+            true if self.moved_bytes == self.had_bytes => SETTLE_MS,
+            true => SETTLE_AGAIN_MS,
+            false => REACH_MS,
+        };
+        now_ms >= self.moved_ms + least_ms || self.state != State::Receiving
+    }
+
     /// Its rate; of one that says nothing any more, what it has come to since.
     fn pace_now(&self, now_ms: u64) -> Option<u64> {
         let (since_ms, had_bytes) = self.mark;
@@ -147,6 +170,8 @@ impl Chain {
             mark: (now_ms, have_bytes),
             bytes_per_s: None,
             moved_ms: now_ms,
+            moved_bytes: have_bytes,
+            lags_since_ms: None,
             pace: Pace::Fit,
             state,
         };
@@ -174,10 +199,15 @@ impl Chain {
         let Some(known) = self.hosts.get_mut(host) else { return };
         let have_bytes = (known.had_bytes + received_bytes).min(self.size_bytes);
         known.have_bytes = have_bytes;
+        if have_bytes == known.moved_bytes {
+            // The way to a new source is not part of its pace.
+            known.mark = (now_ms, have_bytes);
+        }
         let elapsed_ms = now_ms.saturating_sub(known.mark.0);
         if elapsed_ms >= RATE_MS {
-            let bytes_per_s = have_bytes.saturating_sub(known.mark.1) * 1000 / elapsed_ms;
-            known.bytes_per_s = Some(bytes_per_s);
+            known.bytes_per_s = Some(have_bytes.saturating_sub(known.mark.1) * 1000 / elapsed_ms);
+        }
+        if elapsed_ms >= RATE_MOST_MS {
             known.mark = (now_ms, have_bytes);
         }
     }
@@ -221,7 +251,7 @@ impl Chain {
             Fault::Lost => {}
             Fault::Lacks(_) => return false,
         }
-        self.move_to_end(&trouble.source, None, now_ms);
+        self.move_to_end(&trouble.source, None);
         true
     }
 
@@ -247,6 +277,9 @@ impl Chain {
             let before = told.and_then(|told| told.first()).filter(|before| **before != self.head && !sources.contains(before));
             sources.extend(before.filter(|before| self.is_usable(before) && self.hosts[*before].pace == Pace::Fit));
             if told.is_none_or(|told| !told.starts_with(&sources) && told[..] != sources[..]) {
+                if told.is_none_or(|told| told.first() != sources.first()) {
+                    self.moved(&host, now_ms);
+                }
                 self.told.insert(host, sources.clone());
                 changes.push((host, sources));
             }
@@ -267,6 +300,10 @@ impl Chain {
         sources
     }
 
+    fn is_receiving(&self, host: &HostId) -> bool {
+        self.hosts[host].state == State::Receiving
+    }
+
     /// It may be read from.
     fn is_usable(&self, host: &HostId) -> bool {
         self.hosts[host].state != State::Gone && !self.liars.contains(host)
@@ -275,8 +312,7 @@ impl Chain {
     /// The first host is compared with nobody: the next one takes its place, and whoever of them is slow is seen to be. When that was of use, the one
     /// behind it is tried, too.
     fn try_the_next(&mut self, now_ms: u64) {
-        let receiving = |host: &HostId| self.hosts[host].state == State::Receiving;
-        let Some(first) = self.order.iter().position(receiving) else { return };
+        let Some(first) = self.order.iter().position(|host| self.is_receiving(host)) else { return };
         let pace = self.hosts[&self.order[first]].bytes_per_s.unwrap_or(0);
         let was_tried = self.trial.tried.last().is_some_and(|before| *before != self.order[first]);
         if was_tried && !is_faster(pace, self.trial.before_bytes_per_s) {
@@ -287,18 +323,19 @@ impl Chain {
             self.trial.tried = vec![];
             return;
         }
+        let before = self.trial.tried.last().copied().filter(|_| was_tried && pace / 2 > self.trial.before_bytes_per_s);
+        if let Some(slow) = before {
+            // It held up everybody.
+            self.move_to_end(&slow, Some(self.trial.before_bytes_per_s));
+        }
         (self.trial.before_bytes_per_s, self.trial.due_ms) = (pace, now_ms + TRIAL_MS);
         (self.trial.both, self.trial.both_bytes_per_s) = (None, None);
         self.trial.tried.push(self.order[first]);
         let tried = &self.trial.tried;
-        let is_next = |host: &HostId| receiving(host) && self.hosts[host].pace == Pace::Fit && !tried.contains(host);
+        let is_next = |host: &HostId| self.is_receiving(host) && self.hosts[host].pace == Pace::Fit && !tried.contains(host);
         let Some(next) = self.order.iter().position(is_next) else { return };
-        let old = self.order[first];
         let host = self.order.remove(next);
         self.order.insert(first, host);
-        for moved in [host, old] {
-            self.moved(&moved, now_ms);
-        }
     }
 
     /// After a change of the first host the head serves both for a moment.
@@ -321,7 +358,7 @@ impl Chain {
         let best = self.hosts.values().filter_map(|host| host.bytes_per_s).max();
         let lags = |pair: &[HostId]| {
             let (source, host) = (&self.hosts[&pair[0]], &self.hosts[&pair[1]]);
-            let settled = now_ms >= host.moved_ms + SETTLE_MS && now_ms >= source.moved_ms + SETTLE_MS;
+            let settled = host.is_settled(now_ms) && source.is_settled(now_ms);
             let is_behind = source.have_bytes > host.have_bytes + behind_bytes;
             // One that has everything counts with the pace at which it got that.
             let paces = host.pace_now(now_ms).zip(source.bytes_per_s.or(best));
@@ -329,14 +366,28 @@ impl Chain {
             is_slow.filter(|_| host.state == State::Receiving && settled && is_behind)
         };
         let usable: Vec<HostId> = self.order.iter().filter(|host| self.is_usable(host)).copied().collect();
-        let slow: Vec<(HostId, u64)> = usable.windows(2).filter_map(lags).collect();
+        let lagging: HashMap<HostId, u64> = usable.windows(2).filter_map(lags).collect();
+        let mut slow = vec![];
+        for (id, host) in &mut self.hosts {
+            let Some(pace) = lagging.get(id) else {
+                host.lags_since_ms = None;
+                continue;
+            };
+            let since_ms = *host.lags_since_ms.get_or_insert(now_ms);
+            // Who has kept up before may have to catch up for a moment.
+            let patience_ms = if host.moved_bytes == host.had_bytes { 0 } else { PATIENCE_MS };
+            if now_ms >= since_ms + patience_ms {
+                slow.push((*id, *pace));
+            }
+        }
+        slow.sort_by_key(|(id, _)| self.order.iter().position(|host| host == id));
         for (host, pace) in slow {
-            self.move_to_end(&host, Some(pace), now_ms);
+            self.move_to_end(&host, Some(pace));
         }
     }
 
     /// `pace`: at which it fell behind. The first time only behind all that are not known to be slow, because it may have been its source's fault; then behind all that are not as slow.
-    fn move_to_end(&mut self, host: &HostId, pace: Option<u64>, now_ms: u64) {
+    fn move_to_end(&mut self, host: &HostId, pace: Option<u64>) {
         let Some(position) = self.order.iter().position(|known| known == host) else { return };
         let Some(known) = self.hosts.get_mut(host) else { return };
         match (known.pace, pace) {
@@ -354,18 +405,15 @@ impl Chain {
         if place <= position {
             return;
         }
-        let next = self.order[position + 1];
         let host = self.order.remove(position);
         self.order.insert(place, host);
-        for moved in [Some(host), Some(next), self.order.get(place + 1).copied()].into_iter().flatten() {
-            self.moved(&moved, now_ms);
-        }
     }
 
     /// Its source is another one: what its rate was says nothing any more.
     fn moved(&mut self, host: &HostId, now_ms: u64) {
         if let Some(host) = self.hosts.get_mut(host) {
-            (host.moved_ms, host.bytes_per_s, host.mark) = (now_ms, None, (now_ms, host.have_bytes));
+            (host.moved_ms, host.moved_bytes, host.lags_since_ms) = (now_ms, host.have_bytes, None);
+            (host.bytes_per_s, host.mark) = (None, (now_ms, host.have_bytes));
         }
     }
 }

@@ -136,8 +136,9 @@ fn one_slow_host_delays_nobody_wherever_it_stands() {
         hosts[position].link = LINK / 10;
         let (hosts, _) = run(hosts, 200_000);
         let others = slowest_ms(hosts.iter().filter(|host| host.link == LINK));
-        // Until it is known to be slow everybody waits for it.
-        assert!(others <= 10_000 + 16 * STEP_MS + 1_200, "slow at {position}: {others} ms");
+        // Until it is known to be slow everybody waits for it: at the head of all that takes a trial.
+        let known_ms = if position == 0 { 1_600 } else { 600 };
+        assert!(others <= 10_000 + 16 * STEP_MS + known_ms, "slow at {position}: {others} ms");
         assert!(slowest_ms(hosts.iter()) <= 110_000);
     }
 }
@@ -167,9 +168,9 @@ fn five_hundred_hosts_of_which_some_die_some_are_slow_and_one_lies() {
     let (hosts, egress_bytes) = run(hosts, 600_000);
     let living = || hosts.iter().filter(|host| host.dies_ms.is_none());
     assert!(living().all(|host| host.done_ms.is_some()), "every living host has it");
-    // Behind a slow host all are slow: each of the hundred is found when those before it have gone, in a third of a second.
+    // Behind a slow host all are slow: each of the hundred is found when those before it have gone, in less than half a second.
     let fast_ms = slowest_ms(living().filter(|host| host.link == LINK));
-    assert!(fast_ms <= 10_000 + 100 * 350, "the fast ones: {fast_ms} ms");
+    assert!(fast_ms <= 10_000 + 100 * 450, "the fast ones: {fast_ms} ms");
     assert!(egress_bytes <= SIZE * 6, "{egress_bytes}");
 }
 
