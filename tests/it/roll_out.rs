@@ -28,7 +28,7 @@ fn number(events: &[Event]) -> u64 {
     events.iter().find_map(|event| if let Event::Accepted { id } = event { Some(*id) } else { None }).unwrap()
 }
 
-fn names<'a>(events: &'a [Event]) -> Vec<&'a str> {
+fn names(events: &[Event]) -> Vec<&str> {
     let mut names: Vec<&str> = done(events).iter().map(|done| done.host.as_str()).collect();
     names.sort();
     names

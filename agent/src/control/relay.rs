@@ -123,7 +123,7 @@ async fn ask<S: Store>(context: &Context<S>, job: &Job, source: &Member, transfe
             Event::Accepted { .. } => {}
             event => match host(&event) {
                 Some(host) if !job.request.hosts.names.contains(host) => {
-                    warn!(source = source.name, "tells of a host that was not asked for")
+                    warn!(source = source.name, "tells of a host that was not asked for");
                 }
                 _ => {
                     note(&event, job, transfers);

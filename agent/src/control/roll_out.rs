@@ -279,7 +279,7 @@ mod tests {
         let layers = HashSet::from(["base", "top"].map(|name| Digest::of(name.as_bytes())));
         let has_base = vec![missing("config", 7, 0), missing("top", 100, 20)];
         let has_nothing = vec![missing("config", 7, 0), missing("base", 1000, 0), missing("top", 100, 0)];
-        assert_eq!(forecast(&[has_nothing.clone()], &layers), 1107);
+        assert_eq!(forecast(std::slice::from_ref(&has_nothing), &layers), 1107);
         assert_eq!(forecast(&[has_base, has_nothing], &layers), 2 * 7 + 80);
         assert_eq!(forecast(&[vec![], vec![]], &layers), 0);
     }

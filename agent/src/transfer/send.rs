@@ -194,7 +194,7 @@ impl<S: Store> Sending<'_, S> {
         let standing = self.context.offers.stand(peer.id(), held, job.limit.clone(), fan.is_some());
         let wire_start_bytes = peer.wire_bytes();
         let _egress = Egress(standing.clone(), job.egress_bytes.clone());
-        let (mut received, mut drawn) = (HashMap::new(), HashMap::new());
+        let mut travelled = Travelled::default();
         let offered = async {
             let offer = Offer { image: image.clone(), dry_run: job.dry_run };
             let mut stream = peer
@@ -217,11 +217,12 @@ impl<S: Store> Sending<'_, S> {
             if fan.is_some() {
                 offering.leaves_with(&self.context.shutdown);
             }
-            self.follow(peer, fan, &mut offering, &image, &standing, &mut received, &mut drawn).await
+            self.follow(peer, fan, &mut offering, &image, &standing, &mut travelled).await
         };
         let result = offered.await;
         debug!(path = ?peer.path(), "path of the attempt");
         self.sent_before_bytes += standing.sent_bytes();
+        let Travelled { received, drawn } = travelled;
         drawn.into_iter().for_each(|(host, bytes)| *self.drawn.entry(host).or_default() += bytes);
         self.wire_before_bytes += peer.wire_bytes() - wire_start_bytes;
         let received_bytes: u64 = received.values().sum();
@@ -233,7 +234,7 @@ impl<S: Store> Sending<'_, S> {
         self.done(&image, source_image_id, &want, committed)
     }
 
-    /// `received` follows what of each blob has travelled, `drawn` from whom.
+    /// `travelled` follows what does.
     async fn follow(
         &self,
         peer: &Peer,
@@ -241,8 +242,7 @@ impl<S: Store> Sending<'_, S> {
         offering: &mut Offering<'_>,
         image: &Image,
         standing: &super::offers::Offer,
-        received: &mut HashMap<Digest, u64>,
-        drawn: &mut HashMap<HostId, u64>,
+        travelled: &mut Travelled,
     ) -> Result<(Want, Option<Committed>), TransferError> {
         let (host, name) = (&self.job.host, display_name(image));
         let mut planned: Option<(Want, u64)> = None;
@@ -268,10 +268,10 @@ impl<S: Store> Sending<'_, S> {
                     let (digest, verified_bytes) = (progress.digest, progress.verified_bytes);
                     let had = |want: &Want| want.missing.iter().find(|blob| blob.digest == digest).map_or(0, |blob| blob.staged_bytes);
                     let had_bytes = planned.as_ref().map_or(0, |(want, _)| had(want));
-                    received.insert(digest, verified_bytes.saturating_sub(had_bytes));
+                    travelled.received.insert(digest, verified_bytes.saturating_sub(had_bytes));
                     match fan {
                         Some(_) => {
-                            let received_bytes = received.values().sum();
+                            let received_bytes = travelled.received.values().sum();
                             self.transfer.progress(received_bytes, total_bytes);
                             self.tell(News::Progress(self.job.id, received_bytes)).await;
                         }
@@ -282,10 +282,10 @@ impl<S: Store> Sending<'_, S> {
                         self.events.try_send(Event::Progress(Progress { host: host.clone(), image: name.clone(), digest, verified_bytes }));
                 }
                 Step::Drawn(sources) => {
-                    *drawn = sources.into_iter().collect();
-                    let from_head_bytes = drawn.get(&self.context.trust.id()).copied().unwrap_or(0);
+                    travelled.drawn = sources.into_iter().collect();
+                    let from_head_bytes = travelled.drawn.get(&self.context.trust.id()).copied().unwrap_or(0);
                     self.tell(News::FromHead(self.job.id, from_head_bytes)).await;
-                    let sources = self.sources(drawn);
+                    let sources = self.sources(&travelled.drawn);
                     let _ = self.events.try_send(Event::Drawn(Drawn { host: host.clone(), image: name.clone(), sources }));
                 }
                 Step::Trouble(trouble) => self.tell(News::Trouble(self.job.id, trouble)).await,
@@ -344,6 +344,15 @@ impl<S: Store> Sending<'_, S> {
         };
         Ok(Sent { done, missing: want.missing.clone() })
     }
+}
+
+/// What of an image has travelled in one attempt.
+#[derive(Debug, Default)]
+struct Travelled {
+    /// Of each blob.
+    received: HashMap<Digest, u64>,
+    /// From each source, in a fan-out.
+    drawn: HashMap<HostId, u64>,
 }
 
 /// Counts what has left this host for an offer when that ends, however it does.

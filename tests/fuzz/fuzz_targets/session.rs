@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use libfuzzer_sys::fuzz_target;
+use proto::job::{Fault, Trouble};
 use proto::limits::{EXTENT_BYTES, EXTENTS_AT_ONCE};
 use proto::peer::{Answer, Committed, Missing, Offer, Progress, Refusal, Want};
 use proto::session::receive::{Action, Input};
@@ -127,12 +128,14 @@ fn send(bytes: &mut Bytes<'_>) {
     while !bytes.is_empty() {
         let blob = any_blob(bytes);
         let digest = blob.digest;
-        let answer = match bytes.next() % 7 {
+        let answer = match bytes.next() % 9 {
             0 | 1 => Answer::Want(Want { missing: missing(bytes) }),
             2 => Answer::Progress(Progress { digest, verified_bytes: u64::from(bytes.next()) * EXTENT_BYTES / 64 }),
             3 => Answer::Corrupt(digest),
             4 => Answer::Committed(Committed { image_id: digest, config_digest: digest, received_bytes: 0, replaced: None }),
             5 => Answer::Refused(Refusal::Busy),
+            6 => Answer::Drawn(vec![(proto::HostId::of_public_key(b"a"), u64::from(bytes.next()))]),
+            7 => Answer::Trouble(Trouble { source: proto::HostId::of_public_key(b"a"), fault: Fault::Lost }),
             _ => Answer::Done,
         };
         let Ok(step) = machine.handle(answer) else { continue };
@@ -142,7 +145,7 @@ fn send(bytes: &mut Bytes<'_>) {
                 assert!(want.missing.iter().all(|missing| offer.image.blobs().iter().any(|blob| blob.digest == missing.digest)))
             }
             Step::Progress(progress) => assert!(progress.verified_bytes <= blob.size_bytes),
-            Step::Suspect(_) => {}
+            Step::Suspect(_) | Step::Drawn(_) | Step::Trouble(_) => {}
             Step::Committed(_) | Step::Forecast(_) | Step::Refused(_) => ended = true,
         }
     }
