@@ -48,16 +48,18 @@ fn has_it(host: &Process) -> bool {
     host.must(&["ls"]).contains("demo")
 }
 
-/// Who reads from whom, from the plan that the sender logs: the order of the chain.
+/// The order of the chain, from the plan that the sender logs: who reads from so many others before it reads from the sender.
 fn chain(hosts: &[Process]) -> Vec<usize> {
     let log = hosts[0].log();
-    let sources = |host: usize| {
+    let started = log.lines().find(|line| line.contains("agent started")).unwrap();
+    let head = started.split_once(" id=").unwrap().1.split(' ').next().unwrap();
+    let others_before = |host: usize| {
         let of_host = format!("host=\"host{host:02}\"");
         let last = log.lines().rfind(|line| line.contains("reads from") && line.contains(&of_host)).unwrap();
-        last.rsplit_once("hosts=[").unwrap().1.matches(',').count()
+        last.rsplit_once("hosts=[").unwrap().1.trim_end_matches(']').split(", ").position(|source| source == head).unwrap()
     };
     let mut order: Vec<usize> = (1..hosts.len()).collect();
-    order.sort_by_key(|host| sources(*host));
+    order.sort_by_key(|host| others_before(*host));
     order
 }
 
