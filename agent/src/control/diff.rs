@@ -6,14 +6,13 @@ use std::sync::Arc;
 use proto::control::{Difference, Event, FailureKind, Hosts};
 use proto::host::Member;
 use proto::image::Selection;
-use proto::limits::STALL_TIMEOUT_MS;
 use proto::peer::{Answer, Request};
 use proto::{Digest, Image, Platform, Reference};
 use tokio::task::JoinSet;
 
 use super::client::Client;
 use super::failure::{self, failure};
-use super::{Done, hosts, images};
+use super::{ANSWER_MS, Done, hosts, images};
 use crate::net::{NetError, Peer};
 use crate::store::Store;
 use crate::sys;
@@ -61,7 +60,7 @@ pub(super) async fn describe<S: Store>(
             _ => Err(proto::session::OutOfTurn("an answer to a question").into()),
         }
     };
-    sys::deadline(STALL_TIMEOUT_MS, asking).await.unwrap_or(Err(NetError::Silent(STALL_TIMEOUT_MS / 1000)))
+    sys::deadline(ANSWER_MS, asking).await.unwrap_or(Err(NetError::Silent(ANSWER_MS / 1000)))
 }
 
 async fn ask_all<S: Store>(

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use proto::control::{Event, FailureKind, Hosts};
 use proto::host::Member;
-use proto::limits::STALL_TIMEOUT_MS;
 use proto::peer::{Answer, ImageRow, Request};
 use tokio::task::JoinSet;
 
 use super::client::Client;
 use super::failure::{self, failure};
-use super::{Done, hosts};
+use super::{ANSWER_MS, Done, hosts};
 use crate::net::NetError;
 use crate::store::Store;
 use crate::sys;
@@ -74,5 +73,5 @@ async fn ask<S: Store>(context: &Context<S>, member: &Member) -> Result<Vec<Imag
             }
         }
     };
-    sys::deadline(STALL_TIMEOUT_MS, asking).await.unwrap_or(Err(NetError::Silent(STALL_TIMEOUT_MS / 1000)))
+    sys::deadline(ANSWER_MS, asking).await.unwrap_or(Err(NetError::Silent(ANSWER_MS / 1000)))
 }

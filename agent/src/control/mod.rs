@@ -34,6 +34,9 @@ use crate::sys::socket::PeerUser;
 use crate::transfer::{Context, Relay};
 use crate::trust::audit;
 
+/// How long another host may take to say what images it has: who asks a whole fleet does not wait for a dead one.
+const ANSWER_MS: u64 = 8_000;
+
 /// A verb's result: what it had to say it has said as events.
 type Done = Result<(), Failure>;
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::fleet::Silent;
 use crate::context::Context;
 use crate::format::{count, size};
+use crate::names;
 
 /// Compare an image here with the ones of that name on other hosts
 ///
@@ -45,6 +46,7 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
             _ => {}
         }
     })?;
+    rows[1..].sort_by(|one, other| names::compare(&one[0], &other[0]));
     context.output.table(&rows);
     Ok(silent.exit(answers > 0))
 }

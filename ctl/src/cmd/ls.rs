@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::fleet::Silent;
 use crate::context::Context;
 use crate::format::{ago, size};
+use crate::names;
 
 /// List images, here or on other hosts
 #[derive(Debug, clap::Args)]
@@ -39,6 +40,10 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
         Event::HostSilent { host, failure } => silent.add(context, host, &failure),
         _ => {}
     })?;
+    if others {
+        // They answer in any order; the images of one host stay as it lists them.
+        rows[1..].sort_by(|one, other| names::compare(&one[0], &other[0]));
+    }
     context.output.table(&rows);
     if answers == 0 && silent.is_empty() {
         context.output.line("no images; imgctl load or imgctl pull brings one");

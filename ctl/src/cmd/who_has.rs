@@ -8,6 +8,7 @@ use super::fleet::Silent;
 use crate::context::Context;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::names;
 
 /// Show which hosts hold an image
 #[derive(Debug, clap::Args)]
@@ -40,6 +41,7 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
         let error = Error::new(Exit::ImageNotFound, format!("no host has {}", args.image));
         return Err(error.hint("imgctl ls --all shows the images of every host"));
     }
+    rows[1..].sort_by(|one, other| names::compare(&one[0], &other[0]));
     context.output.table(&rows);
     Ok(silent.exit(answers > 0))
 }
