@@ -8,6 +8,7 @@ mod loads;
 mod odd;
 mod pairs;
 mod podman;
+mod shared;
 mod sockets;
 mod unpacked;
 mod whole;

@@ -16,7 +16,7 @@ use tests::skipped;
 type Start = fn() -> Option<Engine>;
 
 /// One host for each store that can be had here. Daemons start side by side.
-fn all() -> Vec<Host> {
+pub(super) fn all() -> Vec<Host> {
     let starts: [(&str, Start, &str); 7] = [
         ("docker", || Docker::system().map(|binary| Engine::Docker(Docker::start(&binary, "overlay2"))), "apt-get install docker.io"),
         ("newdocker", || Docker::unpacked("trixie").map(|binary| Engine::Docker(Docker::start(&binary, "overlay2"))), ".ci/engines"),
