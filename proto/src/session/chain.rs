@@ -12,9 +12,9 @@ use crate::job::{Fault, Trouble};
 /// Hosts before it that a host is told, beside the one it is to read from.
 const FURTHER_SOURCES: usize = 3;
 
-/// How far a host must be behind its source to be slow: bytes, and share of the image.
-const BEHIND_BYTES: u64 = 1024 * 1024;
-const BEHIND_SHARE: u64 = 100;
+/// How far a host must be behind its source to be slow: bytes, and what the source receives in so long.
+const BEHIND_BYTES: u64 = 256 * 1024;
+const BEHIND_MS: u64 = 150;
 
 /// How long a host may take to get up to speed after its source has changed.
 const SETTLE_MS: u64 = 250;
@@ -354,14 +354,15 @@ impl Chain {
     }
 
     fn demote_the_slow(&mut self, now_ms: u64) {
-        let behind_bytes = BEHIND_BYTES.max(self.size_bytes / BEHIND_SHARE);
         let best = self.hosts.values().filter_map(|host| host.bytes_per_s).max();
         let lags = |pair: &[HostId]| {
             let (source, host) = (&self.hosts[&pair[0]], &self.hosts[&pair[1]]);
             let settled = host.is_settled(now_ms) && source.is_settled(now_ms);
-            let is_behind = source.have_bytes > host.have_bytes + behind_bytes;
             // One that has everything counts with the pace at which it got that.
-            let paces = host.pace_now(now_ms).zip(source.bytes_per_s.or(best));
+            let pace = source.bytes_per_s.or(best);
+            let behind_bytes = BEHIND_BYTES.max(pace.unwrap_or(0) / 1000 * BEHIND_MS);
+            let is_behind = source.have_bytes > host.have_bytes + behind_bytes;
+            let paces = host.pace_now(now_ms).zip(pace);
             let is_slow = paces.filter(|(host, source)| *host < source / 2).map(|(pace, _)| (pair[1], pace));
             is_slow.filter(|_| host.state == State::Receiving && settled && is_behind)
         };
@@ -386,7 +387,8 @@ impl Chain {
         }
     }
 
-    /// `pace`: at which it fell behind. The first time only behind all that are not known to be slow, because it may have been its source's fault; then behind all that are not as slow.
+    /// `pace`: at which it fell behind. The first time only behind all that are not known to be slow, because it may have been its source's fault;
+    /// then behind all that are not as slow.
     fn move_to_end(&mut self, host: &HostId, pace: Option<u64>) {
         let Some(position) = self.order.iter().position(|known| known == host) else { return };
         let Some(known) = self.hosts.get_mut(host) else { return };

@@ -189,3 +189,45 @@ fn a_late_host_comes_last_and_a_gone_one_is_nobodys_source() {
     chain.gone(&id(1));
     assert_eq!(chain.changes(30), vec![(id(2), vec![id(0), id(99)]), (id(7), vec![id(2), id(0), id(99)])]);
 }
+
+/// When a third host is first, if all receive at the same pace, and the head has sent so many bytes a second while it served two of them.
+fn third_first_ms(both: u64) -> Option<u64> {
+    const PACE: u64 = LINK / 10;
+    let mut chain = Chain::new(id(99), SIZE);
+    for number in 0..4 {
+        chain.join(id(number), SIZE, 0);
+    }
+    chain.start(0);
+    let mut firsts: Vec<(u64, usize)> = vec![];
+    let mut from_head = [0; 4];
+    for now_ms in (0..100_000).step_by(PLAN_MS as usize) {
+        for (host, sources) in chain.changes(now_ms) {
+            if sources[0] == id(99) {
+                firsts.push((now_ms, (0..4).find(|number| id(*number) == host).unwrap()));
+            }
+        }
+        if firsts.len() == 3 {
+            return Some(now_ms);
+        }
+        let [.., (since_ms, first)] = firsts[..] else { panic!("nobody reads from the head") };
+        from_head[first] += PACE * PLAN_MS / 1000;
+        if let [.., (_, before), _] = firsts[..]
+            && now_ms < since_ms + 400
+        {
+            from_head[before] += (both - PACE) * PLAN_MS / 1000;
+        }
+        for number in 0..4 {
+            chain.progress(&id(number), PACE * now_ms / 1000, now_ms);
+            chain.from_head(&id(number), from_head[number]);
+        }
+    }
+    None
+}
+
+#[test]
+fn where_the_head_could_send_more_another_host_is_tried_soon() {
+    let soon = third_first_ms(LINK / 5).unwrap();
+    assert!(soon <= 13_000, "{soon} ms: both of the first two may be slow");
+    let late = third_first_ms(LINK / 10).unwrap();
+    assert!(late >= 60_000, "{late} ms: the link of the head is the limit");
+}
