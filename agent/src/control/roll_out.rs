@@ -9,7 +9,7 @@ use proto::control::{Event, FailureKind, Summary, TransferState};
 use proto::host::Member;
 use proto::peer::Missing;
 use proto::{Digest, HostId};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -124,21 +124,33 @@ impl<'a, S: Store> RollOut<'a, S> {
         for (number, wave) in std::mem::take(&mut self.waves).into_iter().enumerate() {
             let is_canary = self.with_canary && number == 0;
             let mut running = JoinSet::new();
-            for errand in wave {
-                let stops = Stops { culprit: self.culprit.clone(), is_canary, stop: self.stop_on_failure.then(|| self.stop.clone()) };
-                running.spawn(carry_out(self.context.clone(), errand, self.places.clone(), stops, self.events.clone()));
-            }
-            while let Some(results) = running.join_next().await {
-                let results = results.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-                for (query, result) in results {
-                    summary.total += 1;
-                    match result {
-                        Some(missing) => {
-                            summary.done += 1;
-                            forecasts.entry(query).or_default().push(missing);
+            let mut wave = wave.into_iter();
+            let mut next = wave.next();
+            loop {
+                // In the order in which they were named, as places become free.
+                let place = self.places.clone().acquire_owned();
+                tokio::select! {
+                    biased;
+                    Ok(place) = place, if next.is_some() => {
+                        if let Some(errand) = next.take() {
+                            let stops = self.stops(is_canary);
+                            running.spawn(carry_out(self.context.clone(), errand, place, stops, self.events.clone()));
+                            next = wave.next();
                         }
-                        None => summary.failed += 1,
                     }
+                    Some(results) = running.join_next() => {
+                        for (query, result) in results.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+                            summary.total += 1;
+                            match result {
+                                Some(missing) => {
+                                    summary.done += 1;
+                                    forecasts.entry(query).or_default().push(missing);
+                                }
+                                None => summary.failed += 1,
+                            }
+                        }
+                    }
+                    else => break,
                 }
             }
         }
@@ -147,6 +159,11 @@ impl<'a, S: Store> RollOut<'a, S> {
             false => self.egress_bytes.load(Ordering::Relaxed),
         };
         (summary, self.planners)
+    }
+
+    /// What a failure means here.
+    fn stops(&self, is_canary: bool) -> Stops {
+        Stops { culprit: self.culprit.clone(), is_canary, stop: self.stop_on_failure.then(|| self.stop.clone()) }
     }
 
     /// What would leave this host.
@@ -213,11 +230,10 @@ impl Stops {
 async fn carry_out<S: Store>(
     context: Arc<Context<S>>,
     errand: Errand,
-    places: Arc<Semaphore>,
+    _place: OwnedSemaphorePermit,
     stops: Stops,
     events: mpsc::Sender<Event>,
 ) -> Vec<(Query, Option<Vec<Missing>>)> {
-    let _place = places.acquire_owned().await;
     let mut results = vec![];
     for (job, transfer) in errand.sends {
         let is_begun = stops.culprit(false).is_none();
