@@ -12,9 +12,9 @@ use crate::job::{Fault, Trouble};
 /// Hosts before it that a host is told, beside the one it is to read from.
 const FURTHER_SOURCES: usize = 3;
 
-/// How far a host must be behind its source to be slow: bytes, and what the source receives in so long.
-const BEHIND_BYTES: u64 = 256 * 1024;
-const BEHIND_MS: u64 = 150;
+/// How far a host must be behind its source to be slow: bytes, and share of the image. Less is what a busy machine loses in a moment.
+const BEHIND_BYTES: u64 = 1024 * 1024;
+const BEHIND_SHARE: u64 = 100;
 
 /// How long a host may take to get up to speed after its source has changed.
 const SETTLE_MS: u64 = 250;
@@ -360,7 +360,7 @@ impl Chain {
             let settled = host.is_settled(now_ms) && source.is_settled(now_ms);
             // One that has everything counts with the pace at which it got that.
             let pace = source.bytes_per_s.or(best);
-            let behind_bytes = BEHIND_BYTES.max(pace.unwrap_or(0) / 1000 * BEHIND_MS);
+            let behind_bytes = BEHIND_BYTES.max(self.size_bytes / BEHIND_SHARE);
             let is_behind = source.have_bytes > host.have_bytes + behind_bytes;
             let paces = host.pace_now(now_ms).zip(pace);
             let is_slow = paces.filter(|(host, source)| *host < source / 2).map(|(pace, _)| (pair[1], pace));
