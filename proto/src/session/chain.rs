@@ -98,6 +98,8 @@ struct Host {
     moved_ms: u64,
     moved_bytes: u64,
     lags_since_ms: Option<u64>,
+    /// When somebody last said that it was lost.
+    lost_ms: Option<u64>,
     pace: Pace,
     state: State,
 }
@@ -172,6 +174,7 @@ impl Chain {
             moved_ms: now_ms,
             moved_bytes: have_bytes,
             lags_since_ms: None,
+            lost_ms: None,
             pace: Pace::Fit,
             state,
         };
@@ -236,7 +239,7 @@ impl Chain {
     /// A host says that one of its sources failed it. False: nothing comes of it, because that is not a source of it, or nothing new.
     pub fn trouble(&mut self, reporter: &HostId, trouble: &Trouble, now_ms: u64) -> bool {
         let was_told = self.told.get(reporter).is_some_and(|told| told.contains(&trouble.source));
-        let Some(source) = self.hosts.get(&trouble.source).filter(|_| was_told) else { return false };
+        let Some(source) = self.hosts.get_mut(&trouble.source).filter(|_| was_told) else { return false };
         match trouble.fault {
             // It gets what it asks for itself, where it is in nobody's way. Nobody turns all others into liars.
             Fault::Lied(_) => {
@@ -247,8 +250,8 @@ impl Chain {
                 *accused += 1;
             }
             // Whether it is gone its own connection tells; meanwhile it is read from by those after everybody else. All who read from it say so.
-            Fault::Lost if now_ms < source.moved_ms + LOST_ONCE_MS => return false,
-            Fault::Lost => {}
+            Fault::Lost if source.lost_ms.is_some_and(|lost_ms| now_ms < lost_ms + LOST_ONCE_MS) => return false,
+            Fault::Lost => source.lost_ms = Some(now_ms),
             Fault::Lacks(_) => return false,
         }
         self.move_to_end(&trouble.source, None);
@@ -276,7 +279,9 @@ impl Chain {
             // Who served it well until now may finish that: it is named, behind all others.
             let before = told.and_then(|told| told.first()).filter(|before| **before != self.head && !sources.contains(before));
             sources.extend(before.filter(|before| self.is_usable(before) && self.hosts[*before].pace == Pace::Fit));
-            if told.is_none_or(|told| !told.starts_with(&sources) && told[..] != sources[..]) {
+            // Who was named beside these may stay, unless nobody may read from it any more.
+            let is_known = |told: &Vec<HostId>| told.starts_with(&sources) && told[sources.len()..].iter().all(|host| self.is_usable(host));
+            if !told.is_some_and(is_known) {
                 if told.is_none_or(|told| told.first() != sources.first()) {
                     self.moved(&host, now_ms);
                 }

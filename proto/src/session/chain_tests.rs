@@ -231,3 +231,24 @@ fn where_the_head_could_send_more_another_host_is_tried_soon() {
     let late = third_first_ms(LINK / 10).unwrap_or(u64::MAX);
     assert!(late >= 60_000, "{late} ms: the link of the head is the limit");
 }
+
+#[test]
+fn a_source_that_is_lost_goes_to_the_end_at_once_and_a_liar_is_named_no_more() {
+    let mut chain = Chain::new(id(99), SIZE);
+    for number in 0..3 {
+        chain.join(id(number), SIZE, 0);
+    }
+    chain.start(0);
+    chain.changes(0);
+    let lost = Trouble { source: id(0), fault: Fault::Lost };
+    assert!(chain.trouble(&id(1), &lost, 10), "however short it has been there");
+    assert!(!chain.trouble(&id(1), &lost, 20), "all who read from it say so, and that is one fault");
+    assert!(!chain.trouble(&id(0), &Trouble { source: id(2), fault: Fault::Lost }, 20), "it was not told to read there");
+    chain.changes(100);
+    let told = |chain: &Chain| chain.told.iter().filter(|(_, sources)| sources.contains(&id(1))).count();
+    assert!(told(&chain) > 0);
+    let reporter = *chain.told.iter().find(|(_, sources)| sources.contains(&id(1))).map_or(&id(2), |(host, _)| host);
+    assert!(chain.trouble(&reporter, &Trouble { source: id(1), fault: Fault::Lied(crate::Digest::of(b"x")) }, 6_000));
+    chain.changes(6_000);
+    assert_eq!(told(&chain), 0, "{:?}", chain.told);
+}
