@@ -65,15 +65,12 @@ async fn begin<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, mut request: Se
     let selected = hosts::select(&members, &request.hosts, &source_name)?;
     check(&request, &selected, &source_name)?;
     request.hosts = hosts::named(&selected);
-    let id = context.transfers.number();
     let Some(source) = source else {
         let queries = queries(context, &request).await?;
         let plan = Plan { queries, hosts: selected, on_behalf_of: None };
-        let job = jobs.begin(id, request, Asker::Client, &context.shutdown);
-        jobs.spawn(roll_out::run(context.clone(), job.clone(), plan));
-        return Ok(job);
+        return Ok(roll_out(context, jobs, request, Asker::Client, plan));
     };
-    let job = jobs.begin(id, request, Asker::Client, &context.shutdown);
+    let job = jobs.begin(context.transfers.number(), request, Asker::Client, &context.shutdown);
     jobs.spawn(relay::run(context.clone(), job.clone(), source));
     Ok(job)
 }
@@ -114,9 +111,13 @@ pub(super) async fn begin_for<S: Store>(
         }
     }
     let plan = Plan { queries, hosts: selected, on_behalf_of: Some(asker.id()) };
-    let job = jobs.begin(context.transfers.number(), request, Asker::Peer, &context.shutdown);
+    Ok(roll_out(context, jobs, request, Asker::Peer, plan))
+}
+
+fn roll_out<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, request: Send, asker: Asker, plan: Plan) -> Arc<Job> {
+    let job = jobs.begin(context.transfers.number(), request, asker, &context.shutdown);
     jobs.spawn(roll_out::run(context.clone(), job.clone(), plan));
-    Ok(job)
+    job
 }
 
 fn check(request: &Send, hosts: &[Member], source: &str) -> Result<(), Failure> {
@@ -130,10 +131,14 @@ fn check(request: &Send, hosts: &[Member], source: &str) -> Result<(), Failure> 
             if request.hosts.except.is_empty() { "there is no other host in the fleet" } else { "no host is left with these exceptions" };
         return Err(failure(FailureKind::HostNotFound(String::new()), what));
     }
-    if request.images.len() > 1 && request.rename.is_some() {
-        return Err(failure(FailureKind::Usage, "--as names one image, but several are sent"));
+    check_name(request, request.images.len())
+}
+
+fn check_name(request: &Send, images: usize) -> Result<(), Failure> {
+    match images > 1 && request.rename.is_some() {
+        true => Err(failure(FailureKind::Usage, "--as names one image, but several are sent")),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 async fn queries<S: Store>(context: &Context<S>, request: &Send) -> Result<Vec<Query>, Failure> {
@@ -143,9 +148,7 @@ async fn queries<S: Store>(context: &Context<S>, request: &Send) -> Result<Vec<Q
     }
     let mut seen = HashSet::new();
     queries.retain(|query: &Query| seen.insert(query.to_string()));
-    if queries.len() > 1 && request.rename.is_some() {
-        return Err(failure(FailureKind::Usage, "--as names one image, but several are sent"));
-    }
+    check_name(request, queries.len())?;
     let pairs = queries.len() * request.hosts.names.len();
     if pairs > SEND_PAIRS {
         let what = format!("{} images to {} hosts are more than one send takes", queries.len(), request.hosts.names.len());
