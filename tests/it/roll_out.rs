@@ -7,13 +7,18 @@ use tests::sample::{Recipe, Sample};
 
 /// Hosts of one fleet; the first has the image. With `refusing`, that host takes nothing that is pushed.
 async fn hosts(names: &[&str], sample: &Sample, refusing: Option<&str>) -> Vec<Host> {
-    let mut hosts: Vec<Host> = names.iter().map(|name| Host::new(name)).collect();
+    let mut hosts = stopped(names);
     hosts[0].have(sample).await;
     if let Some(host) = hosts.iter().find(|host| refusing == Some(&host.name)) {
         policy(host, "[[push]]\nname = \"nothing\"\nallow = false\n");
     }
     fleet::found(&mut hosts).await;
     hosts
+}
+
+/// Hosts whose agents do not run yet.
+fn stopped(names: &[&str]) -> Vec<Host> {
+    names.iter().map(|name| Host::new(name)).collect()
 }
 
 fn policy(host: &Host, text: &str) {
@@ -161,7 +166,7 @@ async fn a_job_is_cancelled_as_a_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_tells_what_would_leave_the_source() {
-    let mut hosts: Vec<Host> = ["a", "b", "c"].iter().map(|name| Host::new(name)).collect();
+    let mut hosts = stopped(&["a", "b", "c"]);
     // The same seed makes the same lower layers.
     let base = Recipe::new(707, &[2_000_000]).build("demo:base");
     let sample = Recipe::new(707, &[2_000_000, 300_000]).build("demo:1");
@@ -182,7 +187,7 @@ async fn a_dry_run_tells_what_would_leave_the_source() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_restricts_pulls_serves_only_what_came_with_the_job() {
-    let mut hosts: Vec<Host> = ["a", "b", "c"].iter().map(|name| Host::new(name)).collect();
+    let mut hosts = stopped(&["a", "b", "c"]);
     let base = Recipe::new(708, &[2_000_000]).build("demo:base");
     let sample = Recipe::new(708, &[2_000_000, 3_000_000]).build("demo:1");
     hosts[0].have(&sample).await;
@@ -200,7 +205,7 @@ async fn who_restricts_pulls_serves_only_what_came_with_the_job() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_between_other_hosts_goes_past_the_one_that_asks() {
     let sample = Recipe::new(709, &[1_500_000, 1_000]).build("demo:1");
-    let mut hosts: Vec<Host> = ["a", "b", "c", "d"].iter().map(|name| Host::new(name)).collect();
+    let mut hosts = stopped(&["a", "b", "c", "d"]);
     hosts[1].have(&sample).await;
     fleet::found(&mut hosts).await;
     let mut request = send("demo:1", &["c", "d"]);
@@ -229,7 +234,7 @@ async fn a_copy_between_other_hosts_goes_past_the_one_that_asks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_a_copy_gets_no_rights_by_it() {
     let sample = Recipe::new(710, &[1_000]).build("demo:1");
-    let mut hosts: Vec<Host> = ["a", "b", "c"].iter().map(|name| Host::new(name)).collect();
+    let mut hosts = stopped(&["a", "b", "c"]);
     hosts[1].have(&sample).await;
     policy(&hosts[2], "[[push]]\nname = \"only b\"\nfrom = [\"b\"]\n");
     fleet::found(&mut hosts).await;
@@ -249,7 +254,7 @@ async fn who_asks_for_a_copy_gets_no_rights_by_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_ends_with_the_one_who_asked() {
     let sample = Recipe::new(711, &[8_000_000]).build("demo:1");
-    let mut hosts: Vec<Host> = ["a", "b", "c"].iter().map(|name| Host::new(name)).collect();
+    let mut hosts = stopped(&["a", "b", "c"]);
     hosts[1].have(&sample).await;
     fleet::found(&mut hosts).await;
     let mut request = send("demo:1", &["c"]);
@@ -279,7 +284,7 @@ async fn two_sends_of_one_image_at_once_both_end_well() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_senders_of_one_name_leave_one_of_their_images_everywhere() {
     let (ours, theirs) = (Recipe::new(713, &[900_000]).build("demo:1"), Recipe::new(714, &[900_000]).build("demo:1"));
-    let mut hosts: Vec<Host> = ["a", "b", "c", "d"].iter().map(|name| Host::new(name)).collect();
+    let mut hosts = stopped(&["a", "b", "c", "d"]);
     hosts[0].have(&ours).await;
     hosts[1].have(&theirs).await;
     fleet::found(&mut hosts).await;
