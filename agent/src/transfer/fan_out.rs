@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
-use super::receive::FanOut;
+use super::interest::FanOut;
 use super::{Context, Limit, refusal, serve, share};
 use crate::net::{NetError, Peer, Stream};
 use crate::store::Store;

@@ -1,8 +1,10 @@
 //! Transfers: the machines of `proto::session`, driven. Each session has one task that owns it; it polls, does, and handles.
 
 mod arriving;
+mod documents;
 mod fan_out;
 mod get;
+mod interest;
 mod job;
 mod limit;
 mod offering;
@@ -11,6 +13,7 @@ mod provide;
 mod pull;
 mod receive;
 mod registry;
+mod room;
 mod send;
 mod serve;
 mod share;

@@ -11,8 +11,9 @@ use proto::{Platform, peer};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::interest::{Interest, News};
 use super::offering::{self, Offering};
-use super::receive::{self, Interest, News};
+use super::receive;
 use super::send::display_name;
 use super::{Context, Limit, STORE_CHANGES, Transfer, TransferError, refusal};
 use crate::net::{NetError, Peer, Stream};

@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use proto::image::{Selection, Walk};
-use proto::job::{JobId, Trouble};
+use proto::job::Trouble;
 use proto::limits::{DOCUMENT_BYTES, STALL_TIMEOUT_MS};
 use proto::peer::{Answer, Committed, Missing, Offer, Progress, Refusal};
 use proto::session::Receive;
@@ -21,11 +20,12 @@ use tracing::warn;
 
 use super::arriving::{Arriving, blamed, feed, hand_over};
 use super::get::{self, Fetch};
-use super::job::{Job, Place};
+use super::interest::{Interest, News};
+use super::job::Place;
 use super::sharing::Sharing;
-use super::{Context, Limit, Transfer, refusal};
+use super::{Context, documents, refusal, room};
 use crate::net::{Peer, Share, Stream};
-use crate::store::{Import, Imported, Ingest, Room, Store, StoreError};
+use crate::store::{Import, Imported, Ingest, Store, StoreError};
 
 /// How often the other side and the client are told how far it is.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
@@ -39,9 +39,6 @@ const TROUBLES: usize = 16;
 /// How long a host of a fan-out goes on without a byte when the host that started it is gone.
 const ORPHANED: Duration = Duration::from_secs(60);
 
-/// Room that is left on the disk of the store whatever arrives.
-const SPARE_BYTES: u64 = 16 * 1024 * 1024;
-
 /// What a session came to.
 #[derive(Debug)]
 pub(super) struct Received {
@@ -51,43 +48,6 @@ pub(super) struct Received {
     pub(super) committed: Option<Committed>,
     /// The rule of the policy that allowed it.
     pub(super) rule: String,
-}
-
-/// News of a session, for whoever is interested in it on this host.
-#[derive(Debug)]
-pub(super) enum News {
-    /// The plan stands.
-    Wanted(Vec<Missing>),
-    /// A blob is further.
-    Progress(Progress),
-}
-
-/// What somebody on this host has to do with a session.
-#[derive(Debug, Default)]
-pub(super) struct Interest<'a> {
-    /// Somebody on this host asked for the image: then the policy for what others bring does not matter.
-    pub(super) asked_here: bool,
-    /// Is shown how far it is.
-    pub(super) transfer: Option<&'a Transfer>,
-    /// Wants to know how it goes.
-    pub(super) news: Option<mpsc::Sender<News>>,
-    /// Does not want it to be faster.
-    pub(super) limit: Option<Arc<Limit>>,
-    /// The image goes to others, too, and may come from them.
-    pub(super) fan_out: Option<&'a mut FanOut>,
-}
-
-/// A fan-out that this host was asked into.
-#[derive(Debug)]
-pub(super) struct FanOut {
-    /// Its name.
-    pub(super) id: JobId,
-    /// Who takes part.
-    pub(super) members: Vec<HostId>,
-    /// Who had it sent.
-    pub(super) on_behalf_of: Option<HostId>,
-    /// What others may read here, from the moment when it is known what is missing. Whoever holds it lets them.
-    pub(super) job: Option<Arc<Job>>,
 }
 
 /// Receives what `peer` offers on `stream`. Ends when the image is in the store, or with the reason why it will not be; the peer knows the same.
@@ -167,7 +127,7 @@ enum Outcome<S: Store> {
     Fed(Digest),
     NotFed(Digest, StoreError),
     Imported(Imported),
-    Prepared,
+    Accompanied,
 }
 
 impl<'a, S: Store> Session<'a, S> {
@@ -256,7 +216,7 @@ impl<'a, S: Store> Session<'a, S> {
         let arriving: u64 = missing.iter().map(|blob| blob.size_bytes - blob.staged_bytes).sum();
         if arriving > 0 {
             let rooms = store.room().await.map_err(|error| refusal(&error))?;
-            check_room(arriving, self.context.staging.room().map_err(|error| refusal(&error))?, &rooms)?;
+            room::check(arriving, self.context.staging.room().map_err(|error| refusal(&error))?, &rooms)?;
         }
         let lacks = |document: &&&Descriptor| missing.iter().any(|missing| missing.digest == document.digest);
         let documents_bytes: u64 = offer.image.documents().iter().filter(lacks).map(|document| document.size_bytes).sum();
@@ -279,15 +239,10 @@ impl<'a, S: Store> Session<'a, S> {
             fan_out.job = Some(job.clone());
             let sharing = Arc::new(Sharing::new(self.context.net.clone(), job, self.peer.clone(), self.troubles.0.clone()));
             let layers = offer.image.layers().into_iter().map(|layer| layer.descriptor.digest).filter(|digest| absent.contains(digest));
-            let preparing = sharing.clone().prepare(layers.collect());
+            let accompanying = sharing.clone().accompany(layers.collect());
             self.tasks.spawn(async move {
-                preparing.await;
-                Outcome::Prepared
-            });
-            let reaching = sharing.clone().reach_out();
-            self.tasks.spawn(async move {
-                reaching.await;
-                Outcome::Prepared
+                accompanying.await;
+                Outcome::Accompanied
             });
             self.sharing = Some(sharing);
         }
@@ -311,7 +266,7 @@ impl<'a, S: Store> Session<'a, S> {
             Action::CheckDocuments => {
                 let (context, image, documents) = (self.context.clone(), self.image.clone(), self.documents.clone());
                 self.tasks.spawn(async move {
-                    input(check_documents(&*context.store, &image, &documents).await.map(|()| Input::DocumentsChecked))
+                    input(documents::check(&*context.store, &image, &documents).await.map(|()| Input::DocumentsChecked))
                 });
             }
             Action::Claim(layer) => self.claim(layer),
@@ -330,7 +285,7 @@ impl<'a, S: Store> Session<'a, S> {
                 self.tell(Input::StoredElsewhere(digest));
             }
             Outcome::Input(input) => self.tell(input),
-            Outcome::Prepared => {}
+            Outcome::Accompanied => {}
             Outcome::Claimed(digest, mut arriving) => {
                 let missing = arriving.staged.missing();
                 // What an earlier session left here did not come with the job.
@@ -578,41 +533,6 @@ async fn renewed(sharing: Option<&Arc<Sharing>>) {
     }
 }
 
-/// Staging takes every byte that arrives; the store what it says, on the same file system or on others.
-fn check_room(arriving_bytes: u64, staging: Room, store: &[Room]) -> Result<(), Refusal> {
-    let mut rooms = vec![staging];
-    store.iter().for_each(|room| room.add_to(&mut rooms));
-    for room in rooms {
-        let needed_bytes = (arriving_bytes / 100).saturating_mul(room.needed_percent) + arriving_bytes % 100 + SPARE_BYTES;
-        if needed_bytes > room.free_bytes {
-            return Err(Refusal::NoSpace { needed_bytes, free_bytes: room.free_bytes });
-        }
-    }
-    Ok(())
-}
-
 fn input<S: Store>(result: Result<Input, Refusal>) -> Outcome<S> {
     Outcome::Input(result.unwrap_or_else(Input::Failed))
-}
-
-/// Walks the documents, those that came and those that are here, and compares with what was offered.
-async fn check_documents<S: Store>(store: &S, offered: &Image, fetched: &Mutex<HashMap<Digest, Bytes>>) -> Result<(), Refusal> {
-    let meant: Vec<Digest> = offered.documents().iter().map(|document| document.digest).collect();
-    let selection = if offered.indexes.is_empty() { Selection::All } else { Selection::Present };
-    let mut walk = Walk::new(offered.reference.clone(), offered.root.clone(), selection);
-    while let Some(next) = walk.next().cloned() {
-        let known = fetched.lock().unwrap_or_else(PoisonError::into_inner).get(&next.digest).cloned();
-        let bytes = match known {
-            None if !meant.contains(&next.digest) => None,
-            None => Some(read_document(store, &next).await.map_err(|error| refusal(&error))?),
-            known => known,
-        };
-        walk.supply(bytes.as_deref()).map_err(|error| refusal(&StoreError::Image(error)))?;
-    }
-    let walked = walk.finish().map_err(|error| refusal(&StoreError::Image(error)))?;
-    if walked == *offered { Ok(()) } else { Err(Refusal::InvalidImage("its documents do not say what was offered".to_owned())) }
-}
-
-async fn read_document<S: Store>(store: &S, document: &Descriptor) -> Result<Bytes, StoreError> {
-    store.read(document, 0..document.size_bytes).await?.all().await
 }

@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
-use super::receive::{FanOut, Interest, Received};
+use super::interest::{FanOut, Interest};
+use super::receive::Received;
 use super::send::display_name;
 use super::{Context, Limit, Relay, fan_out, provide, pull, receive, refusal};
 use crate::net::{NetError, Peer, Stream};

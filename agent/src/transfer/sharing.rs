@@ -25,7 +25,7 @@ const REST: Duration = Duration::from_secs(5);
 const LACK: Duration = Duration::from_secs(15);
 /// What a source that is not the best one any more may still take to finish what it was asked for.
 const PARTING: Duration = Duration::from_millis(400);
-/// The head says soon where to read; until then it is read from.
+/// How long the head's first word on where to read is waited for; without it, the head itself is read from.
 const FIRST_WORD_MS: u64 = 2_000;
 /// Without a byte from anybody for so long it is given up.
 const FRUITLESS: Duration = Duration::from_secs(60);
@@ -86,21 +86,12 @@ impl Sharing {
         let mut since = Instant::now();
         loop {
             let before = at;
-            // What the head says from here on is news to what is chosen now.
-            let mut sources = self.job.sources();
-            let first = sources.borrow_and_update().first().copied();
-            let Some(source) = self.source(&digest) else {
-                if since.elapsed() >= FRUITLESS {
-                    return Err(GetError::Net(NetError::Silent(FRUITLESS.as_secs())));
-                }
-                let _ = sys::deadline(ROUND_MS, sources.changed()).await;
-                continue;
-            };
+            let (source, stop) = self.choose(&digest, since).await?;
             let fetched = match self.peer(&source).await {
                 Ok(peer) => {
                     let received_bytes = self.counter(&source);
                     let fetch = Fetch { received_bytes: &received_bytes, ..fetch };
-                    fetch.run(&peer, &mut at, end, replaced(sources, &source, first == Some(source))).await
+                    fetch.run(&peer, &mut at, end, stop).await
                 }
                 Err(error) => Err(GetError::Net(error)),
             };
@@ -117,8 +108,13 @@ impl Sharing {
         }
     }
 
+    /// What goes on beside the fetching of what is missing.
+    pub(super) async fn accompany(self: Arc<Self>, missing: Vec<Digest>) {
+        tokio::join!(self.clone().prepare(missing), self.reach_out());
+    }
+
     /// Asks for the hashes of all blobs that are missing, as soon as it is known which: with them, what comes can be checked when the head is gone.
-    pub(super) async fn prepare(self: Arc<Self>, missing: Vec<Digest>) {
+    async fn prepare(self: Arc<Self>, missing: Vec<Digest>) {
         self.first_word().await;
         let mut asking = JoinSet::new();
         for digest in missing {
@@ -136,7 +132,7 @@ impl Sharing {
     }
 
     /// Keeps the ways to the next sources open: to find one when it is needed takes long where links are full.
-    pub(super) async fn reach_out(self: Arc<Self>) {
+    async fn reach_out(self: Arc<Self>) {
         let mut sources = self.job.sources();
         loop {
             let hosts: Vec<HostId> = sources.borrow_and_update().iter().take(REACHED).copied().collect();
@@ -164,15 +160,7 @@ impl Sharing {
         let proof = sys::deadline(SOURCE_SILENCE_MS, proof(&self.head, digest)).await;
         let proof = proof.unwrap_or(Err(GetError::Net(NetError::Silent(SOURCE_SILENCE_MS / 1000))))?;
         loop {
-            let mut sources = self.job.sources();
-            sources.borrow_and_update();
-            let Some(source) = self.source(&digest) else {
-                if since.elapsed() >= FRUITLESS {
-                    return Err(GetError::Net(NetError::Silent(FRUITLESS.as_secs())));
-                }
-                let _ = sys::deadline(ROUND_MS, sources.changed()).await;
-                continue;
-            };
+            let (source, _) = self.choose(&digest, since).await?;
             let asked = async {
                 let peer = self.peer(&source).await.map_err(GetError::Net)?;
                 hashes_of(&peer, blob).await
@@ -189,13 +177,28 @@ impl Sharing {
         self.drawn.lock().unwrap_or_else(PoisonError::into_inner).entry(*source).or_default().clone()
     }
 
+    /// Who is to be read from now, and what resolves when another one is better. While all rest it waits, but not for ever without a byte since `since`.
+    async fn choose(&self, digest: &Digest, since: Instant) -> Result<(HostId, impl Future<Output = ()> + use<>), GetError> {
+        loop {
+            // What the head says from here on is news to what is chosen now.
+            let mut sources = self.job.sources();
+            let first = sources.borrow_and_update().first().copied();
+            if let Some(source) = self.source(digest) {
+                return Ok((source, replaced(sources, source, first == Some(source))));
+            }
+            if since.elapsed() >= FRUITLESS {
+                return Err(GetError::Net(NetError::Silent(FRUITLESS.as_secs())));
+            }
+            let _ = sys::deadline(ROUND_MS, sources.changed()).await;
+        }
+    }
+
     /// Who is to be read from now.
     fn source(&self, digest: &Digest) -> Option<HostId> {
         let judged = self.judged();
         let usable = |host: &&HostId| {
-            let rests = judged.resting.get(*host).is_some_and(|until| *until > Instant::now());
-            let lacks = judged.lacking.get(&(**host, *digest)).is_some_and(|until| *until > Instant::now());
-            !rests && !lacks && !judged.liars.contains(*host)
+            let lacks = is_to_come(judged.lacking.get(&(**host, *digest)));
+            !is_to_come(judged.resting.get(*host)) && !lacks && !judged.liars.contains(*host)
         };
         let sources = self.job.sources();
         let sources = sources.borrow();
@@ -227,8 +230,7 @@ impl Sharing {
         {
             let mut judged = self.judged();
             // All ranges that were read from it fail together: that is one fault.
-            let rests = judged.resting.get(source).is_some_and(|until| *until > Instant::now());
-            if (fault == Fault::Lost && rests) || judged.liars.contains(source) {
+            if (fault == Fault::Lost && is_to_come(judged.resting.get(source))) || judged.liars.contains(source) {
                 return Ok(());
             }
             match fault {
@@ -255,15 +257,19 @@ impl Sharing {
     }
 }
 
+fn is_to_come(until: Option<&Instant>) -> bool {
+    until.is_some_and(|until| *until > Instant::now())
+}
+
 /// Resolves when `source` is not named any more, or has not been the first one for a while: what it was asked for, a good one has sent by then.
 /// One that was taken because the better ones failed stays until the head has another word.
-async fn replaced(mut sources: watch::Receiver<Vec<HostId>>, source: &HostId, was_first: bool) {
+async fn replaced(mut sources: watch::Receiver<Vec<HostId>>, source: HostId, was_first: bool) {
     let word = match was_first {
-        true => sources.wait_for(|hosts| hosts.first() != Some(source)).await.map(drop),
+        true => sources.wait_for(|hosts| hosts.first() != Some(&source)).await.map(drop),
         false => sources.changed().await,
     };
     match word {
-        Ok(()) if sources.borrow().contains(source) => tokio::time::sleep(PARTING).await,
+        Ok(()) if sources.borrow().contains(&source) => tokio::time::sleep(PARTING).await,
         Ok(()) => {}
         Err(_) => std::future::pending().await,
     }
