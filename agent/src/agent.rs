@@ -82,6 +82,7 @@ impl Agent {
             policy,
             offers: Offers::default(),
             jobs: Jobs::default(),
+            links: Arc::default(),
             transfers: Transfers::default(),
             relays,
             shutdown: shutdown.clone(),

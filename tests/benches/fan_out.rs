@@ -44,13 +44,14 @@ fn main() {
     if wants("slow") {
         let number = most.min(16);
         let all = bench.send(number, &[]);
-        let slow = bench.send(number, &[number / 2]);
-        println!(
-            "  {number} hosts, one of them with a tenth of the rate: the others in {:.2} s, {:.3} × {:.2} s without it (goal 1.05)",
-            slow.seconds,
-            slow.seconds / all.seconds,
-            all.seconds
-        );
+        bench.rounds = 1;
+        let first = bench.send(number, &[number / 2]);
+        bench.rounds = rounds;
+        let later = bench.send(number, &[number / 2]);
+        println!("  {number} hosts, one of them with a tenth of the rate: the others have it in");
+        for (when, slow) in [("the first time", first), ("when it is known to be slow", later)] {
+            println!("    {:6.2} s, {:.3} × {:.2} s without it (goal 1.05), {when}", slow.seconds, slow.seconds / all.seconds, all.seconds);
+        }
     }
     if wants("peers") {
         let number = most.min(8);

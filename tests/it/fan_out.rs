@@ -193,3 +193,20 @@ fn a_network_that_is_split_for_a_minute_only_delays() {
     let again = hosts[0].json(&["send", "demo:1", "--all"], "summary");
     assert_eq!((&again["done"], &again["egress_bytes"]), (&4.into(), &0.into()), "{again}");
 }
+
+#[test]
+fn a_host_with_a_tenth_of_the_rate_delays_only_itself() {
+    let Some(lan) = Lan::new(5) else { return };
+    let named = |number: u32| Process::in_namespace(&format!("host{number:02}"), &lan.host(number + 1), "eth0");
+    let hosts = found((0..5).map(named).collect(), &[20_000_000]);
+    for number in 1..=5 {
+        lan.shape(number, if number == 3 { "4mbit" } else { "40mbit" });
+    }
+    let mut sending = hosts[0].imgctl(&["-q", "send", "demo:1", "--all"]).spawn().unwrap();
+    until(&hosts, "the others have it", || [1, 3, 4].iter().all(|host| has_it(&hosts[*host])));
+    // Had they waited for it, it would have nearly all of it.
+    assert!(arrived_bytes(&hosts[2]) < 10_000_000, "{} bytes", arrived_bytes(&hosts[2]));
+    lan.shape(3, "40mbit");
+    assert!(sending.wait().unwrap().success(), "{}", hosts[0].log());
+    assert!(has_it(&hosts[2]));
+}

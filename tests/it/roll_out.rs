@@ -3,6 +3,7 @@
 use proto::Digest;
 use proto::control::{Event, FailureKind, Request, Retry, Send, Status, Summary};
 use tests::fleet::{self, Client, Host, PATIENCE, done, failed, send};
+use tests::rogue::Rogue;
 use tests::sample::{Recipe, Sample};
 
 /// Hosts of one fleet; the first has the image. With `refusing`, that host takes nothing that is pushed.
@@ -322,4 +323,17 @@ async fn who_never_comes_is_named_when_the_others_are_done() {
     let events = hosts[0].must(Request::Send(all("demo:1"))).await;
     assert_eq!(names(&events), ["b"]);
     assert_eq!(failed(&events)[0].1.kind, FailureKind::HostUnreachable("c".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_of_another_platform_is_named_and_the_others_get_it() {
+    let sample = Recipe::new(717, &[100_000]).platform("linux/amd64").build("demo:1");
+    let mut hosts = hosts(&["a", "b", "c"], &sample, None).await;
+    let foreign = Rogue::replace(hosts.remove(2)).await.of_platform("linux/s390x");
+    let _connection = foreign.connect(hosts[0].address()).await.unwrap();
+    let events = hosts[0].must(Request::Send(all("demo:1"))).await;
+    assert_eq!(names(&events), ["b"]);
+    let (host, failure) = failed(&events)[0];
+    assert_eq!(host, "c");
+    assert!(failure.causes.iter().any(|cause| cause.contains("linux/s390x")), "{failure:?}");
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent::trust::Trust;
+use proto::Platform;
 use proto::frame::{self, Bounded, PREFIX_BYTES};
 use proto::limits::FRAME;
 use proto::peer::{Greeting, Hello, MAJOR};
@@ -19,6 +20,7 @@ use crate::fleet::{Host, PATIENCE};
 pub struct Rogue {
     trust: Arc<Trust>,
     endpoint: Endpoint,
+    platform: Platform,
     /// Its files.
     _host: Option<Host>,
 }
@@ -28,12 +30,18 @@ impl Rogue {
     pub async fn replace(mut host: Host) -> Self {
         host.stop().await;
         let trust = Trust::open(host.path(), &host.name).unwrap();
-        Self { trust, endpoint: listen(([127, 0, 0, 1], 0).into()), _host: Some(host) }
+        Self { trust, endpoint: listen(([127, 0, 0, 1], 0).into()), platform: Platform::host(), _host: Some(host) }
     }
 
     /// With the state directory of a stopped agent, at an address of its own.
     pub fn with_state(state: &Path, name: &str, address: IpAddr) -> Self {
-        Self { trust: Trust::open(state, name).unwrap(), endpoint: listen((address, 0).into()), _host: None }
+        Self { trust: Trust::open(state, name).unwrap(), endpoint: listen((address, 0).into()), platform: Platform::host(), _host: None }
+    }
+
+    /// It says that it runs this.
+    pub fn of_platform(mut self, platform: &str) -> Self {
+        self.platform = platform.parse().unwrap();
+        self
     }
 
     /// Its identity.
@@ -43,7 +51,7 @@ impl Rogue {
 
     /// Another socket of the same host.
     pub fn further(&self, address: IpAddr) -> Self {
-        Self { trust: self.trust.clone(), endpoint: listen((address, 0).into()), _host: None }
+        Self { trust: self.trust.clone(), endpoint: listen((address, 0).into()), platform: self.platform.clone(), _host: None }
     }
 
     /// Settings with which a member dials.
@@ -103,7 +111,7 @@ impl Rogue {
             capabilities: 0,
             software: "rogue".to_owned(),
             name: self.trust.name(),
-            platform: proto::Platform::host(),
+            platform: self.platform.clone(),
             store: "layout".to_owned(),
             members_epoch: self.trust.epoch(),
         }

@@ -74,7 +74,7 @@ impl<'a, S: Store> RollOut<'a, S> {
         let is_shared = members.len() > 1 || plan.on_behalf_of.is_some() || request.host_limit_bytes_per_s.is_some();
         let at_once = request.max_parallel.is_none() && request.canary.is_none();
         let wants_fan = is_shared && (!request.dry_run || plan.on_behalf_of.is_some());
-        let mut fan = || wants_fan.then(|| Fan::start(context.trust.id(), members.clone(), at_once, &mut planners));
+        let mut fan = || wants_fan.then(|| Fan::start(context.trust.id(), members.clone(), at_once, context.links.clone(), &mut planners));
         let images: Vec<(Query, Option<Fan>)> = plan.queries.into_iter().map(|query| (query, fan())).collect();
         let errand = |host: Member| {
             let send = |(query, fan): &(Query, Option<Fan>)| {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -104,18 +105,41 @@ impl Net {
         }
     }
 
-    /// A host that is not where it was: the network is asked, and the members that are connected, and the addresses that somebody
-    /// configured. `None` when nobody knows more than was tried.
+    /// A host that is not where it was: the members that are connected are asked, and the network, and then the addresses that somebody configured are
+    /// tried. `None` when nobody knows more than was tried.
     async fn find(&self, id: &HostId, tried: &[SocketAddr]) -> Option<Result<Peer, NetError>> {
-        tokio::join!(self.peers.look_for(id), self.ask_around(id));
-        let mut found = self.peers.addresses(id);
-        found.extend(self.peers.fixed().await);
+        let mut tried = tried.to_vec();
+        let mut looking = pin!(self.peers.look_for(id));
+        // Whoever knows it first is enough: the network takes a second or two to answer.
+        let (told, looked) = tokio::select! {
+            told = self.ask_around(id, &tried) => (told, false),
+            () = &mut looking => (true, true),
+        };
+        let result = if told { self.dial_new(id, self.peers.addresses(id), &mut tried).await } else { None };
+        match result {
+            Some(Err(error)) if !error.is_passing() => Some(Err(error)),
+            Some(Ok(peer)) => Some(Ok(peer)),
+            result => {
+                if !looked {
+                    looking.await;
+                }
+                let mut found = self.peers.addresses(id);
+                found.extend(self.peers.fixed().await);
+                self.dial_new(id, found, &mut tried).await.or(result)
+            }
+        }
+    }
+
+    /// Dials those addresses that were not tried yet. `None`: there are none.
+    async fn dial_new(&self, id: &HostId, mut found: Vec<SocketAddr>, tried: &mut Vec<SocketAddr>) -> Option<Result<Peer, NetError>> {
         found.retain(|address| !tried.contains(address));
+        tried.extend(&found);
         if found.is_empty() { None } else { Some(self.dial_any(id, found).await) }
     }
 
-    /// Asks the connected members where another one is. What they say is a hint like any other.
-    async fn ask_around(&self, id: &HostId) {
+    /// Asks the connected members where another one is, until one of them names an address that was not tried yet; whether one does. What they say is a
+    /// hint like any other.
+    async fn ask_around(&self, id: &HostId, tried: &[SocketAddr]) -> bool {
         let mut asked = JoinSet::new();
         for peer in self.alive() {
             let request = Request::Where(*id);
@@ -126,9 +150,14 @@ impl Net {
         }
         while let Some(answer) = asked.join_next().await {
             if let Ok(Some(Ok(Answer::Where(addresses)))) = answer {
+                let is_new = addresses.iter().any(|address| !tried.contains(address));
                 self.peers.announced(*id, addresses);
+                if is_new {
+                    return true;
+                }
             }
         }
+        false
     }
 
     /// Finds out who answers at the configured addresses that no connection leads to.

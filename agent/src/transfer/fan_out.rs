@@ -1,13 +1,13 @@
 //! A fan-out: at the host that starts it, the plan of who reads from whom; at a host that receives, a session that others read from.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use proto::job::{JobId, Share, Sources, Trouble};
 use proto::limits::JOBS_PER_HOST;
 use proto::peer::{Answer, Refusal, Request};
-use proto::session::chain::Chain;
+use proto::session::{Chain, Links};
 use proto::{Digest, HostId};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, watch};
@@ -68,8 +68,8 @@ pub struct Fan {
 
 impl Fan {
     /// A fan-out to these hosts; the plan runs in `tasks` until all who have a clone of it are gone. `at_once`: all begin together, and a host that
-    /// cannot be reached may come later, while others are under way.
-    pub fn start(head: HostId, members: Vec<HostId>, at_once: bool, tasks: &mut JoinSet<()>) -> Self {
+    /// cannot be reached may come later, while others are under way. It begins with what `links` knows, and adds to it.
+    pub fn start(head: HostId, members: Vec<HostId>, at_once: bool, links: Arc<Mutex<Links>>, tasks: &mut JoinSet<()>) -> Self {
         let mut id = [0; 16];
         // Names a job among those of one host; without random numbers no connection would be possible.
         let _ = SystemRandom::new().fill(&mut id);
@@ -81,6 +81,7 @@ impl Fan {
             expected,
             began: Instant::now(),
             gathering: None,
+            links,
             chains: HashMap::new(),
             peers: HashMap::new(),
             words: 0,
@@ -99,6 +100,7 @@ struct Planner {
     expected: usize,
     began: Instant,
     gathering: Option<Instant>,
+    links: Arc<Mutex<Links>>,
     /// By what their hosts receive: whoever gets something else is of no use to them.
     chains: HashMap<Digest, Chain>,
     peers: HashMap<HostId, Peer>,
@@ -119,6 +121,8 @@ impl Planner {
                 Some(Ok((host, heard))) = self.telling.join_next() => self.told(&host, heard),
             }
         }
+        let now_ms = self.now_ms();
+        self.chains.values().for_each(|chain| chain.teach(&mut links(&self.links), now_ms));
         for (_, peer) in std::mem::take(&mut self.peers) {
             self.telling.spawn(ask(peer, Request::EndJob(self.id), END_MS));
         }
@@ -132,14 +136,19 @@ impl Planner {
         }
     }
 
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
     fn hear(&mut self, news: News) {
-        let now_ms = self.began.elapsed().as_millis() as u64;
+        let now_ms = self.now_ms();
+        let known = || links(&self.links).clone();
         // A chain ignores whoever is not in it.
         let chains = self.chains.values_mut();
         match news {
             News::Joined { peer, root, size_bytes, missing_bytes } => {
                 self.gathering.get_or_insert_with(Instant::now);
-                let chain = self.chains.entry(root).or_insert_with(|| Chain::new(self.head, size_bytes));
+                let chain = self.chains.entry(root).or_insert_with(|| Chain::new(self.head, size_bytes, known()));
                 chain.join(peer.id(), missing_bytes, now_ms);
                 self.peers.insert(peer.id(), peer);
                 self.plan();
@@ -154,7 +163,7 @@ impl Planner {
                     self.plan();
                 }
             }
-            News::Done(host) => chains.for_each(|chain| chain.done(&host)),
+            News::Done(host) => chains.for_each(|chain| chain.done(&host, now_ms)),
             News::Gone(host) => {
                 chains.for_each(|chain| chain.gone(&host));
                 self.plan();
@@ -164,7 +173,7 @@ impl Planner {
 
     /// Tells those whose sources have changed.
     fn plan(&mut self) {
-        let now_ms = self.began.elapsed().as_millis() as u64;
+        let now_ms = self.now_ms();
         let Some(gathering) = self.gathering else { return };
         if self.peers.len() >= self.expected || gathering.elapsed() >= GATHER {
             self.chains.values_mut().for_each(|chain| chain.start(now_ms));
@@ -179,6 +188,10 @@ impl Planner {
             self.telling.spawn(ask(peer.clone(), Request::Sources(sources), ASK_MS));
         }
     }
+}
+
+fn links(links: &Mutex<Links>) -> MutexGuard<'_, Links> {
+    links.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Which host it was, and whether it has heard.
@@ -201,9 +214,8 @@ pub(super) async fn receive_share<S: Store>(context: Arc<Context<S>>, peer: Peer
         return stream.flush().await;
     };
     let Share { offer, job: id, members, on_behalf_of, limit_bytes_per_s } = share;
-    let known = context.trust.members();
-    let is_known = |host: &HostId| known.as_ref().is_some_and(|list| list.by_id(host).is_some());
-    let members = members.into_iter().filter(|host| *host != context.trust.id() && is_known(host)).collect();
+    // Whoever is not in the fleet cannot connect. A host that has just joined may be in our list only when it does.
+    let members = members.into_iter().filter(|host| *host != context.trust.id()).collect();
     let mut fan_out = FanOut { id, members, on_behalf_of, job: None };
     let dry_run = offer.dry_run;
     let limit = limit_bytes_per_s.map(|bytes_per_s| Arc::new(Limit::new(bytes_per_s)));

@@ -19,9 +19,10 @@ mod serve;
 mod share;
 mod sharing;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use proto::peer::Refusal;
+use proto::session::Links;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +65,8 @@ pub struct Context<S> {
     pub offers: Offers,
     /// Fan-outs that this host takes part in.
     pub jobs: Jobs,
+    /// What fan-outs have shown of the links to other hosts.
+    pub links: Arc<Mutex<Links>>,
     /// Running and recent transfers.
     pub transfers: Transfers,
     /// Takes what peers ask this host to send.

@@ -30,8 +30,9 @@ use crate::store::{Import, Imported, Ingest, Store, StoreError};
 /// How often the other side and the client are told how far it is.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
-/// The same in a fan-out, whose plan depends on it: a slow host holds up all who read from it until it is seen to be slow.
-const REPORT_SHARED_EVERY: Duration = Duration::from_millis(100);
+/// The same when a fan-out begins, and for how long that is: a slow host holds up all who read from it until it is seen to be slow.
+const REPORT_FIRST_EVERY: Duration = Duration::from_millis(100);
+const REPORT_FIRST_FOR: Duration = Duration::from_secs(3);
 
 /// What goes wrong with sources before anybody was told.
 const TROUBLES: usize = 16;
@@ -165,8 +166,8 @@ impl<'a, S: Store> Session<'a, S> {
             Err(refusal) => Input::Failed(refusal),
         };
         self.tell(first);
-        let is_shared = self.interest.fan_out.is_some();
-        let mut report = tokio::time::interval(if is_shared { REPORT_SHARED_EVERY } else { REPORT_EVERY });
+        let first = if self.interest.fan_out.is_some() { REPORT_FIRST_FOR } else { Duration::ZERO };
+        let (mut report, began) = (tokio::time::interval(REPORT_FIRST_EVERY), Instant::now());
         loop {
             while let Some(action) = self.machine.poll() {
                 if let Action::Finish(result) = action {
@@ -179,7 +180,10 @@ impl<'a, S: Store> Session<'a, S> {
                     Ok(outcome) => self.take(outcome),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
-                _ = report.tick() => self.report(stream).await,
+                _ = report.tick() => {
+                    self.report(stream).await;
+                    report.reset_after(if began.elapsed() < first { REPORT_FIRST_EVERY } else { REPORT_EVERY });
+                }
                 Some(trouble) = self.troubles.1.recv() => drop(stream.send(&Answer::Trouble(trouble)).await),
                 () = renewed(self.sharing.as_ref()), if !self.committing => self.tell(Input::Failed(Refusal::Cancelled)),
                 has_finished = stream.given_up(), if !self.committing && self.orphaned.is_none() => self.lost(has_finished),

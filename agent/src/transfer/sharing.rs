@@ -22,7 +22,7 @@ use crate::sys;
 /// A source that was lost is left alone for so long.
 const REST: Duration = Duration::from_secs(5);
 /// One that has not got a blob is not asked for it again for so long.
-const LACK: Duration = Duration::from_secs(15);
+const LACK: Duration = Duration::from_secs(5);
 /// What a source that is not the best one any more may still take to finish what it was asked for.
 const PARTING: Duration = Duration::from_millis(400);
 /// How long the head's first word on where to read is waited for; without it, the head itself is read from.

@@ -4,8 +4,10 @@
 //! A host that falls behind the one it reads from, at less than half of its pace, goes to the end, where it delays nobody but those that are
 //! slower still. A host that has failed or lied is read from by nobody. Time comes in from outside.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
+use super::Links;
 use crate::HostId;
 use crate::job::{Fault, Trouble};
 
@@ -55,6 +57,9 @@ const TRIAL_AGAIN_MS: u64 = 10_000;
 /// When another one is tried although nobody seems to be slow.
 const TRIAL_SELDOM_MS: u64 = 60_000;
 
+/// Who has received for a shorter time says nothing of its link.
+const LEARN_MS: u64 = 2_000;
+
 /// The plan of a fan-out, at the host that started it.
 #[derive(Debug)]
 pub struct Chain {
@@ -68,6 +73,7 @@ pub struct Chain {
     told: HashMap<HostId, Vec<HostId>>,
     started_ms: Option<u64>,
     trial: Trial,
+    links: Links,
 }
 
 /// The search for a first host that is not slow.
@@ -83,10 +89,14 @@ struct Trial {
     /// For a while the head serves both, the one before and the one that is tried: when that was, and what it had sent by then.
     both: Option<(u64, u64)>,
     both_bytes_per_s: Option<u64>,
+    /// The last one brought nothing.
+    in_vain: bool,
 }
 
 #[derive(Debug)]
 struct Host {
+    joined_ms: u64,
+    done_ms: Option<u64>,
     /// When it joined.
     had_bytes: u64,
     have_bytes: u64,
@@ -98,6 +108,8 @@ struct Host {
     moved_ms: u64,
     moved_bytes: u64,
     lags_since_ms: Option<u64>,
+    /// It was seen with its source when that was fast, and not only because neither had received much.
+    has_kept_up: bool,
     /// When somebody last said that it was lost.
     lost_ms: Option<u64>,
     pace: Pace,
@@ -146,8 +158,8 @@ impl Host {
 }
 
 impl Chain {
-    /// A fan-out of an image of so many bytes from `head`, to hosts that are yet to answer.
-    pub fn new(head: HostId, size_bytes: u64) -> Self {
+    /// A fan-out of an image of so many bytes from `head`, to hosts that are yet to answer. `links`: what is known from earlier ones.
+    pub fn new(head: HostId, size_bytes: u64, links: Links) -> Self {
         Self {
             head,
             size_bytes,
@@ -158,14 +170,18 @@ impl Chain {
             told: HashMap::new(),
             started_ms: None,
             trial: Trial::default(),
+            links,
         }
     }
 
-    /// A host has said what it lacks. Before the start it finds its place by that: who has more can give more. Later it comes last.
+    /// A host has said what it lacks. Before the start it finds its place by that: who has more can give more, unless it is known to be slow. Later
+    /// it comes last.
     pub fn join(&mut self, host: HostId, missing_bytes: u64, now_ms: u64) {
         let have_bytes = self.size_bytes.saturating_sub(missing_bytes);
         let state = if missing_bytes == 0 { State::Done } else { State::Receiving };
         let known = Host {
+            joined_ms: now_ms,
+            done_ms: None,
             had_bytes: have_bytes,
             have_bytes,
             from_head_bytes: 0,
@@ -174,8 +190,9 @@ impl Chain {
             moved_ms: now_ms,
             moved_bytes: have_bytes,
             lags_since_ms: None,
+            has_kept_up: false,
             lost_ms: None,
-            pace: Pace::Fit,
+            pace: self.links.slow_bytes_per_s(&host).map_or(Pace::Fit, Pace::Slow),
             state,
         };
         self.hosts.insert(host, known);
@@ -193,8 +210,12 @@ impl Chain {
         }
         self.started_ms = Some(now_ms);
         (self.trial.due_ms, self.trial.again_ms) = (now_ms + TRIAL_MS, TRIAL_AGAIN_MS);
-        let have = |host: &HostId| std::cmp::Reverse(self.hosts.get(host).map_or(0, |host| host.have_bytes));
-        self.order.sort_by_key(have);
+        let place = |host: &HostId| {
+            let known = &self.hosts[host];
+            let slow = if let Pace::Slow(bytes_per_s) = known.pace { Some(Reverse(bytes_per_s)) } else { None };
+            (slow, Reverse(known.have_bytes))
+        };
+        self.order.sort_by_key(place);
     }
 
     /// So much of what a host lacked has travelled.
@@ -223,9 +244,9 @@ impl Chain {
     }
 
     /// A host has the image.
-    pub fn done(&mut self, host: &HostId) {
+    pub fn done(&mut self, host: &HostId, now_ms: u64) {
         if let Some(known) = self.hosts.get_mut(host) {
-            (known.state, known.have_bytes) = (State::Done, self.size_bytes);
+            (known.state, known.have_bytes, known.done_ms) = (State::Done, self.size_bytes, Some(now_ms));
         }
     }
 
@@ -256,6 +277,18 @@ impl Chain {
         }
         self.move_to_end(&trouble.source, None);
         true
+    }
+
+    /// What this one has shown of links, for those that come after it.
+    pub fn teach(&self, links: &mut Links, now_ms: u64) {
+        let Some(started_ms) = self.started_ms else { return };
+        let pace = |(id, host): (&HostId, &Host)| {
+            let elapsed_ms = host.done_ms.unwrap_or(now_ms).saturating_sub(host.joined_ms.max(started_ms));
+            let is_long = elapsed_ms >= LEARN_MS && host.state != State::Gone;
+            is_long.then(|| (*id, (host.have_bytes - host.had_bytes) * 1000 / elapsed_ms))
+        };
+        let paces: Vec<_> = self.hosts.iter().filter_map(pace).collect();
+        links.learn(&paces, self.trial.in_vain);
     }
 
     /// What is to be told to whom now: hosts whose sources are others than they were told last.
@@ -319,15 +352,23 @@ impl Chain {
     fn try_the_next(&mut self, now_ms: u64) {
         let Some(first) = self.order.iter().position(|host| self.is_receiving(host)) else { return };
         let pace = self.hosts[&self.order[first]].bytes_per_s.unwrap_or(0);
+        if self.trial.tried.is_empty() && self.links.is_good(pace) {
+            self.trial.due_ms = now_ms + TRIAL_SELDOM_MS;
+            return;
+        }
         let was_tried = self.trial.tried.last().is_some_and(|before| *before != self.order[first]);
+        if was_tried && pace < self.trial.before_bytes_per_s / 2 {
+            return self.take_back(first, pace, now_ms);
+        }
         if was_tried && !is_faster(pace, self.trial.before_bytes_per_s) {
             // It is no faster than the one before it was. When both together got no more than one, the link of the head is the limit.
             let is_limit = self.trial.both_bytes_per_s.is_some_and(|both| !is_faster(both, self.trial.before_bytes_per_s));
             let again_ms = if is_limit { TRIAL_SELDOM_MS } else { self.trial.again_ms };
             (self.trial.due_ms, self.trial.again_ms) = (now_ms + again_ms, (self.trial.again_ms * 2).min(TRIAL_SELDOM_MS));
-            self.trial.tried = vec![];
+            (self.trial.tried, self.trial.in_vain) = (vec![], true);
             return;
         }
+        self.trial.in_vain = false;
         let before = self.trial.tried.last().copied().filter(|_| was_tried && pace / 2 > self.trial.before_bytes_per_s);
         if let Some(slow) = before {
             // It held up everybody.
@@ -341,6 +382,18 @@ impl Chain {
         let Some(next) = self.order.iter().position(is_next) else { return };
         let host = self.order.remove(next);
         self.order.insert(first, host);
+    }
+
+    /// The one that was tried is the slow one: it goes behind the one before it, and when it is much slower, behind all.
+    fn take_back(&mut self, first: usize, pace: u64, now_ms: u64) {
+        let slow = self.order.remove(first);
+        let before = self.order.iter().position(|host| self.trial.tried.last() == Some(host));
+        self.order.insert(before.map_or(first, |before| before + 1), slow);
+        if pace < self.trial.before_bytes_per_s / 4 {
+            self.move_to_end(&slow, Some(pace));
+        }
+        self.trial.tried = vec![];
+        self.trial.due_ms = now_ms + self.trial.again_ms;
     }
 
     /// After a change of the first host the head serves both for a moment.
@@ -360,12 +413,12 @@ impl Chain {
 
     fn demote_the_slow(&mut self, now_ms: u64) {
         let best = self.hosts.values().filter_map(|host| host.bytes_per_s).max();
+        let behind_bytes = BEHIND_BYTES.max(self.size_bytes / BEHIND_SHARE);
         let lags = |pair: &[HostId]| {
             let (source, host) = (&self.hosts[&pair[0]], &self.hosts[&pair[1]]);
             let settled = host.is_settled(now_ms) && source.is_settled(now_ms);
             // One that has everything counts with the pace at which it got that.
             let pace = source.bytes_per_s.or(best);
-            let behind_bytes = BEHIND_BYTES.max(self.size_bytes / BEHIND_SHARE);
             let is_behind = source.have_bytes > host.have_bytes + behind_bytes;
             let paces = host.pace_now(now_ms).zip(pace);
             let is_slow = paces.filter(|(host, source)| *host < source / 2).map(|(pace, _)| (pair[1], pace));
@@ -376,12 +429,15 @@ impl Chain {
         let mut slow = vec![];
         for (id, host) in &mut self.hosts {
             let Some(pace) = lagging.get(id) else {
+                // Behind a slow one, nothing is known of it.
+                let is_fast = host.bytes_per_s >= best.map(|best| best / 2);
+                host.has_kept_up |= is_fast && host.have_bytes - host.had_bytes > 4 * behind_bytes;
                 host.lags_since_ms = None;
                 continue;
             };
             let since_ms = *host.lags_since_ms.get_or_insert(now_ms);
             // Who has kept up before may have to catch up for a moment.
-            let patience_ms = if host.moved_bytes == host.had_bytes { 0 } else { PATIENCE_MS };
+            let patience_ms = if host.has_kept_up || host.moved_bytes > host.had_bytes { PATIENCE_MS } else { 0 };
             if now_ms >= since_ms + patience_ms {
                 slow.push((*id, *pace));
             }
@@ -392,8 +448,8 @@ impl Chain {
         }
     }
 
-    /// `pace`: at which it fell behind. The first time only behind all that are not known to be slow, because it may have been its source's fault;
-    /// then behind all that are not as slow.
+    /// `pace`: at which it fell behind; `None`: it was lost. The first time it does not go behind those that are known to be slow, because it may have
+    /// been its source's fault, nor, if it has kept up before, behind those that never have; then behind all that are not as slow.
     fn move_to_end(&mut self, host: &HostId, pace: Option<u64>) {
         let Some(position) = self.order.iter().position(|known| known == host) else { return };
         let Some(known) = self.hosts.get_mut(host) else { return };
@@ -402,10 +458,11 @@ impl Chain {
             (_, Some(pace)) => known.pace = Pace::Slow(pace),
             (_, None) => {}
         }
-        let pace = known.pace;
+        let (pace, has_kept_up) = (known.pace, known.has_kept_up);
         let is_behind = |other: &&HostId| match (self.hosts[*other].pace, pace) {
             (Pace::Slow(other), Pace::Slow(rate)) => other < rate,
             (Pace::Slow(_), _) => true,
+            (Pace::Doubtful, Pace::Doubtful) => has_kept_up && !self.hosts[*other].has_kept_up,
             _ => false,
         };
         let place = self.order.len() - 1 - self.order.iter().filter(|other| *other != host).filter(is_behind).count();

@@ -30,9 +30,14 @@ fn id(number: usize) -> HostId {
 }
 
 /// Runs until every living host has the image; returns the hosts and what the head has sent.
-fn run(mut hosts: Vec<Simulated>, most_ms: u64) -> (Vec<Simulated>, u64) {
+fn run(hosts: Vec<Simulated>, most_ms: u64) -> (Vec<Simulated>, u64) {
+    run_again(hosts, most_ms, &mut Links::default())
+}
+
+/// The same after others, from which `links` are known.
+fn run_again(mut hosts: Vec<Simulated>, most_ms: u64, links: &mut Links) -> (Vec<Simulated>, u64) {
     let head = id(usize::MAX);
-    let mut chain = Chain::new(head, SIZE);
+    let mut chain = Chain::new(head, SIZE, links.clone());
     let mut egress_bytes = 0;
     for host in &hosts {
         chain.join(host.id, SIZE - host.have_bytes, 0);
@@ -85,7 +90,7 @@ fn run(mut hosts: Vec<Simulated>, most_ms: u64) -> (Vec<Simulated>, u64) {
             }
             if hosts[i].have_bytes == SIZE {
                 hosts[i].done_ms = Some(now_ms);
-                chain.done(&hosts[i].id);
+                chain.done(&hosts[i].id, now_ms);
             } else if now_ms % PLAN_MS == 0 {
                 chain.progress(&hosts[i].id, hosts[i].have_bytes - hosts[i].had_bytes, now_ms);
                 chain.from_head(&hosts[i].id, hosts[i].from_head_bytes);
@@ -95,6 +100,7 @@ fn run(mut hosts: Vec<Simulated>, most_ms: u64) -> (Vec<Simulated>, u64) {
             chain.gone(&host.id);
         }
         if hosts.iter().all(|host| host.done_ms.is_some() || !alive(host)) {
+            chain.teach(links, now_ms);
             break;
         }
     }
@@ -144,6 +150,26 @@ fn one_slow_host_delays_nobody_wherever_it_stands() {
 }
 
 #[test]
+fn what_one_fan_out_has_shown_the_next_one_need_not_find_out() {
+    let hosts = |position: usize| {
+        let mut hosts: Vec<Simulated> = (0..16).map(ordinary).collect();
+        hosts[position].link = LINK / 10;
+        hosts
+    };
+    for position in [0, 1, 5, 15] {
+        let mut links = Links::default();
+        run_again(hosts(position), 200_000, &mut links);
+        let (again, egress_bytes) = run_again(hosts(position), 200_000, &mut links);
+        let others = slowest_ms(again.iter().filter(|host| host.link == LINK));
+        assert!(others <= 10_000 + 16 * STEP_MS + PLAN_MS, "slow at {position}: {others} ms");
+        assert!(egress_bytes <= SIZE * 1005 / 1000, "{egress_bytes}");
+        // It is slow no more.
+        run_again((0..16).map(ordinary).collect(), 200_000, &mut links);
+        assert_eq!(links.slow_bytes_per_s(&id(position)), None);
+    }
+}
+
+#[test]
 fn what_some_have_comes_from_them() {
     let mut hosts: Vec<Simulated> = (0..5).map(ordinary).collect();
     for host in hosts.iter_mut().skip(2) {
@@ -176,7 +202,7 @@ fn five_hundred_hosts_of_which_some_die_some_are_slow_and_one_lies() {
 
 #[test]
 fn a_late_host_comes_last_and_a_gone_one_is_nobodys_source() {
-    let mut chain = Chain::new(id(99), SIZE);
+    let mut chain = Chain::new(id(99), SIZE, Links::default());
     for number in 0..3 {
         chain.join(id(number), SIZE, 0);
     }
@@ -193,7 +219,7 @@ fn a_late_host_comes_last_and_a_gone_one_is_nobodys_source() {
 /// When a third host is first, if all receive at the same pace, and the head has sent so many bytes a second while it served two of them.
 fn third_first_ms(both: u64) -> Option<u64> {
     const PACE: u64 = LINK / 10;
-    let mut chain = Chain::new(id(99), SIZE);
+    let mut chain = Chain::new(id(99), SIZE, Links::default());
     for number in 0..4 {
         chain.join(id(number), SIZE, 0);
     }
@@ -233,8 +259,32 @@ fn where_the_head_could_send_more_another_host_is_tried_soon() {
 }
 
 #[test]
+fn a_host_that_is_slow_when_it_is_tried_does_not_stay_first() {
+    let mut chain = Chain::new(id(99), SIZE, Links::default());
+    for number in 0..3 {
+        chain.join(id(number), SIZE, 0);
+    }
+    chain.start(0);
+    let (mut first, mut firsts, mut have_bytes) = (id(99), vec![], 0);
+    for now_ms in (0..3_000).step_by(PLAN_MS as usize) {
+        for (host, sources) in chain.changes(now_ms) {
+            if sources[0] == id(99) {
+                first = host;
+                firsts.push(host);
+            }
+        }
+        // Whatever its reasons: from now on it is slow, and all behind it with it.
+        let pace = if first == id(1) { LINK / 10 } else { LINK };
+        have_bytes += pace * PLAN_MS / 1000;
+        (0..3).for_each(|number| chain.progress(&id(number), have_bytes, now_ms));
+    }
+    assert_eq!(firsts, [id(0), id(1), id(0)]);
+    assert_eq!(chain.order.last(), Some(&id(1)));
+}
+
+#[test]
 fn a_source_that_is_lost_goes_to_the_end_at_once_and_a_liar_is_named_no_more() {
-    let mut chain = Chain::new(id(99), SIZE);
+    let mut chain = Chain::new(id(99), SIZE, Links::default());
     for number in 0..3 {
         chain.join(id(number), SIZE, 0);
     }

@@ -5,10 +5,12 @@
 //! the image is complete. The sender answers, and follows what it is told.
 
 pub mod chain;
+pub mod links;
 pub mod receive;
 pub mod send;
 
 pub use chain::Chain;
+pub use links::Links;
 pub use receive::Receive;
 pub use send::Send;
 
