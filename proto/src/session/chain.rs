@@ -24,8 +24,9 @@ const SETTLE_MS: u64 = 250;
 /// The same later, when its source has been busy with others and the link is full.
 const SETTLE_AGAIN_MS: u64 = 1_000;
 
-/// How long a host may be behind that has kept up before.
+/// How long a host may be behind that has kept up before, and one that stood behind a slow one until now and has to catch up.
 const PATIENCE_MS: u64 = 1_500;
+const PATIENCE_FIRST_MS: u64 = 500;
 
 /// How long it may take until the first byte comes from there.
 const REACH_MS: u64 = 1_500;
@@ -107,6 +108,8 @@ struct Host {
     bytes_per_s: Option<u64>,
     moved_ms: u64,
     moved_bytes: u64,
+    /// How often its source has changed; the first one counts.
+    moves: u32,
     lags_since_ms: Option<u64>,
     /// It was seen with its source when that was fast, and not only because neither had received much.
     has_kept_up: bool,
@@ -189,6 +192,7 @@ impl Chain {
             bytes_per_s: None,
             moved_ms: now_ms,
             moved_bytes: have_bytes,
+            moves: 0,
             lags_since_ms: None,
             has_kept_up: false,
             lost_ms: None,
@@ -436,8 +440,11 @@ impl Chain {
                 continue;
             };
             let since_ms = *host.lags_since_ms.get_or_insert(now_ms);
-            // Who has kept up before may have to catch up for a moment.
-            let patience_ms = if host.has_kept_up || host.moved_bytes > host.had_bytes { PATIENCE_MS } else { 0 };
+            let patience_ms = match host.moves {
+                _ if host.has_kept_up || host.moved_bytes > host.had_bytes => PATIENCE_MS,
+                0 | 1 => 0,
+                _ => PATIENCE_FIRST_MS,
+            };
             if now_ms >= since_ms + patience_ms {
                 slow.push((*id, *pace));
             }
@@ -477,6 +484,7 @@ impl Chain {
     fn moved(&mut self, host: &HostId, now_ms: u64) {
         if let Some(host) = self.hosts.get_mut(host) {
             (host.moved_ms, host.moved_bytes, host.lags_since_ms) = (now_ms, host.have_bytes, None);
+            host.moves = host.moves.saturating_add(1);
             (host.bytes_per_s, host.mark) = (None, (now_ms, host.have_bytes));
         }
     }

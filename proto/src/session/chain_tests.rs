@@ -194,9 +194,9 @@ fn five_hundred_hosts_of_which_some_die_some_are_slow_and_one_lies() {
     let (hosts, egress_bytes) = run(hosts, 600_000);
     let living = || hosts.iter().filter(|host| host.dies_ms.is_none());
     assert!(living().all(|host| host.done_ms.is_some()), "every living host has it");
-    // Behind a slow host all are slow: each of the hundred is found when those before it have gone, in less than half a second.
+    // Behind a slow host all are slow: each of the hundred is found when those before it have gone, in less than a second.
     let fast_ms = slowest_ms(living().filter(|host| host.link == LINK));
-    assert!(fast_ms <= 10_000 + 100 * 450, "the fast ones: {fast_ms} ms");
+    assert!(fast_ms <= 10_000 + 100 * 950, "the fast ones: {fast_ms} ms");
     assert!(egress_bytes <= SIZE * 6, "{egress_bytes}");
 }
 
