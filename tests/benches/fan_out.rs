@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::bench::{argument, median};
+use tests::bench::{argument, bits_per_s, median, split_rate};
 use tests::namespace::Lan;
 use tests::process::{self, Process};
 use tests::sample::{Recipe, archive_file};
@@ -263,24 +263,6 @@ fn name(host: usize) -> String {
 }
 
 fn tenth(rate: &str) -> String {
-    let (digits, unit) = split(rate);
+    let (digits, unit) = split_rate(rate);
     format!("{}{unit}", digits / 10)
-}
-
-fn bits_per_s(rate: &str) -> f64 {
-    let (digits, unit) = split(rate);
-    digits as f64
-        * if unit.starts_with('g') {
-            1e9
-        } else if unit.starts_with('m') {
-            1e6
-        } else {
-            1e3
-        }
-}
-
-/// `100mbit` is 100 and `mbit`.
-fn split(rate: &str) -> (u64, &str) {
-    let (digits, unit) = rate.split_at(rate.find(|c: char| !c.is_ascii_digit()).unwrap());
-    (digits.parse().unwrap(), unit)
 }

@@ -28,3 +28,20 @@ pub fn argument(name: &str) -> Option<String> {
     let mut arguments = std::env::args().skip_while(|argument| argument != name);
     arguments.next().and_then(|_| arguments.next())
 }
+
+/// What `tc` means by `100mbit`.
+pub fn bits_per_s(rate: &str) -> f64 {
+    let (digits, unit) = split_rate(rate);
+    let times = match unit.chars().next() {
+        Some('g') => 1e9,
+        Some('m') => 1e6,
+        _ => 1e3,
+    };
+    digits as f64 * times
+}
+
+/// `100mbit` is 100 and `mbit`.
+pub fn split_rate(rate: &str) -> (u64, &str) {
+    let (digits, unit) = rate.split_at(rate.find(|c: char| !c.is_ascii_digit()).unwrap());
+    (digits.parse().unwrap(), unit)
+}

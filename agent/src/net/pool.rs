@@ -105,29 +105,28 @@ impl Net {
         }
     }
 
-    /// A host that is not where it was: the members that are connected are asked, and the network, and then the addresses that somebody configured are
-    /// tried. `None` when nobody knows more than was tried.
+    /// A host that is not where it was: the members that are connected are asked, and the network, which takes a second or two; what one of them says is
+    /// tried at once. Then the addresses that somebody configured are. `None` when nobody knows more than was tried.
     async fn find(&self, id: &HostId, tried: &[SocketAddr]) -> Option<Result<Peer, NetError>> {
-        let mut tried = tried.to_vec();
-        let mut looking = pin!(self.peers.look_for(id));
-        // Whoever knows it first is enough: the network takes a second or two to answer.
-        let (told, looked) = tokio::select! {
-            told = self.ask_around(id, &tried) => (told, false),
-            () = &mut looking => (true, true),
-        };
-        let result = if told { self.dial_new(id, self.peers.addresses(id), &mut tried).await } else { None };
-        match result {
-            Some(Err(error)) if !error.is_passing() => Some(Err(error)),
-            Some(Ok(peer)) => Some(Ok(peer)),
-            result => {
-                if !looked {
-                    looking.await;
+        let (mut tried, mut failed) = (tried.to_vec(), None);
+        let mut asked = self.ask_around(id);
+        let (mut looking, mut looked) = (pin!(self.peers.look_for(id)), false);
+        loop {
+            tokio::select! {
+                () = &mut looking, if !looked => looked = true,
+                Some(answer) = asked.join_next() => {
+                    // A hint like any other.
+                    self.peers.announced(*id, answer.unwrap_or_default());
                 }
-                let mut found = self.peers.addresses(id);
-                found.extend(self.peers.fixed().await);
-                self.dial_new(id, found, &mut tried).await.or(result)
+                else => break,
+            }
+            match self.dial_new(id, self.peers.addresses(id), &mut tried).await {
+                Some(Err(error)) if error.is_passing() => failed = Some(Err(error)),
+                Some(dialled) => return Some(dialled),
+                None => {}
             }
         }
+        self.dial_new(id, self.peers.fixed().await, &mut tried).await.or(failed)
     }
 
     /// Dials those addresses that were not tried yet. `None`: there are none.
@@ -137,27 +136,20 @@ impl Net {
         if found.is_empty() { None } else { Some(self.dial_any(id, found).await) }
     }
 
-    /// Asks the connected members where another one is, until one of them names an address that was not tried yet; whether one does. What they say is a
-    /// hint like any other.
-    async fn ask_around(&self, id: &HostId, tried: &[SocketAddr]) -> bool {
+    /// Asks the connected members where another one is.
+    fn ask_around(&self, id: &HostId) -> JoinSet<Vec<SocketAddr>> {
         let mut asked = JoinSet::new();
         for peer in self.alive() {
             let request = Request::Where(*id);
             asked.spawn(async move {
                 let ask = async { peer.request(&request).await?.receive::<Answer>().await };
-                sys::deadline(ASK_TIMEOUT_MS, ask).await
+                match sys::deadline(ASK_TIMEOUT_MS, ask).await {
+                    Some(Ok(Answer::Where(addresses))) => addresses,
+                    _ => vec![],
+                }
             });
         }
-        while let Some(answer) = asked.join_next().await {
-            if let Ok(Some(Ok(Answer::Where(addresses)))) = answer {
-                let is_new = addresses.iter().any(|address| !tried.contains(address));
-                self.peers.announced(*id, addresses);
-                if is_new {
-                    return true;
-                }
-            }
-        }
-        false
+        asked
     }
 
     /// Finds out who answers at the configured addresses that no connection leads to.

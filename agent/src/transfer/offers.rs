@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use proto::hash::RangeHash;
 use proto::{Descriptor, Digest, HostId};
 use tokio::sync::OnceCell;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
 
 use super::Limit;
 use crate::store::{Held, Store, StoreError};
@@ -85,6 +87,19 @@ impl Offer {
             Err(StoreError::BlobMissing(digest)) if blob.damaged.load(Ordering::Relaxed) => Err(StoreError::Corrupt(digest)),
             hashes => hashes.cloned(),
         }
+    }
+
+    /// Has the store find the range hashes of these blobs, one after the other, for as long as the handle is kept.
+    pub(super) fn prepare<S: Store>(self: &Arc<Self>, digests: Vec<Digest>, store: Arc<S>) -> AbortOnDropHandle<()> {
+        let offer = self.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            for digest in digests {
+                // Whoever asks for the blob hears of the error.
+                if let Err(error) = offer.hashes(&digest, &*store).await {
+                    debug!(blob = %digest, %error, "no hashes");
+                }
+            }
+        }))
     }
 
     /// Waits until so many bytes may go, and counts them.

@@ -286,10 +286,13 @@ impl Chain {
     /// What this one has shown of links, for those that come after it.
     pub fn teach(&self, links: &mut Links, now_ms: u64) {
         let Some(started_ms) = self.started_ms else { return };
+        let missed_bytes = |host: &Host| self.size_bytes - host.had_bytes;
+        let most_bytes = self.hosts.values().map(missed_bytes).max().unwrap_or(0);
         let pace = |(id, host): (&HostId, &Host)| {
             let elapsed_ms = host.done_ms.unwrap_or(now_ms).saturating_sub(host.joined_ms.max(started_ms));
-            let is_long = elapsed_ms >= LEARN_MS && host.state != State::Gone;
-            is_long.then(|| (*id, (host.have_bytes - host.had_bytes) * 1000 / elapsed_ms))
+            // Who lacked little waited for the others.
+            let is_telling = elapsed_ms >= LEARN_MS && host.state != State::Gone && missed_bytes(host) > most_bytes / 2;
+            is_telling.then(|| (*id, (host.have_bytes - host.had_bytes) * 1000 / elapsed_ms))
         };
         let paces: Vec<_> = self.hosts.iter().filter_map(pace).collect();
         links.learn(&paces, self.trial.in_vain);

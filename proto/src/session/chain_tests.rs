@@ -170,6 +170,18 @@ fn what_one_fan_out_has_shown_the_next_one_need_not_find_out() {
 }
 
 #[test]
+fn who_lacks_little_or_nothing_is_not_slow() {
+    let mut hosts: Vec<Simulated> = (0..4).map(ordinary).collect();
+    (hosts[0].had_bytes, hosts[0].have_bytes) = (SIZE, SIZE);
+    hosts[0].done_ms = Some(0);
+    (hosts[1].had_bytes, hosts[1].have_bytes) = (SIZE / 10 * 9, SIZE / 10 * 9);
+    let mut links = Links::default();
+    run_again(hosts, 60_000, &mut links);
+    assert!((0..4).all(|number| links.slow_bytes_per_s(&id(number)).is_none()), "{links:?}");
+    assert!(links.is_good(LINK));
+}
+
+#[test]
 fn what_some_have_comes_from_them() {
     let mut hosts: Vec<Simulated> = (0..5).map(ordinary).collect();
     for host in hosts.iter_mut().skip(2) {

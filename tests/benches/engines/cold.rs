@@ -1,8 +1,8 @@
-//! A large image that the receiver has nothing of, over a link of 1 Gbit/s, and what it takes of both agents.
+//! A large image that the receiver has nothing of, over a link of 1 Gbit/s or another rate, and what it takes of both agents.
 
 use std::path::Path;
 
-use tests::bench::{ROUNDS, median, seconds};
+use tests::bench::{ROUNDS, argument, bits_per_s, median, seconds};
 use tests::namespace::Lan;
 use tests::process::Process;
 
@@ -18,13 +18,11 @@ const PAIRS: [[Kind; 2]; 4] = [
     [Kind::Containerd, Kind::Containerd],
     [Kind::DockerOnContainerd, Kind::DockerOnContainerd],
 ];
-/// Bytes in a second.
-const LINK: f64 = 125e6;
-
 /// What sends came to.
 #[derive(Default)]
 struct Cost {
     load: Vec<f64>,
+    piped: Vec<f64>,
     send: Vec<f64>,
     ssh: Vec<f64>,
     idle: Vec<f64>,
@@ -34,10 +32,12 @@ struct Cost {
 
 pub(crate) fn measure(mib: usize) {
     let lan = Lan::new(2);
+    let rate = argument("--rate").unwrap_or_else(|| "1gbit".to_owned());
     if let Some(lan) = &lan {
-        (1..=2).for_each(|host| lan.shape(host, "1gbit"));
+        (1..=2).for_each(|host| lan.shape(host, &rate));
     }
-    let how = if lan.is_some() { "over a link of 1 Gbit/s" } else { "over loopback" };
+    let how = if lan.is_some() { format!("over a link of {rate}") } else { "over loopback".to_owned() };
+    let bytes_per_s = bits_per_s(&rate) / 8.0;
     let shapes =
         [("one large layer among six", large as fn(&mut Files, usize) -> Vec<Layer>, &PAIRS[..]), ("ten equal layers", even, &PAIRS[..1])];
     for (shape, make, pairs) in shapes {
@@ -50,19 +50,21 @@ pub(crate) fn measure(mib: usize) {
         let path = directory.path().join("archive.tar");
         archive(&path, "demo:cold", &make(&mut Files::new(), mib).iter().collect::<Vec<_>>(), 0);
         let bytes = path.metadata().unwrap().len() as f64;
-        beside("limit: its bytes at 1 Gbit/s", time(bytes / LINK));
+        beside(&format!("limit: its bytes at {rate}"), time(bytes / bytes_per_s));
         for pair in wanted {
-            measure_pair(pair, &path, bytes, lan.as_ref());
+            measure_pair(pair, &path, [bytes, bytes_per_s], lan.as_ref());
         }
     }
 }
 
-fn measure_pair(pair: [Kind; 2], path: &Path, bytes: f64, lan: Option<&Lan>) {
+fn measure_pair(pair: [Kind; 2], path: &Path, [bytes, bytes_per_s]: [f64; 2], lan: Option<&Lan>) {
     let (Some(one), Some(two)) = (pair[0].start(), pair[1].start()) else { return };
     one.load(path);
     let mut cost = Cost::default();
     for _ in 0..ROUNDS {
         cost.load.push(seconds(|| two.load(path)));
+        two.clear();
+        cost.piped.push(seconds(|| two.load_at(path, bytes_per_s)));
         two.clear();
         send(&one, &two, bytes, lan, &mut cost);
         two.clear();
@@ -74,11 +76,12 @@ fn measure_pair(pair: [Kind; 2], path: &Path, bytes: f64, lan: Option<&Lan>) {
         two.clear();
     }
     let (load, send) = (median(cost.load), median(cost.send));
-    let limit = load.max(bytes / LINK);
+    let limit = load.max(bytes / bytes_per_s);
     beside(&format!("{} → {}: imgctl send, ready to run", pair[0].name(), pair[1].name()), time(send));
     if !cost.ssh.is_empty() {
         beside("  docker save | ssh docker load, on loopback, where nothing limits it", time(median(cost.ssh)));
     }
+    beside("  the engine's own load, of bytes that come from nowhere at the rate of the link", time(median(cost.piped)));
     beside("  limit: the engine's own load of a file with it", time(load));
     at_most("  over the larger of load and link", send / limit, 1.15, " ×");
     for (side, cpu) in ["sender", "receiver"].iter().zip(cost.cpu) {

@@ -1,8 +1,10 @@
 //! Hosts: an engine, and an agent that is started for it.
 
-use std::io::BufReader;
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tests::bench::argument;
 use tests::engine::containerd::{Containerd, DockerOnContainerd};
@@ -96,33 +98,58 @@ impl Engine {
         }
     }
 
+    /// The engine reads an archive that comes at so many bytes in a second.
+    pub(crate) fn load_at(&self, archive: &Path, bytes_per_s: f64) {
+        let mut loading = self.piped(&["load"], &["images", "import", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut archive = File::open(archive).unwrap();
+        let mut engine = loading.stdin.take().unwrap();
+        let (mut block, mut written_bytes, start) = (vec![0; 1 << 20], 0, Instant::now());
+        loop {
+            let read_bytes = archive.read(&mut block).unwrap();
+            if read_bytes == 0 {
+                break;
+            }
+            written_bytes += read_bytes;
+            let due = start + Duration::from_secs_f64(written_bytes as f64 / bytes_per_s);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            engine.write_all(&block[..read_bytes]).unwrap();
+        }
+        drop(engine);
+        assert!(loading.wait().unwrap().success());
+    }
+
     /// The engine writes an archive, which nobody keeps.
     pub(crate) fn save(&self, image: &str) {
+        let name = format!("docker.io/library/{image}");
+        // Engines refuse to write to a device.
+        let mut saving =
+            self.piped(&["save", image], &["images", "export", "-", &name]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut reader = BufReader::with_capacity(1 << 20, saving.stdout.take().unwrap());
+        std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
+        assert!(saving.wait().unwrap().success());
+    }
+
+    /// Its own tool, for somebody who reads from it or writes to it: with these arguments, or with those for `ctr`.
+    fn piped(&self, arguments: &[&str], of_ctr: &[&str]) -> Command {
         let docker = |socket: &Path| {
             let mut command = Command::new("docker");
-            command.arg("-H").arg(format!("unix://{}", socket.display())).args(["save", image]);
+            command.arg("-H").arg(format!("unix://{}", socket.display())).args(arguments);
             command
         };
-        let mut command = match self {
+        match self {
             Self::Docker(engine) => docker(&engine.socket()),
             Self::DockerOnContainerd(engine) => docker(&engine.docker_socket()),
             Self::Podman(podman) => {
                 let mut command = podman.command();
-                command.args(["save", image]);
+                command.args(arguments);
                 command
             }
             Self::Containerd(containerd) => {
                 let mut command = Command::new("ctr");
-                command.arg("--address").arg(containerd.socket()).args(["--namespace", NAMESPACE, "images", "export", "-"]);
-                command.arg(format!("docker.io/library/{image}"));
+                command.arg("--address").arg(containerd.socket()).args(["--namespace", NAMESPACE]).args(of_ctr);
                 command
             }
-        };
-        // Engines refuse to write to a device.
-        let mut saving = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut reader = BufReader::with_capacity(1 << 20, saving.stdout.take().unwrap());
-        std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
-        assert!(saving.wait().unwrap().success());
+        }
     }
 
     /// All images go, with all that belongs to them.
