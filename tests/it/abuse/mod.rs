@@ -9,7 +9,9 @@ mod offers;
 mod streams;
 
 use std::path::Path;
+use std::time::Instant;
 
+use tests::fleet::PATIENCE;
 use tests::process::{self, Process};
 use tests::rogue::Rogue;
 
@@ -22,6 +24,11 @@ fn with_rogue() -> (Process, Process) {
     hosts[0].must(&["fleet", "init"]);
     process::join(&hosts[0], &hosts[1]);
     assert!(hosts[1].terminate().success(), "{}", hosts[1].log());
+    // Its connections count among those of the rogue until they are known to be over.
+    let deadline = Instant::now() + PATIENCE;
+    while hosts[0].must(&["--json", "peers"]).contains("\"connected\"") {
+        assert!(Instant::now() < deadline, "{}", hosts[0].log());
+    }
     hosts.into()
 }
 
