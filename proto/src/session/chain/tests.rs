@@ -228,14 +228,20 @@ fn a_late_host_comes_last_and_a_gone_one_is_nobodys_source() {
     assert_eq!(chain.changes(30), vec![(id(2), vec![id(0), id(99)]), (id(7), vec![id(2), id(0), id(99)])]);
 }
 
-/// When a third host is first, if all receive at the same pace, and the head has sent so many bytes a second while it served two of them.
-fn third_first_ms(both: u64) -> Option<u64> {
-    const PACE: u64 = LINK / 10;
+/// A chain of so many hosts that lack everything; 99 is the head.
+fn started(hosts: usize) -> Chain {
     let mut chain = Chain::new(id(99), SIZE, Links::default());
-    for number in 0..4 {
+    for number in 0..hosts {
         chain.join(id(number), SIZE, 0);
     }
     chain.start(0);
+    chain
+}
+
+/// When a third host is first, if all receive at the same pace, and the head has sent so many bytes a second while it served two of them.
+fn third_first_ms(both: u64) -> Option<u64> {
+    const PACE: u64 = LINK / 10;
+    let mut chain = started(4);
     let mut firsts: Vec<(u64, usize)> = vec![];
     let mut from_head = [0; 4];
     for now_ms in (0..100_000).step_by(PLAN_MS as usize) {
@@ -272,11 +278,7 @@ fn where_the_head_could_send_more_another_host_is_tried_soon() {
 
 #[test]
 fn a_host_that_is_slow_when_it_is_tried_does_not_stay_first() {
-    let mut chain = Chain::new(id(99), SIZE, Links::default());
-    for number in 0..3 {
-        chain.join(id(number), SIZE, 0);
-    }
-    chain.start(0);
+    let mut chain = started(3);
     let (mut first, mut firsts, mut have_bytes) = (id(99), vec![], 0);
     for now_ms in (0..3_000).step_by(PLAN_MS as usize) {
         for (host, sources) in chain.changes(now_ms) {
@@ -296,11 +298,7 @@ fn a_host_that_is_slow_when_it_is_tried_does_not_stay_first() {
 
 #[test]
 fn a_source_that_is_lost_goes_to_the_end_at_once_and_a_liar_is_named_no_more() {
-    let mut chain = Chain::new(id(99), SIZE, Links::default());
-    for number in 0..3 {
-        chain.join(id(number), SIZE, 0);
-    }
-    chain.start(0);
+    let mut chain = started(3);
     chain.changes(0);
     let lost = Trouble { source: id(0), fault: Fault::Lost };
     assert!(chain.trouble(&id(1), &lost, 10), "however short it has been there");
