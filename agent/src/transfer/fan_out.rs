@@ -142,13 +142,12 @@ impl Planner {
 
     fn hear(&mut self, news: News) {
         let now_ms = self.now_ms();
-        let known = || links(&self.links).clone();
         // A chain ignores whoever is not in it.
         let chains = self.chains.values_mut();
         match news {
             News::Joined { peer, root, size_bytes, missing_bytes } => {
                 self.gathering.get_or_insert_with(Instant::now);
-                let chain = self.chains.entry(root).or_insert_with(|| Chain::new(self.head, size_bytes, known()));
+                let chain = self.chains.entry(root).or_insert_with(|| Chain::new(self.head, size_bytes, links(&self.links).clone()));
                 chain.join(peer.id(), missing_bytes, now_ms);
                 self.peers.insert(peer.id(), peer);
                 self.plan();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use proto::hash::RangeHash;
+use proto::peer::{Missing, Want};
 use proto::{Descriptor, Digest, HostId};
 use tokio::sync::OnceCell;
 use tokio_util::task::AbortOnDropHandle;
@@ -89,11 +90,12 @@ impl Offer {
         }
     }
 
-    /// Has the store find the range hashes of these blobs, one after the other, for as long as the handle is kept.
-    pub(super) fn prepare<S: Store>(self: &Arc<Self>, digests: Vec<Digest>, store: Arc<S>) -> AbortOnDropHandle<()> {
-        let offer = self.clone();
+    /// Has the store find the range hashes of what is missing, one blob after the other, for as long as the handle is kept: a large layer is hashed
+    /// while those below it are on their way.
+    pub(super) fn prepare<S: Store>(self: &Arc<Self>, want: &Want, store: Arc<S>) -> AbortOnDropHandle<()> {
+        let (offer, missing) = (self.clone(), want.missing.clone());
         AbortOnDropHandle::new(tokio::spawn(async move {
-            for digest in digests {
+            for Missing { digest, .. } in missing {
                 // Whoever asks for the blob hears of the error.
                 if let Err(error) = offer.hashes(&digest, &*store).await {
                     debug!(blob = %digest, %error, "no hashes");

@@ -176,6 +176,7 @@ pub(super) async fn answer<S: Store>(
     stream.send(&Answer::Offer(Offer { image: image.clone(), dry_run: pull.dry_run })).await?;
     let mut offering = Offering::new(stream, &image, pull.dry_run, transfer.cancelled());
     let mut total_bytes = 0;
+    let mut _preparing = None;
     loop {
         match offering.next().await {
             Ok(Step::Forecast(_)) => {
@@ -183,6 +184,7 @@ pub(super) async fn answer<S: Store>(
                 return Ok(());
             }
             Ok(Step::Planned(want)) => {
+                _preparing = Some(standing.prepare(&want, context.store.clone()));
                 total_bytes = offering::plan(peer.name(), "", &image, &want).send_bytes;
                 transfer.progress(0, total_bytes);
             }

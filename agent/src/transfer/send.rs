@@ -246,7 +246,6 @@ impl<S: Store> Sending<'_, S> {
     ) -> Result<(Want, Option<Committed>), TransferError> {
         let (host, name) = (&self.job.host, display_name(image));
         let mut planned: Option<(Want, u64)> = None;
-        // A large layer is hashed while those below it are on their way.
         let mut _preparing = None;
         loop {
             let step = offering.next().await?;
@@ -260,8 +259,7 @@ impl<S: Store> Sending<'_, S> {
                         return Ok((want, None));
                     }
                     let (root, size_bytes) = (image.root.digest, image.size_bytes());
-                    let missing: Vec<Digest> = want.missing.iter().map(|blob| blob.digest).collect();
-                    _preparing = Some(standing.prepare(missing, self.context.store.clone()));
+                    _preparing = Some(standing.prepare(&want, self.context.store.clone()));
                     if fan.is_some() {
                         self.tell(News::Joined { peer: peer.clone(), root, size_bytes, missing_bytes: total_bytes }).await;
                     }
