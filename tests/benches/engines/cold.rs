@@ -52,12 +52,12 @@ pub(crate) fn measure(mib: usize) {
         let bytes = path.metadata().unwrap().len() as f64;
         beside(&format!("limit: its bytes at {rate}"), time(bytes / bytes_per_s));
         for pair in wanted {
-            measure_pair(pair, &path, [bytes, bytes_per_s], lan.as_ref());
+            measure_pair(pair, &path, bytes, bytes_per_s, lan.as_ref());
         }
     }
 }
 
-fn measure_pair(pair: [Kind; 2], path: &Path, [bytes, bytes_per_s]: [f64; 2], lan: Option<&Lan>) {
+fn measure_pair(pair: [Kind; 2], path: &Path, bytes: f64, bytes_per_s: f64, lan: Option<&Lan>) {
     let (Some(one), Some(two)) = (pair[0].start(), pair[1].start()) else { return };
     one.load(path);
     let mut cost = Cost::default();
