@@ -294,7 +294,7 @@ impl Net {
             match tokio::time::timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), connecting).await {
                 Ok(Ok(connection)) => Ok(connection),
                 Ok(Err(quinn::ConnectionError::TimedOut)) | Err(_) => Err(NetError::Silent(HANDSHAKE_TIMEOUT_MS / 1000)),
-                Ok(Err(error)) => Err(NetError::Handshake(error.to_string())),
+                Ok(Err(error)) => Err(error.into()),
             }
         }
     }
