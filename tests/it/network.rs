@@ -59,7 +59,7 @@ fn a_pulled_cable_only_delays() {
     let sending = sending.stdout(std::process::Stdio::piped()).spawn().unwrap();
     wait_for_bytes(&hosts[0], 20_000_000);
     lan.cable(2, false);
-    wait_for_log(&hosts[0], "connection lost, trying again");
+    wait_for_log(&hosts[0], "no connection, trying again");
     lan.cable(2, true);
     let output = sending.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", hosts[0].log());

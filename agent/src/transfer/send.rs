@@ -1,6 +1,7 @@
 //! Sending one image to one host, through whatever happens on the way.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,11 +20,15 @@ use super::offering::{self, Offering};
 use super::{Context, Limit, STORE_CHANGES, Transfer, TransferError};
 use crate::net::{NetError, Peer};
 use crate::store::{Query, Store};
+use crate::sys;
 
 /// A host that was lost is tried again for this long: a cable that was pulled by mistake, a switch or an agent that restarts.
 const RETRY_FOR: Duration = Duration::from_secs(90);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(4);
+
+/// Nothing was heard of a host of a fan-out for so long: whoever looks on hears of it, and none of the others counts on it. It may still answer.
+const QUIET_MS: u64 = 2_000;
 
 /// What is said of a receiver that does not know of shares.
 const TOO_OLD: &str = "its imgd is too old for --from and for a limit of its own";
@@ -121,12 +126,7 @@ impl<S: Store> Sending<'_, S> {
         let mut absent: Option<NetError> = None;
         loop {
             let attempt = async {
-                let is_late = absent.is_some();
-                let connected = tokio::select! {
-                    peer = self.context.net.connect(&job.id) => Some(peer?),
-                    () = left_behind(job.fan.as_ref()), if is_late => None,
-                };
-                let Some(peer) = connected else { return Err(absent.take().unwrap_or(NetError::NoAddress).into()) };
+                let peer = self.reach(&mut hope, &mut absent).await?;
                 (absent, was_connected) = (None, true);
                 self.attempt(&peer).await
             };
@@ -138,10 +138,8 @@ impl<S: Store> Sending<'_, S> {
                 Err(TransferError::Net(error)) if was_connected && error.is_passing() => error,
                 Err(TransferError::Net(error)) if !was_connected && error.is_passing() && self.others_under_way(&mut hope) => {
                     if absent.is_none() {
-                        warn!(%error, "not reached, trying again while others are under way");
-                        let _ = self.events.send(Event::Waiting { host: self.job.host.clone(), reason: error.to_string() }).await;
+                        self.tell_waiting(&error).await;
                     }
-                    self.transfer.waiting();
                     absent = Some(error);
                     tokio::select! {
                         () = tokio::time::sleep(RETRY_MOST / 4) => {}
@@ -167,14 +165,38 @@ impl<S: Store> Sending<'_, S> {
             };
             self.tell(News::Gone(self.job.id)).await;
             let Some(pause) = retry.next(self.sent_before_bytes.max(self.travelled_bytes)) else { return Err(error.into()) };
-            self.transfer.waiting();
-            warn!(%error, "connection lost, trying again");
-            let _ = self.events.send(Event::Waiting { host: self.job.host.clone(), reason: error.to_string() }).await;
+            self.tell_waiting(&error).await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = cancelled.cancelled() => return Err(TransferError::Cancelled),
             }
         }
+    }
+
+    /// Connects. `absent`: why a host of a fan-out has not come yet; it may come for as long as others are under way.
+    async fn reach(&self, hope: &mut Option<Hope>, absent: &mut Option<NetError>) -> Result<Peer, NetError> {
+        let fan = self.job.fan.as_ref();
+        let mut connecting = pin!(self.context.net.connect(&self.job.id));
+        if absent.is_some() {
+            return tokio::select! {
+                connected = connecting => connected,
+                () = left_behind(fan) => Err(absent.take().unwrap_or(NetError::NoAddress)),
+            };
+        }
+        if fan.is_some() {
+            if let Some(connected) = sys::deadline(QUIET_MS, &mut connecting).await {
+                return connected;
+            }
+            drop(hope.take());
+            self.tell_waiting(absent.insert(NetError::Silent(QUIET_MS / 1000))).await;
+        }
+        connecting.await
+    }
+
+    async fn tell_waiting(&self, error: &NetError) {
+        warn!(%error, "no connection, trying again");
+        self.transfer.waiting();
+        let _ = self.events.send(Event::Waiting { host: self.job.host.clone(), reason: error.to_string() }).await;
     }
 
     /// True while hosts of the same fan-out have not got the image yet, this one not counted, which does not come.

@@ -138,7 +138,7 @@ impl Report {
             Event::Planned(planned) => self.planned(planned),
             Event::Progress(progress) => self.progress(progress),
             Event::Waiting { host, reason } if !self.is_drawn() => {
-                vec![format!("{}: connection lost, waiting for it ({})", escape(host), escape(reason))]
+                vec![format!("{}: no connection, waiting for it ({})", escape(host), escape(reason))]
             }
             Event::Done(done) => self.host_done(done),
             _ => vec![],
