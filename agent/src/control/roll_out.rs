@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use proto::control::{Event, FailureKind, Summary, TransferState};
@@ -74,7 +74,12 @@ impl<'a, S: Store> RollOut<'a, S> {
         let is_shared = members.len() > 1 || plan.on_behalf_of.is_some() || request.host_limit_bytes_per_s.is_some();
         let at_once = request.max_parallel.is_none() && request.canary.is_none();
         let wants_fan = is_shared && (!request.dry_run || plan.on_behalf_of.is_some());
-        let mut fan = || wants_fan.then(|| Fan::start(context.trust.id(), members.clone(), at_once, context.links.clone(), &mut planners));
+        let is_limited = request.limit_bytes_per_s.or(request.host_limit_bytes_per_s).is_some();
+        let links = match is_limited {
+            true => Arc::new(Mutex::new(context.links.lock().unwrap_or_else(PoisonError::into_inner).limited())),
+            false => context.links.clone(),
+        };
+        let mut fan = || wants_fan.then(|| Fan::start(context.trust.id(), members.clone(), at_once, links.clone(), &mut planners));
         let images: Vec<(Query, Option<Fan>)> = plan.queries.into_iter().map(|query| (query, fan())).collect();
         let errand = |host: Member| {
             let send = |(query, fan): &(Query, Option<Fan>)| {

@@ -20,7 +20,7 @@ use crate::net::{NetError, Peer, Stream};
 use crate::store::Store;
 
 /// How often the plan is looked at.
-const PLAN_EVERY: Duration = Duration::from_millis(100);
+const PLAN_EVERY: Duration = Duration::from_millis(50);
 /// How long the first hosts wait for the others to answer.
 const GATHER: Duration = Duration::from_millis(500);
 /// How long a host may take to say that it has heard.

@@ -31,8 +31,8 @@ use crate::store::{Import, Imported, Ingest, Store, StoreError};
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// The same when a fan-out begins, and for how long that is: a slow host holds up all who read from it until it is seen to be slow.
-const REPORT_FIRST_EVERY: Duration = Duration::from_millis(100);
-const REPORT_FIRST_FOR: Duration = Duration::from_secs(3);
+const REPORT_FIRST_EVERY: Duration = Duration::from_millis(50);
+const REPORT_FIRST_FOR: Duration = Duration::from_secs(2);
 
 /// What goes wrong with sources before anybody was told.
 const TROUBLES: usize = 16;

@@ -4,6 +4,7 @@
 //! A host that falls behind the one it reads from, at less than half of its pace, goes to the end, where it delays nobody but those that are
 //! slower still. A host that has failed or lied is read from by nobody. Time comes in from outside.
 
+mod demotion;
 mod host;
 mod trial;
 
@@ -18,10 +19,6 @@ use crate::job::{Fault, Trouble};
 
 /// Hosts before it that a host is told, beside the one it is to read from.
 const FURTHER_SOURCES: usize = 3;
-
-/// How far a host must be behind its source to be slow: bytes, and share of the image. Less is what a busy machine loses in a moment.
-const BEHIND_BYTES: u64 = 1024 * 1024;
-const BEHIND_SHARE: u64 = 100;
 
 /// A source that was lost is not lost again before this.
 const LOST_ONCE_MS: u64 = 5_000;
@@ -85,7 +82,7 @@ impl Chain {
             return;
         }
         self.started_ms = Some(now_ms);
-        self.trial = Trial::new(now_ms);
+        self.trial = Trial::new(self.links.is_known(), now_ms);
         let place = |host: &HostId| {
             let known = &self.hosts[host];
             let slow = if let Pace::Slow(bytes_per_s) = known.pace { Some(Reverse(bytes_per_s)) } else { None };
@@ -214,66 +211,6 @@ impl Chain {
     /// It may be read from.
     fn is_usable(&self, host: &HostId) -> bool {
         self.hosts[host].state != State::Gone && !self.liars.contains(host)
-    }
-
-    fn demote_the_slow(&mut self, now_ms: u64) {
-        let best = self.hosts.values().filter_map(|host| host.bytes_per_s).max();
-        let behind_bytes = BEHIND_BYTES.max(self.size_bytes / BEHIND_SHARE);
-        let lags = |pair: &[HostId]| {
-            let (source, host) = (&self.hosts[&pair[0]], &self.hosts[&pair[1]]);
-            let settled = host.is_settled(now_ms) && source.is_settled(now_ms);
-            // One that has everything counts with the pace at which it got that.
-            let pace = source.bytes_per_s.or(best);
-            let is_behind = source.have_bytes > host.have_bytes + behind_bytes;
-            let paces = host.pace_now(now_ms).zip(pace);
-            let is_slow = paces.filter(|(host, source)| *host < source / 2).map(|(pace, _)| (pair[1], pace));
-            is_slow.filter(|_| host.state == State::Receiving && settled && is_behind)
-        };
-        let usable: Vec<HostId> = self.order.iter().filter(|host| self.is_usable(host)).copied().collect();
-        let lagging: HashMap<HostId, u64> = usable.windows(2).filter_map(lags).collect();
-        let mut slow = vec![];
-        for (id, host) in &mut self.hosts {
-            let Some(pace) = lagging.get(id) else {
-                // Behind a slow one, nothing is known of it.
-                let is_fast = host.bytes_per_s >= best.map(|best| best / 2);
-                host.has_kept_up |= is_fast && host.have_bytes - host.had_bytes > 4 * behind_bytes;
-                host.lags_since_ms = None;
-                continue;
-            };
-            let since_ms = *host.lags_since_ms.get_or_insert(now_ms);
-            if now_ms >= since_ms + host.patience_ms() {
-                slow.push((*id, *pace));
-            }
-        }
-        slow.sort_by_key(|(id, _)| self.order.iter().position(|host| host == id));
-        for (host, pace) in slow {
-            self.move_to_end(&host, Some(pace));
-        }
-    }
-
-    /// `pace`: at which it fell behind; `None`: it was lost. The first time it does not go behind those that are known to be slow, because it may have
-    /// been its source's fault, nor, if it has kept up before, behind those that never have; then behind all that are not as slow.
-    fn move_to_end(&mut self, host: &HostId, pace: Option<u64>) {
-        let Some(position) = self.order.iter().position(|known| known == host) else { return };
-        let Some(known) = self.hosts.get_mut(host) else { return };
-        match (known.pace, pace) {
-            (Pace::Fit, _) => known.pace = Pace::Doubtful,
-            (_, Some(pace)) => known.pace = Pace::Slow(pace),
-            (_, None) => {}
-        }
-        let (pace, has_kept_up) = (known.pace, known.has_kept_up);
-        let is_behind = |other: &&HostId| match (self.hosts[*other].pace, pace) {
-            (Pace::Slow(other), Pace::Slow(rate)) => other < rate,
-            (Pace::Slow(_), _) => true,
-            (Pace::Doubtful, Pace::Doubtful) => has_kept_up && !self.hosts[*other].has_kept_up,
-            _ => false,
-        };
-        let place = self.order.len() - 1 - self.order.iter().filter(|other| *other != host).filter(is_behind).count();
-        if place <= position {
-            return;
-        }
-        let host = self.order.remove(position);
-        self.order.insert(place, host);
     }
 }
 

@@ -7,6 +7,9 @@ use crate::HostId;
 /// Less than this share of the best pace is slow.
 const SLOW_SHARE: u64 = 2;
 
+/// Less than this share is so little that one look is enough.
+const POOR_SHARE: u64 = 4;
+
 /// What is known of links when a fan-out begins. It is a hint: whoever has become faster or slower since is found out in the next fan-out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Links {
@@ -22,9 +25,24 @@ impl Links {
         self.slow.get(host).copied()
     }
 
+    /// True when it is known what the link of the head carries.
+    pub fn is_known(&self) -> bool {
+        self.best_bytes_per_s > 0
+    }
+
+    /// True when the link of the head is known, and this pace makes poor use of it.
+    pub fn is_poor(&self, bytes_per_s: u64) -> bool {
+        bytes_per_s < self.best_bytes_per_s / POOR_SHARE
+    }
+
     /// True when the link of the head is known, and this pace makes good use of it.
     pub fn is_good(&self, bytes_per_s: u64) -> bool {
-        self.best_bytes_per_s > 0 && bytes_per_s >= self.best_bytes_per_s / SLOW_SHARE
+        self.is_known() && bytes_per_s >= self.best_bytes_per_s / SLOW_SHARE
+    }
+
+    /// What of it is of use to a fan-out whose speed is limited: nothing of that says anything of the head.
+    pub fn limited(&self) -> Self {
+        Self { best_bytes_per_s: 0, slow: self.slow.clone() }
     }
 
     /// Takes in at which pace each host of one fan-out has received. `is_best`: that another first host is no faster was tried out, so that the best
@@ -69,5 +87,7 @@ mod tests {
         assert!(links.is_good(150));
         links.learn(&[], true);
         assert!(links.is_good(150), "a fan-out that was too short says nothing");
+        assert!(links.is_poor(74) && !links.is_poor(75));
+        assert!(!links.limited().is_poor(74), "a limit is not the link");
     }
 }

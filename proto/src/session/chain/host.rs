@@ -1,12 +1,12 @@
 //! A host of a chain: what it has, and how fast it is.
 
 /// How long a host may take to get up to speed after its source has changed.
-const SETTLE_MS: u64 = 250;
+const SETTLE_MS: u64 = 150;
 
 /// The same later, when its source has been busy with others and the link is full.
 const SETTLE_AGAIN_MS: u64 = 1_000;
 
-/// How long a host may be behind that has kept up before, and one that stood behind a slow one until now and has to catch up.
+/// How long a host may be behind that has kept up before; and one that stood behind a slow one until now, or whose source did, and has to catch up.
 const PATIENCE_MS: u64 = 1_500;
 const PATIENCE_FIRST_MS: u64 = 500;
 
@@ -51,8 +51,8 @@ pub(super) struct Host {
 pub(super) enum Pace {
     /// It has kept up so far.
     Fit,
-    /// It fell behind once.
-    Doubtful,
+    /// It fell behind once, at this rate; `None`: it was lost.
+    Doubtful(Option<u64>),
     /// It fell behind again, at this rate.
     Slow(u64),
 }
@@ -108,12 +108,13 @@ impl Host {
         }
     }
 
-    /// How long it may be behind until it is slow.
-    pub(super) fn patience_ms(&self) -> u64 {
-        match self.moves {
-            _ if self.has_kept_up || self.moved_bytes > self.had_bytes => PATIENCE_MS,
-            0 | 1 => 0,
-            _ => PATIENCE_FIRST_MS,
+    /// How long it may be behind its source until it is slow.
+    pub(super) fn patience_ms(&self, source: &Self) -> u64 {
+        let catches_up = self.moves > 1 || source.moved_ms > self.moved_ms;
+        match self.has_kept_up || self.moved_bytes > self.had_bytes {
+            true => PATIENCE_MS,
+            false if catches_up || self.pace != Pace::Fit => PATIENCE_FIRST_MS,
+            false => 0,
         }
     }
 

@@ -7,7 +7,7 @@ const LINK: u64 = 10_000_000;
 const SIZE: u64 = 100_000_000;
 const STEP_MS: u64 = 10;
 /// How often hosts report, and plans are made.
-const PLAN_MS: u64 = 100;
+const PLAN_MS: u64 = 50;
 /// What is verified at once, and served on.
 const RANGE: u64 = 64 * 1024;
 
@@ -161,7 +161,7 @@ fn what_one_fan_out_has_shown_the_next_one_need_not_find_out() {
         run_again(hosts(position), 200_000, &mut links);
         let (again, egress_bytes) = run_again(hosts(position), 200_000, &mut links);
         let others = slowest_ms(again.iter().filter(|host| host.link == LINK));
-        assert!(others <= 10_000 + 16 * STEP_MS + PLAN_MS, "slow at {position}: {others} ms");
+        assert!(others <= 10_000 + 16 * STEP_MS + 2 * PLAN_MS, "slow at {position}: {others} ms");
         assert!(egress_bytes <= SIZE * 1005 / 1000, "{egress_bytes}");
         // It is slow no more.
         run_again((0..16).map(ordinary).collect(), 200_000, &mut links);
@@ -206,9 +206,9 @@ fn five_hundred_hosts_of_which_some_die_some_are_slow_and_one_lies() {
     let (hosts, egress_bytes) = run(hosts, 600_000);
     let living = || hosts.iter().filter(|host| host.dies_ms.is_none());
     assert!(living().all(|host| host.done_ms.is_some()), "every living host has it");
-    // Behind a slow host all are slow: each of the hundred is found when those before it have gone, in less than a second.
+    // Behind a slow host all are slow: each of the hundred is found when those before it have gone, in about half a second.
     let fast_ms = slowest_ms(living().filter(|host| host.link == LINK));
-    assert!(fast_ms <= 10_000 + 100 * 950, "the fast ones: {fast_ms} ms");
+    assert!(fast_ms <= 10_000 + 100 * 600, "the fast ones: {fast_ms} ms");
     assert!(egress_bytes <= SIZE * 6, "{egress_bytes}");
 }
 
@@ -294,6 +294,53 @@ fn a_host_that_is_slow_when_it_is_tried_does_not_stay_first() {
     }
     assert_eq!(firsts, [id(0), id(1), id(0)]);
     assert_eq!(chain.order.last(), Some(&id(1)));
+}
+
+#[test]
+fn where_the_head_is_known_a_slow_first_host_is_seen_at_once_and_the_next_one_stays() {
+    let mut links = Links::default();
+    links.learn(&[(id(7), LINK)], true);
+    let mut hosts: Vec<Simulated> = (0..8).map(ordinary).collect();
+    hosts[0].link = LINK / 10;
+    let (hosts, egress_bytes) = run_again(hosts, 200_000, &mut links);
+    let fast_ms = slowest_ms(hosts[1..].iter());
+    assert!(fast_ms <= 10_500, "{fast_ms} ms");
+    assert!(egress_bytes <= SIZE * 105 / 100, "{egress_bytes}");
+}
+
+/// Order of four hosts after three seconds, when the second one is slow, and the last one takes so long until it catches up with that before it.
+fn order_after_catching_up(until_ms: u64) -> Vec<usize> {
+    let mut links = Links::default();
+    links.learn(&[(id(0), LINK)], true);
+    let mut chain = Chain::new(id(99), SIZE, links);
+    (0..4).for_each(|number| chain.join(id(number), SIZE, 0));
+    chain.start(0);
+    let (mut have_bytes, mut found_ms) = ([0; 4], None);
+    for now_ms in (0..3_000).step_by(PLAN_MS as usize) {
+        for (host, sources) in chain.changes(now_ms) {
+            let is_cause = host == id(3) && sources[0] == id(1);
+            assert!(found_ms.is_none() || !is_cause, "{now_ms} ms: behind the slow one");
+            if host == id(2) && sources[0] == id(0) {
+                found_ms = Some(now_ms);
+            }
+        }
+        for (number, have_bytes) in have_bytes.iter_mut().enumerate() {
+            let pace = match (number, found_ms) {
+                (1, _) | (2 | 3, None) => LINK / 10,
+                (3, _) if now_ms < until_ms => LINK * 2 / 5,
+                _ => LINK,
+            };
+            *have_bytes += pace * PLAN_MS / 1000;
+            chain.progress(&id(number), *have_bytes, now_ms);
+        }
+    }
+    chain.order.iter().map(|host| (0..4).find(|number| id(*number) == *host).unwrap_or(99)).collect()
+}
+
+#[test]
+fn who_has_to_catch_up_does_not_change_places_with_who_was_the_cause() {
+    assert_eq!(order_after_catching_up(1_000), [0, 2, 3, 1]);
+    assert_eq!(order_after_catching_up(2_900), [0, 2, 3, 1], "however long it takes");
 }
 
 #[test]

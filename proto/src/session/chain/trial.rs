@@ -7,6 +7,9 @@ use crate::HostId;
 /// slower still have gone.
 const TRIAL_MS: u64 = 700;
 
+/// The same where it is known what the head can send: who gets far less is slow, and who gets about that is not.
+const TRIAL_KNOWN_MS: u64 = 250;
+
 /// When what the head sends to both is measured, from the beginning of a trial, and for how long.
 const BOTH_MS: u64 = 100;
 const BOTH_FOR_MS: u64 = 300;
@@ -32,12 +35,15 @@ pub(super) struct Trial {
     both_bytes_per_s: Option<u64>,
     /// The last one brought nothing.
     pub(super) in_vain: bool,
+    /// The first one was taken to be slow by what is known of the head: once, because that may have changed.
+    has_presumed: bool,
 }
 
 impl Trial {
     /// The first one is due when the chain has run for a moment.
-    pub(super) fn new(now_ms: u64) -> Self {
-        Self { due_ms: now_ms + TRIAL_MS, again_ms: TRIAL_AGAIN_MS, ..Self::default() }
+    pub(super) fn new(is_head_known: bool, now_ms: u64) -> Self {
+        let due_ms = now_ms + if is_head_known { TRIAL_KNOWN_MS } else { TRIAL_MS };
+        Self { due_ms, again_ms: TRIAL_AGAIN_MS, has_presumed: !is_head_known, ..Self::default() }
     }
 }
 
@@ -47,9 +53,8 @@ impl Chain {
     pub(super) fn try_the_next(&mut self, now_ms: u64) {
         let Some(first) = self.order.iter().position(|host| self.is_receiving(host)) else { return };
         let pace = self.hosts[&self.order[first]].bytes_per_s.unwrap_or(0);
-        if self.trial.tried.is_empty() && self.links.is_good(pace) {
-            self.trial.due_ms = now_ms + TRIAL_SELDOM_MS;
-            return;
+        if !self.trial.has_presumed {
+            return self.presume(first, pace, now_ms);
         }
         let was_tried = self.trial.tried.last().is_some_and(|before| *before != self.order[first]);
         if was_tried && pace < self.trial.before_bytes_per_s / 2 {
@@ -63,12 +68,16 @@ impl Chain {
             (self.trial.tried, self.trial.in_vain) = (vec![], true);
             return;
         }
-        self.trial.in_vain = false;
         let before = self.trial.tried.last().copied().filter(|_| was_tried && pace / 2 > self.trial.before_bytes_per_s);
         if let Some(slow) = before {
             // It held up everybody.
             self.move_to_end(&slow, Some(self.trial.before_bytes_per_s));
         }
+        if self.links.is_good(pace) {
+            (self.trial.tried, self.trial.due_ms) = (vec![], now_ms + TRIAL_SELDOM_MS);
+            return;
+        }
+        self.trial.in_vain = false;
         (self.trial.before_bytes_per_s, self.trial.due_ms) = (pace, now_ms + TRIAL_MS);
         (self.trial.both, self.trial.both_bytes_per_s) = (None, None);
         self.trial.tried.push(self.order[first]);
@@ -77,6 +86,17 @@ impl Chain {
         let Some(next) = self.order.iter().position(is_next) else { return };
         let host = self.order.remove(next);
         self.order.insert(first, host);
+    }
+
+    /// The first one is far slower than what is known of the head: it does not take another trial to see that.
+    fn presume(&mut self, first: usize, pace: u64, now_ms: u64) {
+        self.trial.has_presumed = true;
+        self.trial.due_ms = now_ms + TRIAL_MS - TRIAL_KNOWN_MS;
+        let host = self.order[first];
+        if self.links.is_poor(pace) && self.hosts[&host].is_settled(now_ms) {
+            self.move_to_end(&host, Some(pace));
+            self.trial.due_ms = now_ms + 2 * TRIAL_MS;
+        }
     }
 
     /// The one that was tried is the slow one: it goes behind the one before it, and when it is much slower, behind all.
