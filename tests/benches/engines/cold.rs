@@ -1,7 +1,12 @@
 //! A large image that the receiver has nothing of, over a link of 1 Gbit/s or another rate, and what it takes of both agents.
 
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Instant;
 
+use serde_json::Value;
 use tests::bench::{ROUNDS, argument, bits_per_s, median, seconds};
 use tests::namespace::Lan;
 use tests::process::Process;
@@ -24,6 +29,8 @@ struct Cost {
     load: Vec<f64>,
     piped: Vec<f64>,
     send: Vec<f64>,
+    /// Until all of it had arrived.
+    arrived: Vec<f64>,
     ssh: Vec<f64>,
     idle: Vec<f64>,
     cpu: [Vec<f64>; 2],
@@ -78,6 +85,7 @@ fn measure_pair(pair: [Kind; 2], path: &Path, bytes: f64, bytes_per_s: f64, lan:
     let (load, send) = (median(cost.load), median(cost.send));
     let limit = load.max(bytes / bytes_per_s);
     beside(&format!("{} → {}: imgctl send, ready to run", pair[0].name(), pair[1].name()), time(send));
+    beside("  of that, until all of it had arrived", time(median(cost.arrived)));
     if !cost.ssh.is_empty() {
         beside("  docker save | ssh docker load, on loopback, where nothing limits it", time(median(cost.ssh)));
     }
@@ -101,9 +109,23 @@ fn send(one: &Engine, two: &Engine, bytes: f64, lan: Option<&Lan>, cost: &mut Co
     let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
     cost.idle.push(agents.iter().map(|agent| mib(agent.resident_bytes())).fold(0.0, f64::max));
     let before = agents.each_ref().map(Process::cpu_s);
-    let mut sent = 0.0;
-    cost.send.push(seconds(|| sent = agents[0].json(&["send", "demo:cold", "two"], "done")["bytes_sent"].as_f64().unwrap()));
+    let start = Instant::now();
+    let mut sending = agents[0].imgctl(&["--json", "send", "demo:cold", "two"]).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut verified, mut arrived, mut sent) = (HashMap::new(), None, 0.0);
+    for line in BufReader::new(sending.stdout.take().unwrap()).lines() {
+        let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        if event["event"] == "progress" {
+            verified.insert(event["digest"].to_string(), event["bytes_verified"].as_f64().unwrap());
+            if verified.values().sum::<f64>() > bytes * 0.99 {
+                arrived.get_or_insert(start.elapsed().as_secs_f64());
+            }
+        }
+        sent = event["bytes_sent"].as_f64().unwrap_or(sent);
+    }
+    assert!(sending.wait().unwrap().success(), "{}", agents[0].log());
+    cost.send.push(start.elapsed().as_secs_f64());
     assert!(sent > bytes * 0.99, "the receiver had something of it: {sent} of {bytes} bytes travelled");
+    cost.arrived.extend(arrived);
     for (side, agent) in agents.iter().enumerate() {
         cost.cpu[side].push((agent.cpu_s() - before[side]) / bytes * 1e9);
         cost.peak[side].push(mib(agent.peak_resident_bytes()));
