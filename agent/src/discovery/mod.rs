@@ -72,7 +72,7 @@ impl Peers {
         }
         let sighting = seen.entry(id).or_default();
         sighting.last_seen_unix_s = now_unix_s();
-        for address in addresses {
+        for address in addresses.into_iter().map(canonical) {
             if !sighting.addresses.contains(&address) && sighting.addresses.len() < ADDRESSES {
                 sighting.addresses.push(address);
             }
@@ -81,6 +81,7 @@ impl Peers {
 
     /// A host was reached at an address, and proved who it is: tried first from now on, also after a restart.
     pub fn reached(&self, id: &HostId, address: SocketAddr) {
+        let address = canonical(address);
         let snapshot = {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let sighting = seen.entry(*id).or_default();
@@ -137,6 +138,11 @@ pub fn now_unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
+/// An IPv4 address as such, also where it comes from a socket that speaks both: one place has one address.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -166,5 +172,14 @@ mod tests {
             peers.announced(HostId::of_public_key(&i.to_le_bytes()), []);
         }
         assert_eq!(peers.all().len(), HOSTS);
+    }
+
+    #[test]
+    fn one_place_has_one_address() {
+        let peers = Peers::transient();
+        let id = HostId::of_public_key(b"x");
+        peers.announced(id, ["10.0.0.2:7117".parse().unwrap(), "[::ffff:10.0.0.2]:7117".parse().unwrap()]);
+        peers.reached(&id, "[::ffff:10.0.0.2]:7117".parse().unwrap());
+        assert_eq!(peers.addresses(&id), ["10.0.0.2:7117".parse().unwrap()]);
     }
 }

@@ -85,7 +85,7 @@ impl Peer {
 
     /// Where it is.
     pub fn address(&self) -> SocketAddr {
-        self.0.connection.remote_address()
+        crate::discovery::canonical(self.0.connection.remote_address())
     }
 
     /// Bytes that crossed the network on this connection so far, in both directions, with all their headers above UDP.
