@@ -17,15 +17,17 @@ impl Chain {
         let behind_bytes = BEHIND_BYTES.max(self.size_bytes / BEHIND_SHARE);
         let lags = |pair: &[HostId]| {
             let (source, host) = (&self.hosts[&pair[0]], &self.hosts[&pair[1]]);
-            let settled = host.is_settled(now_ms) && source.is_settled(now_ms);
-            // One that has everything counts with the pace at which it got that.
-            let pace = source.bytes_per_s.or(best);
+            let is_settled = host.is_settled(now_ms) && source.is_settled(now_ms);
             let is_behind = source.have_bytes > host.have_bytes + behind_bytes;
-            let paces = host.pace_now(now_ms).zip(pace);
-            let is_slow = paces.filter(|(host, source)| *host < source / 2).map(|(pace, _)| (pair[1], (pace, host.patience_ms(source))));
-            is_slow.filter(|_| host.state == State::Receiving && settled && is_behind)
+            if host.state != State::Receiving || !is_settled || !is_behind {
+                return None;
+            }
+            // A source that has everything counts with the pace at which it got that.
+            let (pace, source_pace) = (host.pace_now(now_ms)?, source.bytes_per_s.or(best)?);
+            (pace < source_pace / 2).then(|| (pair[1], (pace, host.patience_ms(source))))
         };
         let usable: Vec<HostId> = self.order.iter().filter(|host| self.is_usable(host)).copied().collect();
+        // At which pace, and how long that is borne.
         let lagging: HashMap<HostId, (u64, u64)> = usable.windows(2).filter_map(lags).collect();
         let mut slow = vec![];
         for (id, host) in &mut self.hosts {

@@ -30,13 +30,13 @@ pub(super) struct Host {
     pub(super) have_bytes: u64,
     pub(super) from_head_bytes: u64,
     /// When and at how much the rate was taken last.
-    pub(super) mark: (u64, u64),
+    mark: (u64, u64),
     /// Since its source is this one.
     pub(super) bytes_per_s: Option<u64>,
-    pub(super) moved_ms: u64,
-    pub(super) moved_bytes: u64,
+    moved_ms: u64,
+    moved_bytes: u64,
     /// How often its source has changed; the first one counts.
-    pub(super) moves: u32,
+    moves: u32,
     pub(super) lags_since_ms: Option<u64>,
     /// It was seen with its source when that was fast, and not only because neither had received much.
     pub(super) has_kept_up: bool,
