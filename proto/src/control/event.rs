@@ -23,7 +23,7 @@ pub enum Event {
     Progress(Progress),
     /// From whom a host has received so far.
     Drawn(Drawn),
-    /// The connection was lost; it goes on when the host is back.
+    /// There is no connection, not yet or not any more; it goes on when the host is there.
     Waiting {
         /// Which host.
         host: String,
