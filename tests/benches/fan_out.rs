@@ -32,12 +32,12 @@ fn main() {
     let cores = std::thread::available_parallelism().unwrap();
     println!("{mib} MiB to N hosts over links of {rate} in both directions, medians of {rounds}, {cores} cores");
     println!("  optimum for any N (the image once over one link): {:.2} s", bench.optimum_s());
-    let one = bench.send(1, &[]);
+    let one = bench.send(1);
     show(1, &one, &one);
     if wants("fan") {
         for number in NUMBERS.into_iter().filter(|number| *number > 1 && *number <= most) {
             if only.is_none() || number == most || argument("--hosts").is_none() {
-                show(number, &bench.send(number, &[]), &one);
+                show(number, &bench.send(number), &one);
             }
         }
     }
@@ -52,7 +52,7 @@ fn main() {
     if wants("peers") {
         let number = most.min(8);
         let optimum = number as f64 * bench.optimum_s();
-        let fan = bench.send(number, &[]).seconds;
+        let fan = bench.send(number).seconds;
         println!("  {number} hosts, beside it (the source's link is the limit of all of these: {optimum:.2} s)");
         println!("    one imgctl send to all of them           {fan:6.2} s");
         println!("    {number} sends, one after the other               {:6.2} s", bench.sequential(number));
@@ -121,52 +121,65 @@ impl Bench {
         (self.mib << 20) as f64 * 8.0 / bits_per_s(&self.rate)
     }
 
-    /// One send to so many hosts, some of which have a tenth of the rate; what counts then is when the others have it.
-    fn send(&mut self, number: usize, slow: &[usize]) -> Figures {
-        slow.iter().for_each(|host| self.shape(*host, &tenth(&self.rate)));
-        let (mut seconds, mut egress, mut wire, mut cpu) = (vec![], vec![], vec![], vec![]);
-        for _ in 0..self.rounds {
-            let image = self.next_image();
-            let cpu_before: f64 = self.hosts.iter().map(Process::cpu_s).sum();
-            let sent_before = self.lan.sent_bytes(1);
-            let start = Instant::now();
-            let names: Vec<String> = (1..=number).map(name).collect();
-            let mut arguments = vec!["--json", "send", image.as_str()];
-            arguments.extend(names.iter().map(String::as_str));
-            let out = self.hosts[0].must(&arguments);
-            let whole = start.elapsed().as_secs_f64();
-            let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-            let is_slow = |line: &Value| slow.iter().any(|host| line["host"] == name(*host).as_str());
-            let fast = lines.iter().filter(|line| line["event"] == "done" && !is_slow(line));
-            let last = fast.map(|line| line["elapsed_ms"].as_f64().unwrap() / 1e3).fold(0.0, f64::max);
-            seconds.push(if slow.is_empty() { whole } else { last });
-            let size = (self.mib << 20) as f64;
-            let summary = lines.iter().find(|line| line["event"] == "summary").unwrap();
-            egress.push(summary["egress_bytes"].as_f64().unwrap() / size);
-            wire.push((self.lan.sent_bytes(1) - sent_before) as f64 / size);
-            cpu.push(self.hosts.iter().map(Process::cpu_s).sum::<f64>() - cpu_before);
-            self.forget(&image);
+    /// Sends to so many hosts.
+    fn send(&mut self, number: usize) -> Figures {
+        let rounds: Vec<Figures> = (0..self.rounds).map(|_| self.once(number, None)).collect();
+        let median_of = |figure: fn(&Figures) -> f64| median(rounds.iter().map(figure).collect());
+        Figures {
+            seconds: median_of(|figures| figures.seconds),
+            egress: median_of(|figures| figures.egress),
+            wire: median_of(|figures| figures.wire),
+            cpu_s: median_of(|figures| figures.cpu_s),
         }
-        slow.iter().for_each(|host| self.shape(*host, &self.rate));
-        Figures { seconds: median(seconds), egress: median(egress), wire: median(wire), cpu_s: median(cpu) }
+    }
+
+    /// One send; a slow host has a tenth of the rate, and what counts then is when the others have it.
+    fn once(&mut self, number: usize, slow: Option<usize>) -> Figures {
+        if let Some(host) = slow {
+            self.shape(host, &tenth(&self.rate));
+        }
+        let image = self.next_image();
+        let cpu_before: f64 = self.hosts.iter().map(Process::cpu_s).sum();
+        let sent_before = self.lan.sent_bytes(1);
+        let start = Instant::now();
+        let names: Vec<String> = (1..=number).map(name).collect();
+        let mut arguments = vec!["--json", "send", image.as_str()];
+        arguments.extend(names.iter().map(String::as_str));
+        let out = self.hosts[0].must(&arguments);
+        let whole = start.elapsed().as_secs_f64();
+        let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let is_slow = |line: &Value| slow.is_some_and(|host| line["host"] == name(host).as_str());
+        let fast = lines.iter().filter(|line| line["event"] == "done" && !is_slow(line));
+        let last = fast.map(|line| line["elapsed_ms"].as_f64().unwrap() / 1e3).fold(0.0, f64::max);
+        let size = (self.mib << 20) as f64;
+        let summary = lines.iter().find(|line| line["event"] == "summary").unwrap();
+        let figures = Figures {
+            seconds: if slow.is_some() { last } else { whole },
+            egress: summary["egress_bytes"].as_f64().unwrap() / size,
+            wire: (self.lan.sent_bytes(1) - sent_before) as f64 / size,
+            cpu_s: self.hosts.iter().map(Process::cpu_s).sum::<f64>() - cpu_before,
+        };
+        self.forget(&image);
+        if let Some(host) = slow {
+            self.shape(host, &self.rate);
+        }
+        figures
     }
 
     /// Without a slow host; with one that was not slow before, another one each time; and with one that is known to be slow.
     fn slow(&mut self, number: usize) -> (f64, f64, f64) {
-        let rounds = std::mem::replace(&mut self.rounds, 1);
         let (mut all, mut first, mut later) = (vec![], vec![], vec![]);
-        for round in 0..rounds {
-            let slow = 1 + round % number;
+        for round in 0..self.rounds {
+            let slow = Some(1 + round % number);
             // What it has seen of links it forgets; what its own carries it sees again, and the next send begins with that.
             self.hosts[0].terminate();
             self.hosts[0].start();
             self.hosts[0].must(&["peers"]);
-            self.send(number, &[]);
-            all.push(self.send(number, &[]).seconds);
-            first.push(self.send(number, &[slow]).seconds);
-            later.push(self.send(number, &[slow]).seconds);
+            self.once(number, None);
+            all.push(self.once(number, None).seconds);
+            first.push(self.once(number, slow).seconds);
+            later.push(self.once(number, slow).seconds);
         }
-        self.rounds = rounds;
         for (name, figures) in [("without", &all), ("first", &first), ("known", &later)] {
             let figures: Vec<String> = figures.iter().map(|seconds| format!("{seconds:.2}")).collect();
             println!("  {name}: {} s", figures.join(", "));

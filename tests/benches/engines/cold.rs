@@ -23,6 +23,7 @@ const PAIRS: [[Kind; 2]; 4] = [
     [Kind::Containerd, Kind::Containerd],
     [Kind::DockerOnContainerd, Kind::DockerOnContainerd],
 ];
+
 /// What sends came to.
 #[derive(Default)]
 struct Cost {
