@@ -36,8 +36,8 @@ const CLOSE_TIMEOUT_MS: u64 = 3_000;
 pub fn run(config: &Config) -> Result<(), RunError> {
     sys::memory::share_arenas();
     log::init(&config.log_level).map_err(|_| RunError::Log(config.log_level.clone()))?;
-    // Hashing and file I/O have threads of their own; these two move packets and decide.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).enable_all().build()?;
+    // Hashing and file I/O have threads of their own, in lanes; these two move packets and decide.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(sys::THREADS).enable_all().build()?;
     let result = runtime.block_on(async {
         let (store, staging) = open(config).map_err(StartError::Store)?;
         let result = serve(config, store.clone(), staging).await;

@@ -10,7 +10,7 @@ use proto::Digest;
 use proto::control::{Event, Planned, Progress};
 
 use crate::format::{duration_ms, size};
-use crate::report::{Fleet, view};
+use crate::report::{Fleet, lines, view};
 use crate::terminal::{self, Size};
 
 /// Often enough to seem smooth.
@@ -31,6 +31,8 @@ pub(crate) enum Bars {
 pub(crate) struct Layers {
     all: MultiProgress,
     hosts: HashMap<(String, String), Host>,
+    /// What the source does before bytes come.
+    hashing: Option<ProgressBar>,
 }
 
 /// The hosts of a fan-out. How they are shown is not decided here.
@@ -51,7 +53,7 @@ struct Host {
 impl Bars {
     /// A bar for every layer.
     pub(crate) fn layers() -> Self {
-        Self::Layers(Layers { all: MultiProgress::with_draw_target(target()), hosts: HashMap::new() })
+        Self::Layers(Layers { all: MultiProgress::with_draw_target(target()), hosts: HashMap::new(), hashing: None })
     }
 
     /// The hosts of `fleet` as they are at every tick; `started` is when its times begin.
@@ -107,6 +109,11 @@ impl Hosts {
     }
 }
 
+/// A line of words.
+fn message() -> ProgressStyle {
+    ProgressStyle::with_template("  {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
 impl Drop for Hosts {
     fn drop(&mut self) {
         self.0.finish_and_clear();
@@ -115,7 +122,16 @@ impl Drop for Hosts {
 
 impl Layers {
     fn event(&mut self, event: &Event) {
+        if matches!(event, Event::Progress(_) | Event::Done(_) | Event::HostFailed { .. })
+            && let Some(hashing) = self.hashing.take()
+        {
+            hashing.finish_and_clear();
+        }
         match event {
+            Event::Hashing(hashing) => {
+                let bar = self.hashing.get_or_insert_with(|| self.all.add(ProgressBar::no_length().with_style(message())));
+                bar.set_message(lines::hashing(hashing));
+            }
             Event::Planned(planned) => self.planned(planned),
             Event::Progress(progress) => self.progress(progress),
             Event::Done(done) => self.finish(&done.host, &done.image),
@@ -292,7 +308,7 @@ mod tests {
     #[test]
     fn a_bar_for_every_layer_and_one_for_all() {
         let screen = Screen::default();
-        let mut bars = Layers { all: MultiProgress::new(), hosts: HashMap::new() };
+        let mut bars = Layers { all: MultiProgress::new(), hosts: HashMap::new(), hashing: None };
         bars.all.set_draw_target(ProgressDrawTarget::term_like_with_hz(Box::new(screen.clone()), 255));
         let layer = |name: &str, size_bytes| PlannedLayer { digest: Digest::of(name.as_bytes()), size_bytes, present_bytes: 0 };
         let layers = vec![layer("a", 40_000_000), layer("b", 2_000_000)];

@@ -24,10 +24,13 @@ pub const ALPN: &[u8] = b"imgd/1";
 pub const MAJOR: u16 = 1;
 
 /// Capabilities that this program has; a bit is used only after both sides have named it.
-pub const CAPABILITIES: u64 = SHARED_OFFERS;
+pub const CAPABILITIES: u64 = SHARED_OFFERS | HASHING;
 
 /// It takes part in fan-outs: [`Request::Share`] and what belongs to it.
 pub const SHARED_OFFERS: u64 = 1;
+
+/// It understands that a source hashes before it serves: [`Block::Hashing`], [`Answer::Hashing`].
+pub const HASHING: u64 = 2;
 
 /// The first message in both directions. Frozen: it never changes, whatever the version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +145,8 @@ pub enum Answer {
     Drawn(Vec<(HostId, u64)>),
     /// To a `Send`.
     Event(control::Event),
+    /// To a `Proof` or `Hashes`, about once a second before the answer itself, to a host with [`HASHING`]: the blob was never hashed here.
+    Hashing(HashingProgress),
 }
 
 /// An image and what the offering host wants done with it.
@@ -184,6 +189,17 @@ pub enum Block {
     Refused(Refusal),
     /// Still here, but the next bytes are not here yet. Only in jobs, about once a second.
     Waiting,
+    /// The blob was never hashed at the source, which does so now. About once a second, before the first bytes, to a host with [`HASHING`].
+    Hashing(HashingProgress),
+}
+
+/// How far a source is that hashes a blob before it serves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HashingProgress {
+    /// Bytes that are hashed.
+    pub done_bytes: u64,
+    /// Length of the blob.
+    pub total_bytes: u64,
 }
 
 /// Says what the bytes of a block are.
@@ -365,7 +381,7 @@ impl Bounded for Block {
             Self::Bytes(header) => {
                 header.encoded_bytes <= BLOCK_BYTES && (1..=BLOCK_BYTES / RANGE_BYTES).contains(&(header.after.len() as u64))
             }
-            Self::Refused(_) | Self::Waiting => true,
+            Self::Refused(_) | Self::Waiting | Self::Hashing(_) => true,
         }
     }
 }
@@ -376,7 +392,7 @@ impl Bounded for Answer {
             Self::Offer(offer) => offer.image.within_limits(),
             Self::Where(addresses) => addresses.len() <= GROUPS,
             Self::Hashes(hashes) => hashes.len() <= HASHES,
-            Self::Trouble(_) | Self::Proof(_) => true,
+            Self::Trouble(_) | Self::Proof(_) | Self::Hashing(_) => true,
             Self::Drawn(sources) => sources.len() <= MEMBERS,
             Self::Event(event) => event.within_limits(),
             Self::Want(want) => want.missing.len() <= IMAGE_BLOBS,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use agent::store::layout::LayoutStore;
-use agent::store::{Import, Ingest, Store, StoreError};
+use agent::store::{Import, Ingest, Meter, Store, StoreError};
 use proto::image::Selection;
 use proto::{Descriptor, Digest};
 use serde_json::{Value, json};
@@ -90,7 +90,7 @@ async fn damage_is_found_put_aside_and_mended() {
             let result = layout.store.resolve(&query("demo"), Selection::All).await;
             assert!(matches!(result, Err(StoreError::Corrupt(digest)) if digest == layer.digest), "{result:?}");
         }
-        let result = layout.store.hashes(&layer).await;
+        let result = layout.store.hashes(&layer, &Meter::default()).await;
         assert!(matches!(result, Err(StoreError::Corrupt(_) | StoreError::BlobMissing(_))), "{result:?}");
         assert!(layout.path.join(".imgd/quarantine").join(layer.digest.hex()).exists());
         assert!(matches!(content(&layout.store, &layer).await, Err(StoreError::BlobMissing(_))));

@@ -15,6 +15,7 @@ mod network;
 mod roll_out;
 mod send;
 mod store_conformance;
+mod system_calls;
 mod tools;
 mod trust;
 

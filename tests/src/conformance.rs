@@ -1,6 +1,6 @@
 //! The promises of `agent::store`, as checks that every store passes. Each takes a store with nothing in it.
 
-use agent::store::{Form, Identity, Import, Imported, Ingest, Query, Store, StoreError};
+use agent::store::{Form, Identity, Import, Imported, Ingest, Meter, Query, Store, StoreError};
 use bytes::Bytes;
 use proto::hash::{RangeHash, RangeHasher};
 use proto::image::{ImageError, Selection};
@@ -299,11 +299,11 @@ pub async fn hashes_are_those_of_the_ranges<S: Store>(store: &S) {
     for blob in sample.image.blobs() {
         let mut hasher = RangeHasher::default();
         hasher.update(&sample.blobs[&blob.digest]);
-        let hashes = store.hashes(blob).await.unwrap();
+        let hashes = store.hashes(blob, &Meter::default()).await.unwrap();
         assert_eq!(hashes[..], hasher.finish().1);
         assert_eq!(hashes.last(), Some(&RangeHash::from(blob.digest)));
     }
-    assert!(matches!(store.hashes(&Descriptor::of("x", b"not here")).await, Err(StoreError::BlobMissing(_))));
+    assert!(matches!(store.hashes(&Descriptor::of("x", b"not here"), &Meter::default()).await, Err(StoreError::BlobMissing(_))));
 }
 
 /// An image without a name is listed, found by ID, and named later.
@@ -395,7 +395,7 @@ pub async fn empty_things<S: Store>(store: &S) {
     let import = store.import(image).await.unwrap();
     import.ingest(&empty).await.unwrap().unwrap().commit().await.unwrap();
     assert_eq!(content(store, &empty).await.unwrap(), Bytes::new());
-    assert_eq!(store.hashes(&empty).await.unwrap().len(), 1);
+    assert_eq!(store.hashes(&empty, &Meter::default()).await.unwrap().len(), 1);
 }
 
 /// Names in order, those without one last.

@@ -17,7 +17,7 @@ use super::find::{Found, find};
 use super::{ArchiveError, diff_id, input, tape};
 use crate::staging::Staging;
 use crate::store::{Import, Imported, Ingest, Store, StoreError};
-use crate::sys::blocking;
+use crate::sys::{Lane, blocking, blocking_in, thread};
 
 /// An image that was loaded, under one of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,12 +42,13 @@ pub async fn load<S: Store>(
 ) -> Result<Vec<Loaded>, ArchiveError> {
     let (contents, images) = {
         let staging = staging.clone();
-        blocking(move || {
+        // It waits for the client in the middle of its work.
+        let read = thread("load", move || {
             let contents = Contents::read(&staging, input::open(blocks).map_err(tape::failed)?)?;
             let images = find(&contents, &staging)?;
             Ok::<_, ArchiveError>((Arc::new(contents), images))
-        })
-        .await?
+        });
+        read.await.map_err(StoreError::io("start a thread for", "the archive"))??
     };
     let mut checked = HashMap::new();
     let mut prepared = Vec::with_capacity(images.len());
@@ -180,7 +181,7 @@ async fn check_layers(contents: &Arc<Contents>, image: &Image, checked: &mut Has
         let Some(expected) = layer.diff_id else { continue };
         let found = match checked.get(&digest) {
             Some(found) => *found,
-            None => blocking(move || diff_id::of(&path, digest)).await?,
+            None => blocking_in(Lane::Unpack, move || diff_id::of(&path, digest)).await?,
         };
         checked.insert(digest, found);
         if found != expected {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto::control::{Event, Failure, FailureKind, Hello, MAJOR, Request};
+use proto::control::{Event, Failure, FailureKind, HASHING, Hello, MAJOR, Request};
 use proto::frame::{self, Bounded, PREFIX_BYTES};
 use proto::limits::{DATA_BYTES, FRAME, FRAME_BEFORE_WELCOME};
 use serde::Serialize;
@@ -39,16 +39,16 @@ pub(super) async fn greet(socket: UnixStream) -> std::io::Result<Option<(Client,
             return Ok(None);
         }
         let request: Request = read(&mut reader, FRAME).await?;
-        Ok(Some((Client::new(reader, writer), request)))
+        Ok(Some((Client::new(reader, writer, hello.capabilities), request)))
     };
     tokio::time::timeout(GREETING_TIMEOUT, greeting).await.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
 }
 
 impl Client {
-    fn new(reader: OwnedReadHalf, writer: OwnedWriteHalf) -> Self {
+    fn new(reader: OwnedReadHalf, writer: OwnedWriteHalf, capabilities: u64) -> Self {
         let (events, receiver) = mpsc::channel(256);
         let (data, chunks) = mpsc::channel(2);
-        Self { events, data, reader: Arc::new(Mutex::new(reader)), writer: tokio::spawn(tell(writer, receiver, chunks)) }
+        Self { events, data, reader: Arc::new(Mutex::new(reader)), writer: tokio::spawn(tell(writer, capabilities, receiver, chunks)) }
     }
 
     /// Tells the client. Waits while it is slow to read; does nothing when it is gone.
@@ -92,8 +92,11 @@ impl Client {
 }
 
 /// Writes what the client is told, until nobody says anything any more or the client is gone.
-async fn tell(mut writer: OwnedWriteHalf, mut events: mpsc::Receiver<Event>, mut data: mpsc::Receiver<Bytes>) {
+async fn tell(mut writer: OwnedWriteHalf, capabilities: u64, mut events: mpsc::Receiver<Event>, mut data: mpsc::Receiver<Bytes>) {
     while let Some(event) = events.recv().await {
+        if matches!(event, Event::Hashing(_)) && capabilities & HASHING == 0 {
+            continue;
+        }
         if write(&mut writer, &event).await.is_err() {
             return;
         }

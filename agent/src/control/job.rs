@@ -65,6 +65,7 @@ enum Key {
     Planned(String, String),
     Progress(String, String, Digest),
     Drawn(String, String),
+    Hashing(String),
     Waiting(String),
     Ended(String, String),
     Summary,
@@ -208,7 +209,8 @@ impl Record {
 
     /// How far something was that has ended interests nobody. The images of a host go one after the other.
     fn forget_steps(&mut self, host: &str) {
-        let is_step = |key: &Key| matches!(key, Key::Progress(of, ..) | Key::Drawn(of, _) | Key::Waiting(of) if of == host);
+        let is_step =
+            |key: &Key| matches!(key, Key::Progress(of, ..) | Key::Drawn(of, _) | Key::Hashing(of) | Key::Waiting(of) if of == host);
         self.events.retain(|_, (key, _)| !is_step(key));
         self.versions.retain(|key, _| !is_step(key));
     }
@@ -226,6 +228,7 @@ impl Record {
                 Key::Progress(progress.host.clone(), progress.image.clone(), progress.digest)
             }
             Event::Drawn(drawn) => Key::Drawn(drawn.host.clone(), drawn.image.clone()),
+            Event::Hashing(hashing) => Key::Hashing(hashing.host.clone()),
             Event::Waiting { host, .. } => Key::Waiting(host.clone()),
             Event::Done(done) => Key::Ended(done.host.clone(), done.image.clone()),
             Event::HostFailed { host, image, .. } => Key::Ended(host.clone(), image.clone()),

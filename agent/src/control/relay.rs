@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::control::{Event, Failure, FailureKind, Send, TransferState};
 use proto::host::Member;
 use proto::limits::{RELAYED_LAYERS, STALL_TIMEOUT_MS};
-use proto::peer::{Answer, Request, SHARED_OFFERS};
+use proto::peer::{Answer, HASHING, Request, SHARED_OFFERS};
 use proto::session::OutOfTurn;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -67,6 +67,9 @@ pub(super) async fn answer<S: Store>(context: Arc<Context<S>>, jobs: Arc<Jobs>, 
                         _ = stream.given_up() => None,
                     };
                     let Some(event) = event else { break };
+                    if matches!(event, Event::Hashing(_)) && peer.hello().capabilities & HASHING == 0 {
+                        continue;
+                    }
                     // Who does not read is as good as gone.
                     if !matches!(sys::deadline(STALL_TIMEOUT_MS, stream.send(&Answer::Event(event))).await, Some(Ok(()))) {
                         break;
@@ -149,6 +152,7 @@ fn host(event: &Event) -> Option<&String> {
         Event::Planned(planned) => Some(&planned.host),
         Event::Progress(progress) => Some(&progress.host),
         Event::Drawn(drawn) => Some(&drawn.host),
+        Event::Hashing(hashing) => Some(&hashing.host),
         Event::Waiting { host, .. } | Event::HostFailed { host, .. } => Some(host),
         Event::Done(done) => Some(&done.host),
         _ => None,

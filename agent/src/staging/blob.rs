@@ -62,6 +62,7 @@ impl StagedBlob {
             let Some((before, after)) = map.entries()[index] else { continue };
             let offset = index as u64 * RANGE_BYTES;
             let bytes = &mut buffer[..range_length(blob.size_bytes, index) as usize];
+            // Also where the disk cannot read it: then it is fetched again, and written anew.
             let read = file.read_exact_at(bytes, offset);
             if read.is_err() || !range_matches(&before, offset, bytes, blob.size_bytes, &after) {
                 map.forget(index)?;
@@ -151,22 +152,25 @@ impl StagedBlob {
                 _ => break,
             }
         }
-        let whole = hashes.len() == map.entries().len() && previous == shared.blob.digest.into();
-        // The hashes go on with the file; the map has done its work.
-        let _ = std::fs::remove_file(map.path());
-        if !whole {
-            let _ = std::fs::remove_file(&shared.path);
+        if hashes.len() != map.entries().len() || previous != shared.blob.digest.into() {
+            remove(&shared.path, map.path());
             return Err(StoreError::Corrupt(shared.blob.digest));
         }
         shared.file.set_len(shared.blob.size_bytes).map_err(StoreError::io("truncate", &shared.path))?;
-        Ok(StagedFile::new(shared.path.clone(), shared.blob.digest, shared.blob.size_bytes, hashes, Some(claim)))
+        // The map stays beside the data until the store says that it has the blob.
+        Ok(StagedFile::of_blob(shared.path.clone(), map.path().to_owned(), &shared.blob, hashes, claim))
     }
 
     /// Removes its files: it is in the store by another way, or worth nothing. Whoever reads it still does.
     pub fn discard(&self) {
-        let _ = std::fs::remove_file(self.shared.map().path());
-        let _ = std::fs::remove_file(&self.shared.path);
+        remove(&self.shared.path, self.shared.map().path());
     }
+}
+
+/// The data first, as [`StagedFile::stored`] does.
+fn remove(data: &Path, map: &Path) {
+    let _ = std::fs::remove_file(data);
+    let _ = std::fs::remove_file(map);
 }
 
 /// What is known of the hashes of a blob without having seen it: the first one and the last one.

@@ -4,25 +4,41 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use proto::Digest;
 use proto::hash::{RangeHash, RangeHasher};
+use proto::{Descriptor, Digest};
 
+use super::Claim;
 use crate::store::StoreError;
 
-/// A complete and verified file. Removed on drop, unless a store moved it away.
+/// A complete and verified file. One of a [`super::StagedBlob`] stays, with its map, until a store says that it has the blob: a process
+/// that ends before that goes on from it. One of a [`StagedWriter`] is removed on drop.
 #[derive(Debug)]
 pub struct StagedFile {
     path: PathBuf,
     digest: Digest,
     size_bytes: u64,
     hashes: Vec<RangeHash>,
-    /// Dropped last: it keeps others from writing the same blob.
-    _claim: Option<super::Claim>,
+    origin: Origin,
+}
+
+/// Where a staged file comes from.
+#[derive(Debug)]
+enum Origin {
+    /// A blob that arrived in ranges.
+    Blob {
+        /// The file that says which ranges are verified.
+        map: PathBuf,
+        /// Dropped last: it keeps others from writing the same blob.
+        _claim: Claim,
+    },
+    /// Bytes that came in one go, and can only come again.
+    Writer,
 }
 
 impl StagedFile {
-    pub(super) fn new(path: PathBuf, digest: Digest, size_bytes: u64, hashes: Vec<RangeHash>, claim: Option<super::Claim>) -> Self {
-        Self { path, digest, size_bytes, hashes, _claim: claim }
+    /// The file of a blob that arrived in ranges.
+    pub(super) fn of_blob(path: PathBuf, map: PathBuf, blob: &Descriptor, hashes: Vec<RangeHash>, claim: Claim) -> Self {
+        Self { path, digest: blob.digest, size_bytes: blob.size_bytes, hashes, origin: Origin::Blob { map, _claim: claim } }
     }
 
     /// Where it lies. A store that takes it over renames it from here.
@@ -44,11 +60,31 @@ impl StagedFile {
     pub fn hashes(&self) -> &[RangeHash] {
         &self.hashes
     }
+
+    /// A store has the blob, durably: what is still staged of it goes.
+    pub fn stored(self) {
+        self.remove();
+    }
+
+    /// A sync has failed: what is on the disk is not what was verified, and the next sync may say that all is well. The blob has to come again.
+    pub fn lost(self) {
+        self.remove();
+    }
+
+    /// The data first: a map without data is no harm, data without a map would be bytes that nobody knows.
+    fn remove(&self) {
+        let _ = std::fs::remove_file(&self.path);
+        if let Origin::Blob { map, .. } = &self.origin {
+            let _ = std::fs::remove_file(map);
+        }
+    }
 }
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if matches!(self.origin, Origin::Writer) {
+            self.remove();
+        }
     }
 }
 
@@ -81,7 +117,7 @@ impl StagedWriter {
         let hasher = std::mem::take(&mut self.hasher);
         let size_bytes = hasher.length_bytes();
         let (digest, hashes) = hasher.finish();
-        StagedFile::new(std::mem::take(&mut self.path), digest, size_bytes, hashes, None)
+        StagedFile { path: std::mem::take(&mut self.path), digest, size_bytes, hashes, origin: Origin::Writer }
     }
 }
 

@@ -64,11 +64,15 @@ impl Map {
 }
 
 /// Bytes that the map of a blob claims, without looking at the blob.
-pub(super) fn claimed_bytes(root: &Path, blob: &Descriptor) -> u64 {
-    let Ok(records) = std::fs::read(path(root, blob)) else { return 0 };
+pub(super) fn claimed_bytes(root: &Path, blob: &Descriptor) -> Result<u64, StoreError> {
+    let path = path(root, blob);
+    let records = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        records => records.map_err(StoreError::io("read", path))?,
+    };
     let ranges = records.as_chunks::<RECORD_BYTES>().0.iter().take(range_count(blob.size_bytes) as usize);
     let claimed = ranges.enumerate().filter(|(_, record)| decode(record).is_some());
-    claimed.map(|(i, _)| range_length(blob.size_bytes, i)).sum()
+    Ok(claimed.map(|(i, _)| range_length(blob.size_bytes, i)).sum())
 }
 
 /// Length of one range: [`RANGE_BYTES`], or less at the end of the blob.

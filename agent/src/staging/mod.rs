@@ -8,7 +8,8 @@
 //! ```
 //! Nothing here is trusted after a restart: every range that the map claims is hashed again against the hashes in the map, so that neither
 //! `kill -9` nor a power cut, which may lose data that the map already names, can bring in a wrong byte. Staging is therefore never synced;
-//! the store syncs when it takes a blob over. What was not written to for 24 h is removed.
+//! the store syncs when it takes a blob over. Data and map of a blob stay until the store has it durably, so that a process that ends at any
+//! moment goes on from them. What was not written to for 24 h is removed. The directory is created again when somebody has removed it.
 
 mod blob;
 mod file;
@@ -46,7 +47,7 @@ pub struct Staging {
 impl Staging {
     /// Opens the directory, creates it where it is absent, and removes what a former agent left that cannot be continued.
     pub fn open(root: &Path) -> Result<Arc<Self>, StoreError> {
-        std::fs::create_dir_all(root).map_err(StoreError::io("create", root))?;
+        crate::sys::durable::create_dir(root, 0o700)?;
         let staging = Self { root: root.to_owned(), claims: Mutex::default(), open: Mutex::default(), incoming: AtomicU64::new(0) };
         staging.sweep(KEEP)?;
         for path in staging.files()? {
@@ -62,7 +63,11 @@ impl Staging {
         let turn = self.claims.lock().unwrap_or_else(PoisonError::into_inner).entry(blob.digest).or_default().clone();
         let claim = Claim { guard: Some(turn.lock_owned().await), digest: blob.digest, staging: self.clone() };
         let (root, blob) = (self.root.clone(), blob.clone());
-        let staged = crate::sys::blocking(move || StagedBlob::open(&root, blob, claim)).await?;
+        let opening = move || {
+            disk::ensure_directory(&root, 0o700)?;
+            StagedBlob::open(&root, blob, claim)
+        };
+        let staged = crate::sys::blocking_in(crate::sys::Lane::Hash, opening).await?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, shared| shared.strong_count() > 0);
         open.insert(staged.descriptor().digest, Arc::downgrade(staged.shared()));
@@ -76,18 +81,20 @@ impl Staging {
     }
 
     /// Verified bytes of a blob, by its map alone: a forecast, for plans.
-    pub fn staged_bytes(&self, blob: &Descriptor) -> u64 {
+    pub fn staged_bytes(&self, blob: &Descriptor) -> Result<u64, StoreError> {
         map::claimed_bytes(&self.root, blob)
     }
 
     /// Room for more: every byte that arrives is written here once.
     pub fn room(&self) -> Result<Room, StoreError> {
+        disk::ensure_directory(&self.root, 0o700)?;
         let space = disk::space(&self.root).map_err(StoreError::io("read", &self.root))?;
         Ok(Room { device: space.device, free_bytes: space.free_bytes, needed_percent: 100 })
     }
 
     /// A file for bytes whose digest is not known yet.
     pub fn writer(&self) -> Result<StagedWriter, StoreError> {
+        disk::ensure_directory(&self.root, 0o700)?;
         let number = self.incoming.fetch_add(1, Ordering::Relaxed);
         StagedWriter::create(self.root.join(format!("incoming-{number}")))
     }
@@ -115,6 +122,9 @@ impl Staging {
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, StoreError> {
+        if !disk::exists(&self.root)? {
+            return Ok(vec![]);
+        }
         let entries = std::fs::read_dir(&self.root).map_err(StoreError::io("list", &self.root))?;
         let files = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>();
         files.map_err(StoreError::io("list", &self.root))

@@ -20,7 +20,7 @@ use super::containerd::{self, ContainerdImport, ContainerdIngest, ContainerdStor
 use super::engine::{self, Deadlines, Engine, EngineImport, EngineIngest, EngineStore, EngineStoreKind, WholeImport, WholeStore};
 use super::kind::StoreKind;
 use super::layout::{LayoutImport, LayoutIngest, LayoutStore};
-use super::{Finding, Held, Import, Imported, Ingest, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
+use super::{Finding, Held, Import, Imported, Ingest, Meter, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
 use crate::staging::StagedFile;
 
 /// For how long an engine is believed to use the store that it said.
@@ -292,8 +292,8 @@ impl Store for AnyStore {
         on!(Backend, self.backend().await?, store => store.resolve(query, selection).await)
     }
 
-    async fn hashes(&self, blob: &Descriptor) -> Result<Arc<[RangeHash]>, StoreError> {
-        on!(Backend, self.backend().await?, store => store.hashes(blob).await)
+    async fn hashes(&self, blob: &Descriptor, meter: &Meter) -> Result<Arc<[RangeHash]>, StoreError> {
+        on!(Backend, self.backend().await?, store => store.hashes(blob, meter).await)
     }
 
     async fn read(&self, blob: &Descriptor, range: Range<u64>) -> Result<Reader, StoreError> {

@@ -67,7 +67,8 @@ fn decide(host: &Host, state_dir: &Path) -> (StoreKind, String) {
 
 impl Host {
     fn look() -> Self {
-        let first = |paths: Vec<PathBuf>| paths.into_iter().find(|path| path.exists());
+        // A socket that may not be looked at is there: its engine is chosen, and says what is wrong. Absence would choose another store for good.
+        let first = |paths: Vec<PathBuf>| paths.into_iter().find(|path| path.try_exists().unwrap_or(true));
         let programs = |name: &str| ["/usr/bin", "/usr/sbin", "/usr/local/bin"].iter().map(|dir| Path::new(dir).join(name)).collect();
         // Who is not root has sockets of its own, of engines without root.
         let user_sockets = |name: &str| std::env::var_os("XDG_RUNTIME_DIR").map(|directory| Path::new(&directory).join(name));
@@ -79,7 +80,7 @@ impl Host {
             docker: sign(DOCKER_SOCKET, user_sockets("docker.sock"), "dockerd"),
             podman: sign(PODMAN_SOCKET, user_sockets("podman/podman.sock"), "podman"),
             containerd: sign(CONTAINERD_SOCKET, None, "containerd"),
-            is_kubernetes_node: Path::new("/var/lib/kubelet").exists(),
+            is_kubernetes_node: Path::new("/var/lib/kubelet").try_exists().unwrap_or(true),
         }
     }
 }

@@ -50,6 +50,7 @@ impl Hashes {
         let mut bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
         let sum = Digest::of(&bytes);
         bytes.extend_from_slice(sum.as_bytes());
+        crate::sys::file::ensure_directory(&self.directory, 0o755)?;
         let path = self.path(digest);
         std::fs::write(&path, &bytes).map_err(StoreError::io("write", &path))
     }
@@ -61,6 +62,9 @@ impl Hashes {
 
     /// Forgets all but these.
     pub(crate) fn retain(&self, kept: &HashSet<Digest>) -> Result<(), StoreError> {
+        if !crate::sys::file::exists(&self.directory)? {
+            return Ok(());
+        }
         let entries = std::fs::read_dir(&self.directory).map_err(StoreError::io("list", &self.directory))?;
         for entry in entries {
             let path = entry.map_err(StoreError::io("list", &self.directory))?.path();

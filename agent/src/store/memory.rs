@@ -19,7 +19,8 @@ use super::names::{self, Identified, Named};
 use super::turns::{Turn, Turns};
 use super::walk::{verify, walk};
 use super::{
-    Finding, Form, Held, Identity, Import, Imported, Ingest, Lease, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError,
+    Finding, Form, Held, Identity, Import, Imported, Ingest, Lease, Meter, Properties, Query, Reader, Removed, Room, Scrubbed, Store,
+    StoreError,
 };
 use crate::staging::StagedFile;
 
@@ -155,7 +156,14 @@ impl Store for MemoryStore {
     type Import = MemoryImport;
 
     fn properties(&self) -> Properties {
-        Properties { kind: "memory", form: Form::Packed, identity: Identity::Config, resumable_ingests: true, adopts_files: false }
+        Properties {
+            kind: "memory",
+            form: Form::Packed,
+            identity: Identity::Config,
+            resumable_ingests: true,
+            adopts_files: false,
+            durable_ingests: true,
+        }
     }
 
     async fn examine(&self) -> Vec<Finding> {
@@ -202,7 +210,7 @@ impl Store for MemoryStore {
         Ok(Held { image_id: state.image_id(&entry.root), image, lease: Lease::new(leased) })
     }
 
-    async fn hashes(&self, blob: &Descriptor) -> Result<Arc<[RangeHash]>, StoreError> {
+    async fn hashes(&self, blob: &Descriptor, _: &Meter) -> Result<Arc<[RangeHash]>, StoreError> {
         let state = self.shared.state();
         let found = state.blobs.get(&blob.digest).ok_or(StoreError::BlobMissing(blob.digest))?;
         Ok(found.hashes.clone())
@@ -372,7 +380,9 @@ impl Ingest for MemoryIngest {
 
     async fn adopt(mut self, file: StagedFile) -> Result<(), StoreError> {
         self.bytes = std::fs::read(file.path()).map_err(StoreError::io("read", file.path()))?;
-        self.commit().await
+        self.commit().await?;
+        file.stored();
+        Ok(())
     }
 }
 

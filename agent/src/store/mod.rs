@@ -8,6 +8,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use proto::control::Verdict;
@@ -18,6 +19,7 @@ use proto::{Descriptor, Digest, Image};
 use tokio::sync::mpsc;
 
 use crate::staging::StagedFile;
+use crate::sys::{Lane, blocking_in};
 
 pub mod any;
 pub mod auto;
@@ -55,8 +57,9 @@ pub trait Store: Send + Sync + 'static {
     fn resolve(&self, query: &Query, selection: Selection) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
     /// The hash of every range of a blob (see [`proto::hash`]); the last one is its digest. The blob is read for it only
-    /// when that was never done here. A blob whose content is not what its digest says is put aside: [`StoreError::Corrupt`].
-    fn hashes(&self, blob: &Descriptor) -> impl Future<Output = Result<Arc<[RangeHash]>, StoreError>> + Send;
+    /// when that was never done here; `meter` follows the reading. A blob whose content is not what its digest says is put aside:
+    /// [`StoreError::Corrupt`].
+    fn hashes(&self, blob: &Descriptor, meter: &Meter) -> impl Future<Output = Result<Arc<[RangeHash]>, StoreError>> + Send;
 
     /// The bytes of a range of a blob, in order. They are not checked here: who needs them checked has the hashes.
     fn read(&self, blob: &Descriptor, range: Range<u64>) -> impl Future<Output = Result<Reader, StoreError>> + Send;
@@ -107,7 +110,8 @@ pub trait Ingest: Send + 'static {
     /// All bytes were appended: checks size and digest, and keeps the blob durably. A blob with other content is dropped.
     fn commit(self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Instead of `append` and `commit`: takes over a file whose digest was proven. Only where [`Properties::adopts_files`].
+    /// Instead of `append` and `commit`: takes over a file whose digest was proven. Only where [`Properties::adopts_files`]. Ends with
+    /// [`StagedFile::stored`] once the blob is kept durably, and not before.
     fn adopt(self, file: StagedFile) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
@@ -124,6 +128,8 @@ pub struct Properties {
     pub resumable_ingests: bool,
     /// `Ingest::adopt` works, by rename when the file lies on the store's file system.
     pub adopts_files: bool,
+    /// A blob whose ingest was committed survives the end of this process. Otherwise that is only so once its import is committed.
+    pub durable_ingests: bool,
 }
 
 /// How a store keeps images.
@@ -184,6 +190,25 @@ impl std::fmt::Debug for Lease {
     }
 }
 
+/// Bytes that are hashed in one go, before others who hash have their turn.
+pub(crate) const HASH_STEP_BYTES: u64 = 32 << 20;
+
+/// How far the hashing of a blob is, for whoever waits for it. Clones show the same.
+#[derive(Debug, Clone, Default)]
+pub struct Meter(Arc<AtomicU64>);
+
+impl Meter {
+    /// Bytes of the blob that are hashed.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// So many bytes of the blob are hashed now.
+    pub(crate) fn reached(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+}
+
 /// Bytes of a blob as they are read. Dropping it stops the reading.
 #[derive(Debug)]
 pub struct Reader {
@@ -195,6 +220,29 @@ impl Reader {
     pub fn channel() -> (mpsc::Sender<Result<Bytes, StoreError>>, Self) {
         let (sender, blocks) = mpsc::channel(1);
         (sender, Self { blocks })
+    }
+
+    /// Reads with `next` in the lane for reading, one block ahead of whoever takes them, until it gives none or an error. Nobody's thread waits
+    /// for a slow reader.
+    pub(crate) fn ahead(next: impl FnMut() -> Option<Result<Bytes, StoreError>> + Send + 'static) -> Self {
+        let (sender, reader) = Self::channel();
+        tokio::spawn(async move {
+            let mut next = next;
+            loop {
+                let step = move || {
+                    let block = next();
+                    (next, block)
+                };
+                let block;
+                (next, block) = blocking_in(Lane::Read, step).await;
+                let Some(block) = block else { return };
+                let failed = block.is_err();
+                if sender.send(block).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        reader
     }
 
     /// The next bytes, of any number; `None` after the last.
@@ -300,6 +348,9 @@ pub enum StoreError {
     /// Another agent has this store open.
     #[error("{0:?} is in use by another agent")]
     InUse(PathBuf),
+    /// A directory of the store is not there any more.
+    #[error("the directory {0:?} is gone: mount its file system again, or restart imgd to begin anew")]
+    Vanished(PathBuf),
     /// The disk is full.
     #[error("no space left on the device of {0:?}")]
     NoSpace(PathBuf),
@@ -334,6 +385,14 @@ pub enum StoreError {
     /// Something that was here when an import began is gone: beginning again finds out what is missing now.
     #[error("layer {0} was removed from the store meanwhile")]
     Gone(Digest),
+    /// The name of an image was removed, and then the store could not find out what is not referred to any more.
+    #[error("{name} is removed, but its space is not freed yet")]
+    NotFreed {
+        /// The name.
+        name: String,
+        /// Why nothing was collected.
+        source: Box<StoreError>,
+    },
     /// This kind of store cannot do it.
     #[error("{kind} cannot keep {what}")]
     Unsupported {

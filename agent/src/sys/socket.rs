@@ -30,11 +30,13 @@ pub fn listen(path: &Path) -> Result<UnixListener, StoreError> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         durable::create_dir(parent, 0o755)?;
     }
-    if path.exists() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(StoreError::InUse(path.to_owned()));
+    if super::file::exists(path)? {
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => return Err(StoreError::InUse(path.to_owned())),
+            // Only a refusal says that nobody listens: a busy agent, or a lack of file descriptors, is no reason to take its socket away.
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionRefused => return Err(StoreError::io("connect to", path)(error)),
+            Err(_) => std::fs::remove_file(path).map_err(StoreError::io("remove", path))?,
         }
-        std::fs::remove_file(path).map_err(StoreError::io("remove", path))?;
     }
     let listener = UnixListener::bind(path).map_err(StoreError::io("listen on", path))?;
     // 0660: the group of the agent (imgd, where systemd made it) may use it, and that is as much as being root.

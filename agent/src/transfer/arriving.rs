@@ -9,6 +9,7 @@ use proto::peer::Refusal;
 use super::refusal;
 use crate::staging::{StagedBlob, StagedReader};
 use crate::store::{Import, Ingest, Store, StoreError};
+use crate::sys::{Lane, blocking_in};
 
 /// A layer that arrives.
 pub(super) struct Arriving<S: Store> {
@@ -45,7 +46,7 @@ pub(super) async fn hand_over<S: Store>(arriving: Arriving<S>) -> Result<(), Sto
     let (Some(staged), Some(ingest)) = (Arc::into_inner(arriving.staged), arriving.ingest) else {
         return Err(StoreError::BlobMissing(digest));
     };
-    let file = crate::sys::blocking(move || staged.finish()).await?;
+    let file = blocking_in(Lane::Write, move || staged.finish()).await?;
     ingest.adopt(file).await
 }
 
@@ -58,7 +59,7 @@ pub(super) async fn feed<I: Ingest>(reader: StagedReader, mut ingest: I) -> Resu
         let prefix_bytes = reader.prefix(offset).await.ok_or(StoreError::BlobMissing(blob.digest))?;
         let (reading, range) = (reader.clone(), offset..prefix_bytes.min(offset + BLOCK_BYTES));
         offset = range.end;
-        let bytes = crate::sys::blocking(move || reading.read(range)).await?;
+        let bytes = blocking_in(Lane::Read, move || reading.read(range)).await?;
         ingest.append(bytes.into()).await?;
     }
     ingest.commit().await

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use proto::hash::RangeHash;
 use proto::job::{JobId, Share, Sources, Trouble};
 use proto::limits::JOBS_PER_HOST;
 use proto::peer::{Answer, Refusal, Request};
@@ -237,25 +238,38 @@ pub(super) async fn receive_share<S: Store>(context: Arc<Context<S>>, peer: Peer
 
 /// What the hashes of an offered blob hash to.
 pub(super) async fn prove<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream, digest: Digest) -> Result<(), NetError> {
-    let Some(offer) = context.offers.find(&peer.id(), &digest) else {
-        return stream.send(&Answer::Refused(Refusal::BlobNotOffered(digest))).await;
-    };
-    match offer.hashes(&digest, &*context.store).await {
-        Ok(hashes) => share::send_proof(stream, &hashes).await,
-        Err(error) => stream.send(&Answer::Refused(refusal(&error))).await,
+    match offered_hashes(context, peer, stream, &digest).await? {
+        Some(Ok(hashes)) => share::send_proof(stream, &hashes).await,
+        Some(Err(refusal)) => stream.send(&Answer::Refused(refusal)).await,
+        None => stream.send(&Answer::Refused(Refusal::BlobNotOffered(digest))).await,
     }
 }
 
 /// The hashes of a blob that was offered, or that comes in here with a job.
 pub(super) async fn hashes<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream, digest: Digest) -> Result<(), NetError> {
-    if let Some(offer) = context.offers.find(&peer.id(), &digest) {
-        return match offer.hashes(&digest, &*context.store).await {
-            Ok(hashes) => share::send_hashes(stream, &hashes).await,
-            Err(error) => stream.send(&Answer::Refused(refusal(&error))).await,
-        };
+    match offered_hashes(context, peer, stream, &digest).await? {
+        Some(Ok(hashes)) => return share::send_hashes(stream, &hashes).await,
+        Some(Err(refusal)) => return stream.send(&Answer::Refused(refusal)).await,
+        None => {}
     }
     match context.jobs.find(&peer.id(), &digest) {
-        Some(job) => share::hashes_to(context, stream, &job, digest).await,
+        Some(job) => share::hashes_to(context, peer, stream, &job, digest).await,
         None => stream.send(&Answer::Refused(Refusal::BlobNotOffered(digest))).await,
     }
+}
+
+/// The hashes of a blob that was offered to `peer`, which hears how far they are. `None`: it was not.
+async fn offered_hashes<S: Store>(
+    context: &Context<S>,
+    peer: &Peer,
+    stream: &mut Stream,
+    digest: &Digest,
+) -> Result<Option<Result<Arc<[RangeHash]>, Refusal>>, NetError> {
+    let Some(offer) = context.offers.find(&peer.id(), digest) else { return Ok(None) };
+    let hashing = match offer.hashing(digest, context) {
+        Ok(hashing) => hashing,
+        Err(error) => return Ok(Some(Err(refusal(&error)))),
+    };
+    let hashed = hashing.hashes_for(stream, share::hashing_answer(peer)).await?;
+    Ok(Some(hashed.map_err(|error| offer.unhashed(digest, &error))))
 }

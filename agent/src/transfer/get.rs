@@ -7,17 +7,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use proto::frame::FrameError;
 use proto::hash::RangeHash;
 use proto::limits::{FRAME, RANGE_BYTES, STALL_TIMEOUT_MS};
-use proto::peer::{Block, BlockHeader, Get, Refusal, Request};
+use proto::peer::{Block, BlockHeader, Get, HashingProgress, Refusal, Request};
 use proto::{Descriptor, Digest};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::{Limit, refusal};
 use crate::net::{NetError, Peer, Stream};
 use crate::staging::StagedBlob;
 use crate::store::StoreError;
-use crate::sys;
+use crate::sys::{self, Lane, blocking_in};
 
-/// How many times longer than it may be silent a source may say that it waits itself: hosts that wait for each other would wait for ever.
-const WAITING: u32 = 4;
+/// Silence periods that a source may fill with [`Block::Waiting`] before it is given up: hosts that wait for each other would wait for ever.
+const WAITING: u64 = 4;
+
+/// Time that a source may say that it hashes without getting further: its engine hands out a large layer only when it has written it to its disk.
+/// The source itself watches its engine, and refuses when that hangs.
+pub(super) const HASHING_MS: u64 = 600_000;
 
 /// Why a range was not fetched.
 #[derive(Debug)]
@@ -52,8 +59,8 @@ pub(super) async fn document(peer: &Peer, blob: &Descriptor) -> Result<Vec<u8>, 
     let mut bytes = Vec::with_capacity(blob.size_bytes as usize);
     loop {
         let left_bytes = range.end - bytes.len() as u64;
-        let never = AtomicU64::new(0);
-        let header = heard(STALL_TIMEOUT_MS, [&never, &never], block(&mut stream, left_bytes, &never)).await?;
+        let signs = Signs::default();
+        let header = heard(STALL_TIMEOUT_MS, &AtomicU64::new(0), &signs, block(&mut stream, left_bytes, &signs)).await?;
         bytes.extend(stream.read(header.encoded_bytes as usize).await.map_err(GetError::Net)?);
         if bytes.len() as u64 == blob.size_bytes {
             break;
@@ -77,6 +84,8 @@ pub(super) struct Fetch<'a> {
     pub(super) hashes: Option<&'a [RangeHash]>,
     /// How long the source may say nothing.
     pub(super) silence_ms: u64,
+    /// Hears how far the source is that hashes before it serves.
+    pub(super) hashing: Option<&'a watch::Sender<Option<HashingProgress>>>,
 }
 
 impl Fetch<'_> {
@@ -87,7 +96,7 @@ impl Fetch<'_> {
             let turn = peer.ask().await;
             Ok((
                 turn,
-                heard(self.silence_ms, [self.received_bytes, &AtomicU64::new(0)], ask(peer, self.staged.descriptor().digest, &(*at..end)))
+                heard(self.silence_ms, self.received_bytes, &Signs::default(), ask(peer, self.staged.descriptor().digest, &(*at..end)))
                     .await?,
             ))
         };
@@ -97,7 +106,7 @@ impl Fetch<'_> {
             begun = begin => begun?,
         };
         let mut offset = *at;
-        let mut writing: Option<tokio::task::JoinHandle<Result<(), GetError>>> = None;
+        let mut writing: Option<JoinHandle<Result<(), GetError>>> = None;
         loop {
             let next = tokio::select! {
                 biased;
@@ -113,7 +122,7 @@ impl Fetch<'_> {
             let (staged, start) = (self.staged.clone(), offset);
             let counters = [self.verified_bytes.clone(), self.received_bytes.clone()];
             offset += bytes.len() as u64;
-            writing = Some(tokio::task::spawn_blocking(move || put(&staged, start, &bytes, &header, &counters)));
+            writing = Some(tokio::spawn(blocking_in(Lane::Write, move || put(&staged, start, &bytes, &header, &counters))));
             if offset >= end {
                 break;
             }
@@ -126,9 +135,9 @@ impl Fetch<'_> {
     }
 
     async fn next(&self, stream: &mut Stream, offset: u64, end: u64) -> Result<(BlockHeader, Vec<u8>), GetError> {
-        let waits = AtomicU64::new(0);
+        let signs = Signs { hashing: self.hashing.cloned(), ..Signs::default() };
         let next = async {
-            let header = block(stream, end - offset, &waits).await?;
+            let header = block(stream, end - offset, &signs).await?;
             if let Some(hashes) = self.hashes
                 && !agrees(hashes, offset, &header)
             {
@@ -141,24 +150,68 @@ impl Fetch<'_> {
             let bytes = stream.read(header.encoded_bytes as usize).await.map_err(GetError::Net)?;
             Ok((header, bytes))
         };
-        heard(self.silence_ms, [self.received_bytes, &waits], next).await
+        heard(self.silence_ms, self.received_bytes, &signs, next).await
     }
 }
 
-/// What comes of it, unless the source is silent for `silence_ms`. It is not while bytes come, be they of another range that it prefers; nor, for a
-/// while, when it says that it waits. Both are counted in `signs`.
-async fn heard<T>(silence_ms: u64, signs: [&AtomicU64; 2], next: impl Future<Output = Result<T, GetError>>) -> Result<T, GetError> {
+/// What a source says of itself before its next bytes.
+#[derive(Debug, Default)]
+struct Signs {
+    /// How often it said that it waits.
+    waits: AtomicU64,
+    /// How often it said that it hashes.
+    hashes: AtomicU64,
+    /// What it has hashed.
+    hashed_bytes: AtomicU64,
+    /// Hears of it, too.
+    hashing: Option<watch::Sender<Option<HashingProgress>>>,
+}
+
+/// What was seen of a source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    bytes: u64,
+    waits: u64,
+    hashes: u64,
+    hashed_bytes: u64,
+}
+
+impl Signs {
+    fn hashing(&self, progress: HashingProgress) {
+        self.hashes.fetch_add(1, Ordering::Relaxed);
+        self.hashed_bytes.store(progress.done_bytes, Ordering::Relaxed);
+        if let Some(hashing) = &self.hashing {
+            hashing.send_replace(Some(progress));
+        }
+    }
+
+    fn seen(&self, received_bytes: &AtomicU64) -> Seen {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Seen { bytes: read(received_bytes), waits: read(&self.waits), hashes: read(&self.hashes), hashed_bytes: read(&self.hashed_bytes) }
+    }
+}
+
+/// The output of `next`, unless the source is silent for `silence_ms`. It is not silent while bytes come, be they of another range that it prefers, nor
+/// while it gets further with its hashing. For a while it may say that it waits, and for longer that it hashes and gets no further.
+async fn heard<T>(
+    silence_ms: u64,
+    received_bytes: &AtomicU64,
+    signs: &Signs,
+    next: impl Future<Output = Result<T, GetError>>,
+) -> Result<T, GetError> {
     let mut next = std::pin::pin!(next);
-    let read = || signs.map(|sign| sign.load(Ordering::Relaxed));
-    let (mut known, mut waited) = (read(), 0);
+    let (mut known, mut waited) = (signs.seen(received_bytes), 0);
     loop {
         if let Some(next) = sys::deadline(silence_ms, &mut next).await {
             return next;
         }
-        let [bytes, waits] = std::mem::replace(&mut known, read());
-        waited = if known[0] > bytes { 0 } else { waited + 1 };
-        if waited >= WAITING || (waited > 0 && known[1] == waits) {
-            return Err(GetError::Net(NetError::Silent(silence_ms * u64::from(waited) / 1000)));
+        let now = signs.seen(received_bytes);
+        let before = std::mem::replace(&mut known, now);
+        let is_further = now.bytes > before.bytes || now.hashed_bytes != before.hashed_bytes;
+        waited = if is_further { 0 } else { waited + 1 };
+        let most = if now.hashes > before.hashes { HASHING_MS / silence_ms } else { WAITING };
+        if waited >= most || (waited > 0 && now == before) {
+            return Err(GetError::Net(NetError::Silent(silence_ms * waited / 1000)));
         }
     }
 }
@@ -176,11 +229,15 @@ async fn ask(peer: &Peer, digest: Digest, range: &Range<u64>) -> Result<Stream, 
 }
 
 /// The next header, which fits into what is left of the range. A source that waits itself says so.
-async fn block(stream: &mut Stream, left_bytes: u64, waits: &AtomicU64) -> Result<BlockHeader, GetError> {
+async fn block(stream: &mut Stream, left_bytes: u64, signs: &Signs) -> Result<BlockHeader, GetError> {
     loop {
         let header = match stream.receive_within(FRAME).await.map_err(GetError::Net)? {
             Block::Waiting => {
-                waits.fetch_add(1, Ordering::Relaxed);
+                signs.waits.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            Block::Hashing(progress) => {
+                signs.hashing(progress);
                 continue;
             }
             Block::Refused(refusal) => return Err(GetError::Refused(refusal)),
@@ -210,7 +267,7 @@ fn put(staged: &StagedBlob, at: u64, bytes: &[u8], header: &BlockHeader, counter
     }
 }
 
-async fn joined(writing: tokio::task::JoinHandle<Result<(), GetError>>) -> Result<(), GetError> {
+async fn joined(writing: JoinHandle<Result<(), GetError>>) -> Result<(), GetError> {
     match writing.await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proto::HostId;
 use proto::job::JobId;
-use proto::peer::{Missing, Progress};
+use proto::peer::{HashingProgress, Missing, Progress};
 use tokio::sync::mpsc;
 
 use super::job::Job;
@@ -17,6 +17,8 @@ pub(super) enum News {
     Wanted(Vec<Missing>),
     /// A blob is further.
     Progress(Progress),
+    /// The source hashes a blob before it serves it.
+    Hashing(HashingProgress),
 }
 
 /// What somebody on this host has to do with a session.

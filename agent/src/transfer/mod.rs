@@ -4,6 +4,7 @@ mod arriving;
 mod documents;
 mod fan_out;
 mod get;
+mod hashing;
 mod interest;
 mod job;
 mod limit;
@@ -33,6 +34,7 @@ use crate::store::StoreError;
 use crate::trust::{Policy, Trust};
 
 pub use fan_out::Fan;
+pub use hashing::Hashings;
 pub use job::Jobs;
 pub use limit::Limit;
 pub use offers::Offers;
@@ -61,6 +63,8 @@ pub struct Context<S> {
     pub mdns_interfaces: Option<Vec<String>>,
     /// Who may do what here.
     pub policy: Policy,
+    /// What is being hashed before it is served.
+    pub hashings: Hashings,
     /// What peers may read here now.
     pub offers: Offers,
     /// Fan-outs that this host takes part in.

@@ -4,15 +4,18 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use proto::hash::RangeHash;
-use proto::peer::{Missing, Want};
+use proto::peer::{HashingProgress, Missing, Refusal, Want};
 use proto::{Descriptor, Digest, HostId};
-use tokio::sync::OnceCell;
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::debug;
 
-use super::Limit;
+use super::hashing::Hashing;
+use super::{Context, Limit, refusal};
 use crate::store::{Held, Store, StoreError};
+use crate::sys;
+
+/// How often it is told how far the hashing ahead is.
+const PREPARING_MS: u64 = 500;
 
 /// All offers that stand.
 #[derive(Debug, Default)]
@@ -26,20 +29,21 @@ pub struct Offer {
     limit: Option<Arc<Limit>>,
     is_shared: bool,
     sent_bytes: AtomicU64,
-    _held: Held,
+    held: Held,
 }
 
 #[derive(Debug)]
 struct OfferedBlob {
     descriptor: Descriptor,
-    hashes: OnceCell<Arc<[RangeHash]>>,
+    /// The last one that was begun: kept, because it has the hashes.
+    hashing: Mutex<Option<Arc<Hashing>>>,
     /// It was found damaged, and put aside: for whoever asks after that, it is not just absent.
     damaged: AtomicBool,
 }
 
 impl OfferedBlob {
     fn new(descriptor: &Descriptor) -> Self {
-        Self { descriptor: descriptor.clone(), hashes: OnceCell::new(), damaged: AtomicBool::new(false) }
+        Self { descriptor: descriptor.clone(), hashing: Mutex::default(), damaged: AtomicBool::new(false) }
     }
 }
 
@@ -48,7 +52,7 @@ impl Offers {
     pub fn stand(&self, to: HostId, held: Held, limit: Option<Arc<Limit>>, is_shared: bool) -> Arc<Offer> {
         let blob = |descriptor: &Descriptor| (descriptor.digest, OfferedBlob::new(descriptor));
         let blobs = held.image.blobs().into_iter().map(blob).collect();
-        let offer = Arc::new(Offer { to, blobs, limit, is_shared, sent_bytes: AtomicU64::new(0), _held: held });
+        let offer = Arc::new(Offer { to, blobs, limit, is_shared, sent_bytes: AtomicU64::new(0), held });
         let mut offers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         offers.retain(|offer| offer.strong_count() > 0);
         offers.push(Arc::downgrade(&offer));
@@ -59,6 +63,26 @@ impl Offers {
     pub(super) fn find(&self, host: &HostId, digest: &Digest) -> Option<Arc<Offer>> {
         let offers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         offers.iter().filter_map(Weak::upgrade).find(|offer| offer.to == *host && offer.blobs.contains_key(digest))
+    }
+}
+
+/// The hashing ahead of what a host lacks. Ends when it is dropped; what is being hashed then is still hashed to its end.
+pub(super) struct Preparing {
+    progress: watch::Receiver<Option<HashingProgress>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Preparing {
+    /// The next word on how far it is; never, when nothing has to be hashed.
+    pub(super) async fn next(&mut self) -> HashingProgress {
+        loop {
+            if self.progress.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            if let Some(progress) = *self.progress.borrow_and_update() {
+                return progress;
+            }
+        }
     }
 }
 
@@ -77,31 +101,49 @@ impl Offer {
         self.blobs.get(digest).map(|blob| &blob.descriptor)
     }
 
-    /// The range hashes of a blob, asked of the store once for each offer.
-    pub(super) async fn hashes<S: Store>(&self, digest: &Digest, store: &S) -> Result<Arc<[RangeHash]>, StoreError> {
+    /// The hashing of a blob, which has ended where the hashes are known.
+    pub(super) fn hashing<S: Store>(&self, digest: &Digest, context: &Context<S>) -> Result<Arc<Hashing>, StoreError> {
         let blob = self.blobs.get(digest).ok_or(StoreError::BlobMissing(*digest))?;
-        match blob.hashes.get_or_try_init(|| store.hashes(&blob.descriptor)).await {
-            Err(StoreError::Corrupt(digest)) => {
-                blob.damaged.store(true, Ordering::Relaxed);
-                Err(StoreError::Corrupt(digest))
+        let begin = || context.hashings.begin(context.store.clone(), &blob.descriptor, Some(self.held.lease.clone()));
+        let mut known = blob.hashing.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_none_or(|hashing| hashing.has_failed()) {
+            *known = Some(begin());
+        }
+        Ok(known.get_or_insert_with(begin).clone())
+    }
+
+    /// What a host is told of a blob that cannot be hashed: one that was found damaged is put aside, and not just absent for who asks after that.
+    pub(super) fn unhashed(&self, digest: &Digest, error: &StoreError) -> Refusal {
+        let is_damaged = self.blobs.get(digest).map(|blob| &blob.damaged);
+        match (error, is_damaged) {
+            (StoreError::Corrupt(_), Some(is_damaged)) => {
+                is_damaged.store(true, Ordering::Relaxed);
+                Refusal::Corrupt(*digest)
             }
-            Err(StoreError::BlobMissing(digest)) if blob.damaged.load(Ordering::Relaxed) => Err(StoreError::Corrupt(digest)),
-            hashes => hashes.cloned(),
+            (StoreError::BlobMissing(_), Some(is_damaged)) if is_damaged.load(Ordering::Relaxed) => Refusal::Corrupt(*digest),
+            _ => refusal(error),
         }
     }
 
     /// Has the store find the range hashes of what is missing, one blob after the other, for as long as the handle is kept: a large layer is hashed
-    /// while those below it are on their way.
-    pub(super) fn prepare<S: Store>(self: &Arc<Self>, want: &Want, store: Arc<S>) -> AbortOnDropHandle<()> {
-        let (offer, missing) = (self.clone(), want.missing.clone());
-        AbortOnDropHandle::new(tokio::spawn(async move {
-            for Missing { digest, .. } in missing {
+    /// while those below it are on their way. `progress` has what is hashed of all of it.
+    pub(super) fn prepare<S: Store>(self: &Arc<Self>, want: &Want, context: &Arc<Context<S>>) -> Preparing {
+        let (offer, context, missing) = (self.clone(), context.clone(), want.missing.clone());
+        let total_bytes = missing.iter().map(|blob| blob.size_bytes).sum();
+        let (sender, progress) = watch::channel(None);
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut before_bytes = 0;
+            for Missing { digest, size_bytes, .. } in missing {
                 // Whoever asks for the blob hears of the error.
-                if let Err(error) = offer.hashes(&digest, &*store).await {
-                    debug!(blob = %digest, %error, "no hashes");
+                let Ok(hashing) = offer.hashing(&digest, &*context) else { continue };
+                let mut hashes = std::pin::pin!(hashing.hashes());
+                while sys::deadline(PREPARING_MS, &mut hashes).await.is_none() {
+                    sender.send_replace(Some(HashingProgress { done_bytes: before_bytes + hashing.progress().done_bytes, total_bytes }));
                 }
+                before_bytes += size_bytes;
             }
-        }))
+        }));
+        Preparing { progress, _task: task }
     }
 
     /// Waits until so many bytes may go, and counts them.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proto::Descriptor;
 use proto::hash::RangeHash;
 use proto::limits::{BLOCK_BYTES, RANGE_BYTES, SHARED_BLOCK_BYTES, SHARED_EXTENT_BYTES};
-use proto::peer::{Block, BlockHeader, Encoding, Get, Refusal};
+use proto::peer::{Block, BlockHeader, Encoding, Get, HASHING, HashingProgress, Refusal};
 use tracing::debug;
 
 use super::offers::Offer;
@@ -25,13 +25,23 @@ pub(super) async fn provide<S: Store>(context: &Context<S>, peer: &Peer, stream:
     };
     // It waits for its own other ranges: each one holds blocks that nobody may have read yet.
     let _turn = peer.provide().await;
-    match offer.hashes(&get.digest, &*context.store).await {
+    let hashing = match offer.hashing(&get.digest, context) {
+        Ok(hashing) => hashing,
+        Err(error) => return refuse(stream, refusal(&error)).await,
+    };
+    match hashing.hashes_for(stream, hashing_block(peer)).await? {
         Ok(hashes) => serve_store(&*context.store, stream, &blob, &hashes, get, Some(&offer)).await,
         Err(error) => {
             debug!(blob = %get.digest, %error, "cannot serve");
-            refuse(stream, refusal(&error)).await
+            refuse(stream, offer.unhashed(&get.digest, &error)).await
         }
     }
+}
+
+/// What `peer` hears on a blob stream while the blob is hashed.
+pub(super) fn hashing_block(peer: &Peer) -> impl Fn(HashingProgress) -> Block + use<> {
+    let understands = peer.hello().capabilities & HASHING != 0;
+    move |progress| if understands { Block::Hashing(progress) } else { Block::Waiting }
 }
 
 /// Serves a range of what is in the store, for an offer or for nobody's account.

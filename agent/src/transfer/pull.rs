@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use proto::control::{Done, Event, Progress, Pull, TransferState};
+use proto::control::{Done, Event, Hashing, Progress, Pull, TransferState};
 use proto::peer::{Answer, Offer, Refusal, Request, Want};
 use proto::session::OutOfTurn;
 use proto::session::send::Step;
@@ -135,6 +135,10 @@ async fn publish(receiver: &mut mpsc::Receiver<News>, host: &str, image: &proto:
                 total_bytes = plan.send_bytes;
                 let _ = events.send(Event::Planned(plan)).await;
             }
+            News::Hashing(peer::HashingProgress { done_bytes, total_bytes }) => {
+                let (host, source) = (host.to_owned(), host.to_owned());
+                let _ = events.try_send(Event::Hashing(Hashing { host, image: name.clone(), source, done_bytes, total_bytes }));
+            }
             News::Progress(peer::Progress { digest, verified_bytes }) => {
                 verified.insert(digest, verified_bytes);
                 let done_bytes: u64 = verified.values().sum::<u64>().saturating_sub(staged_bytes);
@@ -184,7 +188,7 @@ pub(super) async fn answer<S: Store>(
                 return Ok(());
             }
             Ok(Step::Planned(want)) => {
-                _preparing = Some(standing.prepare(&want, context.store.clone()));
+                _preparing = Some(standing.prepare(&want, context));
                 total_bytes = offering::plan(peer.name(), "", &image, &want).send_bytes;
                 transfer.progress(0, total_bytes);
             }

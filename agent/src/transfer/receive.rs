@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proto::job::Trouble;
 use proto::limits::{DOCUMENT_BYTES, STALL_TIMEOUT_MS};
-use proto::peer::{Answer, Committed, Missing, Offer, Progress, Refusal};
+use proto::peer::{Answer, Committed, HashingProgress, Missing, Offer, Progress, Refusal};
 use proto::session::Receive;
 use proto::session::receive::{Action, Input};
 use proto::{Descriptor, Digest, HostId, Image};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -25,6 +25,7 @@ use super::job::Place;
 use super::sharing::Sharing;
 use super::{Context, documents, refusal, room};
 use crate::net::{Peer, Share, Stream};
+use crate::staging::StagedBlob;
 use crate::store::{Import, Imported, Ingest, Store, StoreError};
 
 /// How often the other side and the client are told how far it is.
@@ -99,10 +100,14 @@ struct Session<'a, S: Store> {
     /// Room for them.
     _room: Option<Share>,
     layers: HashMap<Digest, Arriving<S>>,
+    /// Layers that the store has consumed, and would lose with this process until the image is in.
+    kept: Vec<Arc<StagedBlob>>,
     /// Layers that a store which takes nothing but bytes has taken, and those of which the machine knows that they are complete.
     fed: HashSet<Digest>,
     complete: HashSet<Digest>,
     received_bytes: Arc<AtomicU64>,
+    /// How far the source is that hashes before it serves.
+    hashing: watch::Sender<Option<HashingProgress>>,
     /// Of layers that are in the store already.
     stored_bytes: u64,
     imported: Option<Imported>,
@@ -143,9 +148,11 @@ impl<'a, S: Store> Session<'a, S> {
             documents: Arc::default(),
             _room: None,
             layers: HashMap::new(),
+            kept: vec![],
             fed: HashSet::new(),
             complete: HashSet::new(),
             received_bytes: Arc::default(),
+            hashing: watch::Sender::new(None),
             stored_bytes: 0,
             imported: None,
             tasks: JoinSet::new(),
@@ -214,9 +221,11 @@ impl<'a, S: Store> Session<'a, S> {
         let store = &self.context.store;
         let mut import = store.import(offer.image.clone()).await.map_err(|error| refusal(&error))?;
         let missing = import.missing().await.map_err(|error| refusal(&error))?;
-        let staged = |blob: &Descriptor| self.context.staging.staged_bytes(blob).min(blob.size_bytes);
-        let missing: Vec<Missing> =
-            missing.iter().map(|blob| Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes: staged(blob) }).collect();
+        let staged = |blob: &Descriptor| {
+            let staged_bytes = self.context.staging.staged_bytes(blob)?.min(blob.size_bytes);
+            Ok(Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes })
+        };
+        let missing = missing.iter().map(staged).collect::<Result<Vec<Missing>, StoreError>>().map_err(|error| refusal(&error))?;
         let arriving: u64 = missing.iter().map(|blob| blob.size_bytes - blob.staged_bytes).sum();
         if arriving > 0 {
             let rooms = store.room().await.map_err(|error| refusal(&error))?;
@@ -319,6 +328,7 @@ impl<'a, S: Store> Session<'a, S> {
                 self.stored_when_fed(digest);
             }
             Outcome::Imported(imported) => {
+                self.kept.drain(..).for_each(|staged| staged.discard());
                 self.imported = Some(imported);
                 self.tell(Input::Committed);
             }
@@ -379,6 +389,7 @@ impl<'a, S: Store> Session<'a, S> {
         let (peer, sharing) = (self.peer.clone(), self.sharing.clone());
         let (staged, verified_bytes) = (arriving.staged.clone(), arriving.verified_bytes.clone());
         let (received, limit) = (self.received_bytes.clone(), self.interest.limit.clone());
+        let hashing = self.hashing.clone();
         self.tasks.spawn(async move {
             let fetch = Fetch {
                 staged: &staged,
@@ -387,6 +398,7 @@ impl<'a, S: Store> Session<'a, S> {
                 limit: limit.as_deref(),
                 hashes: None,
                 silence_ms: STALL_TIMEOUT_MS,
+                hashing: Some(&hashing),
             };
             let mut at = range.start;
             let fetched = match sharing {
@@ -423,7 +435,11 @@ impl<'a, S: Store> Session<'a, S> {
         let Some(arriving) = self.layers.remove(&digest) else { return };
         self.stored_bytes += arriving.staged.descriptor().size_bytes;
         self.finished.push(Progress { digest, verified_bytes: arriving.staged.descriptor().size_bytes });
-        arriving.staged.discard();
+        match self.context.store.properties().durable_ingests {
+            true => arriving.staged.discard(),
+            // The store has it for good only with the image.
+            false => self.kept.push(arriving.staged),
+        }
         self.tell(Input::Stored(digest));
     }
 
@@ -505,6 +521,9 @@ impl<'a, S: Store> Session<'a, S> {
             }
         }
         self.report_sources(stream).await;
+        if let Some(progress) = self.hashing.send_replace(None) {
+            self.publish(News::Hashing(progress));
+        }
         for progress in reports {
             let _ = stream.send(&Answer::Progress(progress.clone())).await;
             self.publish(News::Progress(progress));

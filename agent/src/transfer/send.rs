@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use proto::control::{Done, Drawn, Event, Platforms, Progress, Source, TransferState};
+use proto::control::{Done, Drawn, Event, Hashing, Platforms, Progress, Source, TransferState};
 use proto::job::Share;
 use proto::limits::MEMBERS;
-use proto::peer::{Committed, Missing, Offer, Refusal, Request, SHARED_OFFERS, Want};
+use proto::peer::{Committed, HashingProgress, Missing, Offer, Refusal, Request, SHARED_OFFERS, Want};
 use proto::session::send::Step;
 use proto::{Digest, HostId, Image, Reference};
 use tokio::sync::{mpsc, watch};
@@ -17,6 +17,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::fan_out::{Fan, News};
 use super::offering::{self, Offering};
+use super::offers::Preparing;
 use super::{Context, Limit, STORE_CHANGES, Transfer, TransferError};
 use crate::net::{NetError, Peer};
 use crate::store::{Query, Store};
@@ -268,9 +269,18 @@ impl<S: Store> Sending<'_, S> {
     ) -> Result<(Want, Option<Committed>), TransferError> {
         let (host, name) = (&self.job.host, display_name(image));
         let mut planned: Option<(Want, u64)> = None;
-        let mut _preparing = None;
+        let mut preparing: Option<Preparing> = None;
         loop {
-            let step = offering.next().await?;
+            let step = {
+                // Half a message must not be lost: the wait for it goes on while others are told.
+                let mut next = pin!(offering.next());
+                loop {
+                    tokio::select! {
+                        step = &mut next => break step?,
+                        progress = prepared(preparing.as_mut()) => self.tell_hashing(&name, progress),
+                    }
+                }
+            };
             match step {
                 Step::Planned(want) | Step::Forecast(want) => {
                     let plan = offering::plan(host, &name, image, &want);
@@ -281,7 +291,7 @@ impl<S: Store> Sending<'_, S> {
                         return Ok((want, None));
                     }
                     let (root, size_bytes) = (image.root.digest, image.size_bytes());
-                    _preparing = Some(standing.prepare(&want, self.context.store.clone()));
+                    preparing = Some(standing.prepare(&want, self.context));
                     if fan.is_some() {
                         self.tell(News::Joined { peer: peer.clone(), root, size_bytes, missing_bytes: total_bytes }).await;
                     }
@@ -320,6 +330,13 @@ impl<S: Store> Sending<'_, S> {
                 Step::Refused(refusal) => return Err(TransferError::Refused(refusal)),
             }
         }
+    }
+
+    /// A client that is slow to draw misses a step.
+    fn tell_hashing(&self, image: &str, progress: HashingProgress) {
+        let HashingProgress { done_bytes, total_bytes } = progress;
+        let (host, source) = (self.job.host.clone(), self.context.trust.name());
+        let _ = self.events.try_send(Event::Hashing(Hashing { host, image: image.to_owned(), source, done_bytes, total_bytes }));
     }
 
     /// From whom the host has received, with what it received in attempts before this one; by name, the most first.
@@ -367,6 +384,14 @@ impl<S: Store> Sending<'_, S> {
             dry_run: self.job.dry_run,
         };
         Ok(Sent { done, missing: want.missing.clone() })
+    }
+}
+
+/// The next word on what is hashed ahead.
+async fn prepared(preparing: Option<&mut Preparing>) -> HashingProgress {
+    match preparing {
+        Some(preparing) => preparing.next().await,
+        None => std::future::pending().await,
     }
 }
 

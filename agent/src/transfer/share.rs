@@ -7,10 +7,11 @@ use bytes::Bytes;
 use proto::Digest;
 use proto::hash::RangeHash;
 use proto::limits::{BLOCK_BYTES, HASHES, SOURCE_SILENCE_MS};
-use proto::peer::{Answer, Block, Get, Refusal};
+use proto::peer::{Answer, Block, Get, HASHING, HashingProgress, Refusal};
+use serde::Serialize;
 
 use super::job::{Job, JobBlob, Place, proof_of};
-use super::provide::{fits, header, in_order, refuse, serve_store};
+use super::provide::{fits, hashing_block, header, in_order, refuse, serve_store};
 use super::{Context, refusal};
 use crate::net::{NetError, Peer, Stream};
 use crate::staging::StagedReader;
@@ -37,7 +38,7 @@ pub(super) async fn share<S: Store>(
     };
     match place {
         Place::Staged(reader) => serve_staged(stream, job, blob, &reader, get).await,
-        _ => match hashes(context, blob).await {
+        _ => match stored_hashes(context, blob, stream, hashing_block(peer)).await? {
             Ok(hashes) => serve_store(&*context.store, stream, &blob.descriptor, &hashes, get, None).await,
             Err(error) => refuse(stream, error).await,
         },
@@ -45,11 +46,17 @@ pub(super) async fn share<S: Store>(
 }
 
 /// All hashes of a layer of a job.
-pub(super) async fn hashes_to<S: Store>(context: &Context<S>, stream: &mut Stream, job: &Arc<Job>, digest: Digest) -> Result<(), NetError> {
+pub(super) async fn hashes_to<S: Store>(
+    context: &Context<S>,
+    peer: &Peer,
+    stream: &mut Stream,
+    job: &Arc<Job>,
+    digest: Digest,
+) -> Result<(), NetError> {
     let Some(blob) = job.blob(&digest) else {
         return stream.send(&Answer::Refused(Refusal::BlobNotOffered(digest))).await;
     };
-    match hashes(context, blob).await {
+    match hashes(context, blob, peer, stream).await? {
         Ok(hashes) => send_hashes(stream, &hashes).await,
         Err(refusal) => stream.send(&Answer::Refused(refusal)).await,
     }
@@ -68,26 +75,54 @@ pub(super) async fn send_proof(stream: &mut Stream, hashes: &[RangeHash]) -> Res
     stream.send(&Answer::Proof(proof_of(hashes))).await
 }
 
-/// Of what is in the store the store knows them; of what arrives, they come before it.
-async fn hashes<S: Store>(context: &Context<S>, blob: &JobBlob) -> Result<Arc<[RangeHash]>, Refusal> {
+/// What `peer` hears, where it asks for hashes, while a blob is hashed; nothing, when it does not understand it.
+pub(super) fn hashing_answer(peer: &Peer) -> impl Fn(HashingProgress) -> Answer + use<> {
+    let understands = peer.hello().capabilities & HASHING != 0;
+    // An older host has given up by then.
+    move |progress| if understands { Answer::Hashing(progress) } else { Answer::Refused(Refusal::Busy) }
+}
+
+/// The store knows the hashes of what is in it, or finds them; those of what arrives come before it.
+async fn hashes<S: Store>(
+    context: &Context<S>,
+    blob: &JobBlob,
+    peer: &Peer,
+    stream: &mut Stream,
+) -> Result<Result<Arc<[RangeHash]>, Refusal>, NetError> {
     let mut known = blob.hashes.subscribe();
     if let Some(hashes) = known.borrow().clone() {
-        return Ok(hashes);
+        return Ok(Ok(hashes));
     }
     let place = blob.place().borrow().clone();
     if matches!(place, Place::Nowhere) {
-        return Err(Refusal::BlobNotOffered(blob.descriptor.digest));
+        return Ok(Err(Refusal::BlobNotOffered(blob.descriptor.digest)));
     }
     if matches!(place, Place::Store) {
-        let hashes = context.store.hashes(&blob.descriptor).await.map_err(|error| refusal(&error))?;
-        blob.hashes.send_replace(Some(hashes.clone()));
-        return Ok(hashes);
+        return stored_hashes(context, blob, stream, hashing_answer(peer)).await;
     }
     // Whoever asks does not wait for longer.
     let hashes = sys::deadline(SOURCE_SILENCE_MS, known.wait_for(Option::is_some)).await;
     let hashes = hashes.and_then(Result::ok).and_then(|hashes| hashes.clone());
     // They are on their way here.
-    hashes.ok_or(Refusal::Busy)
+    Ok(hashes.ok_or(Refusal::Busy))
+}
+
+/// The hashes of a blob that is in the store.
+async fn stored_hashes<S: Store, M: Serialize>(
+    context: &Context<S>,
+    blob: &JobBlob,
+    stream: &mut Stream,
+    sign: impl Fn(HashingProgress) -> M,
+) -> Result<Result<Arc<[RangeHash]>, Refusal>, NetError> {
+    if let Some(hashes) = blob.hashes.borrow().clone() {
+        return Ok(Ok(hashes));
+    }
+    let hashing = context.hashings.begin(context.store.clone(), &blob.descriptor, None);
+    let hashed = hashing.hashes_for(stream, sign).await?;
+    if let Ok(hashes) = &hashed {
+        blob.hashes.send_replace(Some(hashes.clone()));
+    }
+    Ok(hashed.map_err(|error| refusal(&error)))
 }
 
 /// Where the blob is, once it is somewhere; `None`: it will not come.
@@ -113,7 +148,7 @@ async fn serve_staged(stream: &mut Stream, job: &Job, blob: &JobBlob, reader: &S
             return refuse(stream, Refusal::BlobNotOffered(get.digest)).await;
         };
         let (reading, range) = (reader.clone(), offset..offset + length_bytes);
-        let bytes = match sys::blocking(move || reading.read(range)).await {
+        let bytes = match sys::blocking_in(sys::Lane::Read, move || reading.read(range)).await {
             Ok(bytes) => Bytes::from(bytes),
             Err(error) => return refuse(stream, refusal(&error)).await,
         };

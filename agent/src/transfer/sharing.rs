@@ -14,9 +14,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use super::get::{Fetch, GetError};
+use super::get::{Fetch, GetError, HASHING_MS};
 use super::job::{Job, JobBlob};
-use crate::net::{Net, NetError, Peer};
+use crate::net::{Net, NetError, Peer, Stream};
 use crate::sys;
 
 /// A source that was lost is left alone for so long.
@@ -157,8 +157,7 @@ impl Sharing {
             return Ok(hashes);
         }
         let since = Instant::now();
-        let proof = sys::deadline(SOURCE_SILENCE_MS, proof(&self.head, digest)).await;
-        let proof = proof.unwrap_or(Err(GetError::Net(NetError::Silent(SOURCE_SILENCE_MS / 1000))))?;
+        let proof = proof(&self.head, digest).await?;
         loop {
             let (source, _) = self.choose(&digest, since).await?;
             let asked = async {
@@ -276,8 +275,8 @@ async fn replaced(mut sources: watch::Receiver<Vec<HostId>>, source: HostId, was
 }
 
 async fn proof(head: &Peer, digest: Digest) -> Result<Digest, GetError> {
-    let mut stream = head.request(&Request::Proof(digest)).await.map_err(GetError::Net)?;
-    match stream.receive().await.map_err(GetError::Net)? {
+    let mut asked = Asked::ask(head, &Request::Proof(digest)).await?;
+    match asked.answer().await? {
         Answer::Proof(proof) => Ok(proof),
         Answer::Refused(refusal) => Err(GetError::Refused(refusal)),
         _ => Err(GetError::Refused(Refusal::OutOfTurn)),
@@ -286,13 +285,10 @@ async fn proof(head: &Peer, digest: Digest) -> Result<Digest, GetError> {
 
 async fn hashes_of(peer: &Peer, blob: &JobBlob) -> Result<Vec<RangeHash>, GetError> {
     let count = range_count(blob.descriptor.size_bytes) as usize;
-    let silent = || NetError::Silent(SOURCE_SILENCE_MS / 1000);
-    let asked = sys::deadline(SOURCE_SILENCE_MS, peer.request(&Request::Hashes(blob.descriptor.digest))).await;
-    let mut stream = asked.unwrap_or_else(|| Err(silent())).map_err(GetError::Net)?;
+    let mut asked = Asked::ask(peer, &Request::Hashes(blob.descriptor.digest)).await?;
     let mut hashes: Vec<RangeHash> = vec![];
     while hashes.len() < count {
-        let answer = sys::deadline(SOURCE_SILENCE_MS, stream.receive()).await;
-        match answer.unwrap_or_else(|| Err(silent())).map_err(GetError::Net)? {
+        match asked.answer().await? {
             // Full messages, so that a source cannot drag it out.
             Answer::Hashes(more) if more.len() == HASHES.min(count - hashes.len()) => hashes.extend(more),
             Answer::Refused(refusal) => return Err(GetError::Refused(refusal)),
@@ -300,4 +296,33 @@ async fn hashes_of(peer: &Peer, blob: &JobBlob) -> Result<Vec<RangeHash>, GetErr
         }
     }
     Ok(hashes)
+}
+
+/// A question about hashes, which a source that hashes now answers later.
+struct Asked(Stream);
+
+impl Asked {
+    async fn ask(peer: &Peer, request: &Request) -> Result<Self, GetError> {
+        let asked = sys::deadline(SOURCE_SILENCE_MS, peer.request(request)).await;
+        asked.unwrap_or_else(silent).map(Self).map_err(GetError::Net)
+    }
+
+    /// The next answer. A source may say that it hashes for as long as it gets further, and for [`HASHING_MS`] when it does not.
+    async fn answer(&mut self) -> Result<Answer, GetError> {
+        let (mut done_bytes, mut since) = (None, Instant::now());
+        loop {
+            let answer = sys::deadline(SOURCE_SILENCE_MS, self.0.receive()).await;
+            match answer.unwrap_or_else(silent).map_err(GetError::Net)? {
+                Answer::Hashing(progress) if done_bytes != Some(progress.done_bytes) => {
+                    (done_bytes, since) = (Some(progress.done_bytes), Instant::now());
+                }
+                Answer::Hashing(_) if since.elapsed().as_millis() < u128::from(HASHING_MS) => {}
+                answer => return Ok(answer),
+            }
+        }
+    }
+}
+
+fn silent<T>() -> Result<T, NetError> {
+    Err(NetError::Silent(SOURCE_SILENCE_MS / 1000))
 }

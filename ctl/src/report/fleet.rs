@@ -57,6 +57,7 @@ impl Fleet {
             }
             Event::Drawn(drawn) => self.host(&drawn.host).drawn(drawn),
             Event::Waiting { host, reason } => self.host(host).wait(reason),
+            Event::Hashing(hashing) => self.host(&hashing.host).hash(hashing),
             Event::Done(done) => {
                 let new_bytes = self.host(&done.host).done(done);
                 self.seen(now_ms, new_bytes);

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use proto::Digest;
-use proto::control::{Done, Drawn, Planned, Progress, Source};
+use proto::control::{Done, Drawn, Hashing, Planned, Progress, Source};
 
+use super::lines;
 use super::rate::Rate;
 
 /// A host, with all images that it gets.
@@ -17,6 +18,8 @@ pub(super) struct Host {
     failed: usize,
     /// Why nothing comes.
     waiting: Option<String>,
+    /// What its source does before it serves.
+    hashing: Option<Hashing>,
     rate: Rate,
 }
 
@@ -78,6 +81,11 @@ impl Host {
         self.waiting.as_deref()
     }
 
+    /// What its source does before bytes come: `hashing at stapp01, 3.1 GB of 14 GB`.
+    pub(super) fn hashing(&self) -> Option<String> {
+        self.hashing.as_ref().map(lines::hashing)
+    }
+
     /// Bytes that came, and bytes that have to come, of all images that are planned.
     pub(super) fn bytes(&self) -> (u64, u64) {
         self.images.values().fold((0, 0), |sum, share| (sum.0 + share.received_bytes, sum.1 + share.total_bytes))
@@ -136,6 +144,12 @@ impl Host {
         self.waiting = Some(reason.to_owned());
     }
 
+    /// Its source hashes first.
+    pub(super) fn hash(&mut self, hashing: &Hashing) {
+        self.waiting = None;
+        self.hashing = Some(hashing.clone());
+    }
+
     /// It has said what it lacks.
     pub(super) fn planned(&mut self, planned: &Planned) {
         self.waiting = None;
@@ -154,7 +168,7 @@ impl Host {
 
     /// A blob is further. Comes to the bytes that are new.
     pub(super) fn progress(&mut self, now_ms: u64, progress: &Progress) -> u64 {
-        self.waiting = None;
+        (self.waiting, self.hashing) = (None, None);
         let Some(share) = self.images.get_mut(&progress.image) else { return 0 };
         let Some(layer) = share.layers.get_mut(&progress.digest) else { return 0 };
         let verified_bytes = progress.verified_bytes.min(layer.size_bytes).max(layer.verified_bytes);
@@ -189,7 +203,7 @@ impl Host {
 
     /// Does `settle` with the image of this name. It need not be the name of the plan, but the last image ends all that is left.
     fn end(&mut self, image: &str, settle: fn(&mut Share)) {
-        self.waiting = None;
+        (self.waiting, self.hashing) = (None, None);
         let over = self.done + self.failed >= self.images();
         for (name, share) in &mut self.images {
             if !share.ended && (over || name == image) {

@@ -16,6 +16,10 @@ pub(crate) fn object(event: &Event) -> Option<Value> {
             "event": "progress", "host": progress.host, "image": progress.image, "digest": progress.digest.to_string(),
             "bytes_verified": progress.verified_bytes,
         }),
+        Event::Hashing(hashing) => json!({
+            "event": "hashing", "host": hashing.host, "image": hashing.image, "source": hashing.source,
+            "bytes": hashing.done_bytes, "size": hashing.total_bytes,
+        }),
         Event::Waiting { host, reason } => json!({"event": "waiting", "host": host, "reason": reason}),
         Event::Done(done) => self::done(done),
         Event::HostFailed { host, image, failure } => {

@@ -1,6 +1,6 @@
 //! Single lines of a report.
 
-use proto::control::{Done, Planned};
+use proto::control::{Done, Hashing, Planned};
 use proto::text::escape;
 
 use super::{Direction, Origin, sources};
@@ -21,6 +21,11 @@ pub(super) fn header(direction: Direction, planned: &Planned) -> String {
         _ => format!("{missing} of {total} {} to {verb}, {bytes} of {all_bytes}", if total == 1 { "layer" } else { "layers" }),
     };
     format!("{} {arrow} {} · {what}", escape(&planned.image), escape(&planned.host))
+}
+
+/// `hashing at stapp01, 3.1 GB of 14.0 GB`
+pub(crate) fn hashing(hashing: &Hashing) -> String {
+    format!("hashing at {}, {} of {}", escape(&hashing.source), size(hashing.done_bytes), size(hashing.total_bytes))
 }
 
 /// The layers that need not travel, in whole or in part. When none has to, the header has said so.

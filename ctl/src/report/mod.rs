@@ -3,7 +3,7 @@
 mod fleet;
 mod host;
 pub(crate) mod json;
-mod lines;
+pub(crate) mod lines;
 mod origin;
 mod pace;
 mod rate;
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::Digest;
-use proto::control::{Done, Event, FailureKind, Planned, Progress, Summary};
+use proto::control::{Done, Event, FailureKind, Hashing, Planned, Progress, Summary};
 use proto::text::escape;
 
 use crate::error::Error;
@@ -30,6 +30,9 @@ use crate::names;
 pub(crate) use fleet::Fleet;
 pub(crate) use origin::Origin;
 use pace::Pace;
+
+/// Between two lines about a source that hashes.
+const HASHING_PAUSE_MS: u64 = 5_000;
 
 /// Which way images go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,7 @@ pub(crate) struct Report {
     one_host: bool,
     fleet: Arc<Mutex<Fleet>>,
     pace: Pace,
+    hashing_said_ms: Option<u64>,
     plans: BTreeMap<(String, String), Plan>,
     id: Option<u64>,
     done: Vec<Done>,
@@ -93,6 +97,7 @@ impl Report {
             one_host,
             fleet: Arc::default(),
             pace: Pace::default(),
+            hashing_said_ms: None,
             plans: BTreeMap::new(),
             id: None,
             done: vec![],
@@ -137,6 +142,7 @@ impl Report {
         let mut lines = match event {
             Event::Planned(planned) => self.planned(planned),
             Event::Progress(progress) => self.progress(progress),
+            Event::Hashing(hashing) if !self.terminal => self.hashing(hashing, now_ms),
             Event::Waiting { host, reason } if !self.is_drawn() => {
                 vec![format!("{}: no connection, waiting for it ({})", escape(host), escape(reason))]
             }
@@ -254,6 +260,15 @@ impl Report {
             }
             None => vec![],
         }
+    }
+
+    /// Now and then: it is a matter of seconds, or of minutes for a large image.
+    fn hashing(&mut self, hashing: &Hashing, now_ms: u64) -> Vec<String> {
+        if self.hashing_said_ms.is_some_and(|said_ms| now_ms.saturating_sub(said_ms) < HASHING_PAUSE_MS) {
+            return vec![];
+        }
+        self.hashing_said_ms = Some(now_ms);
+        vec![lines::hashing(hashing)]
     }
 
     fn host_done(&mut self, done: &Done) -> Vec<String> {

@@ -98,7 +98,7 @@ fn host(label: &str, name: usize, host: &Host, columns: usize, now_ms: u64) -> S
             None => format!("{start}  waiting for its connection"),
         },
         State::Queued => format!("{start}  queued"),
-        State::Starting => format!("{start}  starting"),
+        State::Starting => format!("{start}  {}", host.hashing().unwrap_or_else(|| "starting".to_owned())),
         State::Receiving => {
             let (received_bytes, total_bytes) = host.bytes();
             let percent = u128::from(received_bytes) * 100 / u128::from(total_bytes.max(1));

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Failure;
 use crate::frame::Bounded;
 use crate::host::HostId;
-use crate::limits::{CAUSE_BYTES, GROUPS, IMAGE_BLOBS, MEMBERS};
+use crate::limits::{CAUSE_BYTES, GROUPS, HOST_NAME_BYTES, IMAGE_BLOBS, MEMBERS};
 use crate::peer::ImageRow;
 use crate::{Digest, Reference};
 
@@ -127,6 +127,8 @@ pub enum Event {
         /// As it was written.
         image: String,
     },
+    /// A source hashes what it has never hashed, before it serves it. Only to a client with [`super::HASHING`].
+    Hashing(Hashing),
 }
 
 /// What a host lacks of an image.
@@ -362,6 +364,21 @@ pub enum Verdict {
     Wrong,
 }
 
+/// How far a source is that hashes the blobs of an image before it serves them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hashing {
+    /// The host that waits.
+    pub host: String,
+    /// What it waits for.
+    pub image: String,
+    /// The host that hashes.
+    pub source: String,
+    /// Bytes that are hashed.
+    pub done_bytes: u64,
+    /// Bytes that have to be.
+    pub total_bytes: u64,
+}
+
 /// Of what comes from the agent of this host; what another host tells of a send that it carries out has to keep to the same.
 impl Bounded for Event {
     fn within_limits(&self) -> bool {
@@ -370,6 +387,7 @@ impl Bounded for Event {
             Self::Drawn(drawn) => drawn.sources.len() <= MEMBERS,
             Self::Done(done) => done.sources.len() <= MEMBERS,
             Self::Waiting { reason, .. } => reason.len() <= CAUSE_BYTES,
+            Self::Hashing(hashing) => hashing.source.len() <= HOST_NAME_BYTES,
             Self::HostFailed { failure, .. } | Self::HostSilent { failure, .. } | Self::Failed(failure) => failure.within_limits(),
             Self::Member(member) => member.groups.len() <= GROUPS,
             _ => true,

@@ -13,14 +13,17 @@ use serde::{Deserialize, Serialize};
 use crate::frame::Bounded;
 
 pub use event::{
-    Check, Difference, Done, Drawn, Event, MemberRow, PeerRow, PeerState, Planned, PlannedLayer, Progress, Source, Summary, TransferRow,
-    TransferState, Verdict,
+    Check, Difference, Done, Drawn, Event, Hashing, MemberRow, PeerRow, PeerState, Planned, PlannedLayer, Progress, Source, Summary,
+    TransferRow, TransferState, Verdict,
 };
 pub use failure::{Failure, FailureKind};
 pub use request::{ArchiveFormat, Compression, Fleet, Hosts, Platforms, Pull, Request, Retry, Save, Send, Status};
 
 /// Version of everything in this file.
 pub const MAJOR: u16 = 1;
+
+/// Capability of a client: it understands [`Event::Hashing`].
+pub const HASHING: u64 = 1;
 
 /// The first message in both directions. Frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

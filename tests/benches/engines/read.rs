@@ -1,8 +1,8 @@
 //! Reading layers exactly as they came, beside the engine's own way out.
 
-use agent::store::Store;
 use agent::store::any::AnyStore;
 use agent::store::kind::StoreKind;
+use agent::store::{Meter, Store};
 use proto::image::Selection;
 use sha2::Digest as _;
 use tests::bench::{median, rounds, seconds};
@@ -52,7 +52,7 @@ pub(crate) fn measure(mib: usize) {
 async fn hash(store: &AnyStore) {
     let held = store.resolve(&query("demo:read"), Selection::All).await.unwrap();
     for layer in held.image.layers() {
-        store.hashes(&layer.descriptor).await.unwrap();
+        store.hashes(&layer.descriptor, &Meter::default()).await.unwrap();
     }
 }
 

@@ -31,7 +31,7 @@ async fn refusal(connection: &Connection, get: Get) -> Option<Refusal> {
     let mut stream = Channel::ask(connection, &Request::Get(get)).await;
     match stream.hear().await {
         Ok(Block::Refused(refusal)) => Some(refusal),
-        Ok(Block::Bytes(_) | Block::Waiting) => panic!("served"),
+        Ok(Block::Bytes(_) | Block::Waiting | Block::Hashing(_)) => panic!("served"),
         Err(_) => None,
     }
 }
@@ -71,7 +71,7 @@ async fn refusal_or_bytes(connection: &Connection, get: Get) -> Option<Refusal> 
     let mut stream = Channel::ask(connection, &Request::Get(get)).await;
     match stream.hear().await.unwrap() {
         Block::Refused(refusal) => Some(refusal),
-        Block::Bytes(_) | Block::Waiting => None,
+        Block::Bytes(_) | Block::Waiting | Block::Hashing(_) => None,
     }
 }
 

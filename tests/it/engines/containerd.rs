@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use agent::store::containerd::{ContainerdStore, Flavour};
-use agent::store::{Held, Import, Ingest, Scrubbed, Store, StoreError};
+use agent::store::{Held, Import, Ingest, Meter, Scrubbed, Store, StoreError};
 use proto::Digest;
 use proto::image::Selection;
 use tests::conformance::{bring, content, query};
@@ -219,7 +219,7 @@ async fn damaged_content_is_found_and_replaced() {
     let mut damaged = sample.blobs[&layer.digest].to_vec();
     damaged[100_000] ^= 1;
     std::fs::write(engine.blob(&layer.digest), damaged).unwrap();
-    assert!(matches!(store.hashes(&layer).await, Err(StoreError::Corrupt(digest)) if digest == layer.digest));
+    assert!(matches!(store.hashes(&layer, &Meter::default()).await, Err(StoreError::Corrupt(digest)) if digest == layer.digest));
     assert!(matches!(content(&store, &layer).await, Err(StoreError::BlobMissing(_))));
     assert!(matches!(store.resolve(&query("demo:v1"), Selection::All).await, Err(StoreError::BlobMissing(_))));
     assert!(!store.list().await.unwrap()[0].complete);
@@ -231,7 +231,7 @@ async fn damaged_content_is_found_and_replaced() {
     assert_eq!(written, [layer.digest]);
     assert!(scrubbed(&store, layer.digest).await.intact);
     assert_eq!(content(&store, &layer).await.unwrap(), sample.blobs[&layer.digest]);
-    assert!(store.hashes(&layer).await.is_ok());
+    assert!(store.hashes(&layer, &Meter::default()).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use proto::control::Verdict;
 use std::path::{Path, PathBuf};
 
 use agent::store::engine::{Deadlines, Engine, EngineStore, Settings};
-use agent::store::{Import, Ingest, Store, StoreError};
+use agent::store::{Import, Ingest, Meter, Store, StoreError};
 use bytes::Bytes;
 use proto::image::Selection;
 use tempfile::TempDir;
@@ -118,7 +118,7 @@ async fn layers_of_the_engines_own_making(docker: &Docker, store: &EngineStore) 
     assert_eq!(held.image_id.to_string(), docker.id("demo:built"));
     assert_eq!(held.image.layers().len(), 2);
     for layer in held.image.layers() {
-        store.hashes(&layer.descriptor).await.unwrap();
+        store.hashes(&layer.descriptor, &Meter::default()).await.unwrap();
     }
     assert!(!docker.must(&["images"]).contains("imgctl.partial"));
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use agent::store::engine::EngineStore;
-use agent::store::{Import, Ingest, Store, StoreError};
+use agent::store::{Import, Ingest, Meter, Store, StoreError};
 use bytes::Bytes;
 use proto::descriptor::media_type;
 use proto::document::make_manifest;
@@ -31,7 +31,7 @@ async fn assert_layers<S: Store>(store: &S, sample: &Sample, name: &str) {
     assert_eq!(layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>(), diff_ids);
     for layer in layers {
         assert_eq!(Some(Digest::of(&content(store, &layer.descriptor).await.unwrap())), layer.diff_id);
-        store.hashes(&layer.descriptor).await.unwrap();
+        store.hashes(&layer.descriptor, &Meter::default()).await.unwrap();
     }
 }
 

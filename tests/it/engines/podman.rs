@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use agent::store::Store;
 use agent::store::engine::{Deadlines, Engine, EngineStore, Settings};
+use agent::store::{Meter, Store};
 use proto::image::Selection;
 use tempfile::TempDir;
 use tests::conformance::{bring, query};
@@ -58,7 +58,7 @@ async fn layers_that_buildah_made(podman: &Podman, store: &EngineStore) {
     }
     let held = store.resolve(&query("built:v1"), Selection::All).await.unwrap();
     assert_eq!(held.image.layers().len(), 1);
-    store.hashes(&held.image.layers()[0].descriptor).await.unwrap();
+    store.hashes(&held.image.layers()[0].descriptor, &Meter::default()).await.unwrap();
 }
 
 async fn an_image_runs(podman: &Podman, store: &EngineStore) {

@@ -1,8 +1,8 @@
 //! `imgctl` and `imgd`.
 
 use proto::control::{
-    ArchiveFormat, Check, Compression, Difference, Done, Drawn, Event, Failure, FailureKind, Fleet, Hello, Hosts, MemberRow, PeerRow,
-    PeerState, Planned, PlannedLayer, Platforms, Progress, Pull, Request, Retry, Save, Send, Source, Status, Summary, TransferRow,
+    ArchiveFormat, Check, Compression, Difference, Done, Drawn, Event, Failure, FailureKind, Fleet, Hashing, Hello, Hosts, MemberRow,
+    PeerRow, PeerState, Planned, PlannedLayer, Platforms, Progress, Pull, Request, Retry, Save, Send, Source, Status, Summary, TransferRow,
     TransferState, Verdict,
 };
 use proto::peer::ImageRow;
@@ -134,6 +134,7 @@ fn transfer_events() -> Vec<Event> {
         Event::Progress(Progress { host: host.clone(), image: image.clone(), digest: digest("layer"), verified_bytes: 5 }),
         Event::Drawn(Drawn { host: host.clone(), image: image.clone(), sources: vec![Source { host: text("c"), received_bytes: 5 }] }),
         Event::Waiting { host: host.clone(), reason: text("lost") },
+        Event::Hashing(Hashing { host: host.clone(), image: image.clone(), source: text("a"), done_bytes: 6, total_bytes: 7 }),
         Event::Done(done()),
         Event::HostFailed { host, image, failure: failure(FailureKind::NoSpace) },
         Event::Summary(Summary { total: 1, done: 2, failed: 3, egress_bytes: 4, elapsed_ms: 5 }),

@@ -4,8 +4,8 @@ use proto::hash::RangeHash;
 use proto::host::{Member, MemberList, Role, SignedMemberList};
 use proto::job::{Fault, JobId, Share, Sources, Trouble};
 use proto::peer::{
-    Answer, Block, BlockHeader, Committed, Encoding, Get, Greeting, GreetingRefusal, Hello, ImageRow, Missing, Offer, Progress, Pull,
-    Refusal, Request, Want,
+    Answer, Block, BlockHeader, Committed, Encoding, Get, Greeting, GreetingRefusal, HashingProgress, Hello, ImageRow, Missing, Offer,
+    Progress, Pull, Refusal, Request, Want,
 };
 use proto::{Descriptor, Image, Layer, Manifest};
 
@@ -136,6 +136,7 @@ fn answers() -> Vec<Answer> {
         Answer::Proof(digest("hashes")),
         Answer::Drawn(vec![(id("b"), 65_536)]),
         Answer::Event(proto::control::Event::End),
+        Answer::Hashing(hashing()),
     ]
 }
 
@@ -158,9 +159,13 @@ fn refusals() -> Vec<Refusal> {
     ]
 }
 
+fn hashing() -> HashingProgress {
+    HashingProgress { done_bytes: 3 << 30, total_bytes: 14 << 30 }
+}
+
 fn blocks() -> Vec<Block> {
     let header = BlockHeader { encoding: Encoding::Raw, encoded_bytes: 5, before: RangeHash::START, after: vec![digest("hello").into()] };
-    vec![Block::Bytes(header), Block::Refused(Refusal::OutOfTurn), Block::Waiting]
+    vec![Block::Bytes(header), Block::Refused(Refusal::OutOfTurn), Block::Waiting, Block::Hashing(hashing())]
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::lease::{EngineLease, Purpose};
 use super::records::{Entry, Records};
 use crate::store::names::{self, Identified};
 use crate::store::walk::is_mismatch;
-use crate::store::{Held, Lease, Query, StoreError};
+use crate::store::{Held, Lease, Meter, Query, StoreError};
 
 impl Shared {
     /// See [`crate::store::Store::list`]: one question for the names, one for the content, and documents that were not read before.
@@ -133,7 +133,7 @@ impl Shared {
         let walked = self.walk(reference, root, selection, presence).await;
         let Err(Some(digest)) = walked.as_ref().map_err(is_mismatch) else { return walked };
         let size_bytes = presence.infos.get(&digest).map_or(0, |info| info.size_bytes);
-        match self.hash(&digest, size_bytes).await {
+        match self.hash(&digest, size_bytes, &Meter::default()).await {
             Err(damaged) => Err(damaged),
             // It is what its digest says, and was described wrongly.
             Ok(_) => walked,

@@ -16,7 +16,7 @@ use super::labels::UNCOMPRESSED;
 use super::lease::EngineLease;
 use crate::packing::{Packing, unpacked};
 use crate::store::{Ingest, Reader, StoreError};
-use crate::sys::blocking;
+use crate::sys::thread;
 
 impl Shared {
     /// Of the missing blobs those that are plain layers, and what they can be made of, which is kept.
@@ -54,8 +54,8 @@ impl Shared {
         let Some(mut ingest) = ContainerdIngest::begin(self, lease, plain, ready).await? else { return Ok(()) };
         let reader = self.read(packed.digest, packed.size_bytes, 0..packed.size_bytes).await?;
         let (sender, mut blocks) = mpsc::channel(2);
-        let offset = ingest.offset();
-        let unpacking = blocking(move || unpack(reader, offset, &sender));
+        let (offset, digest) = (ingest.offset(), packed.digest);
+        let unpacking = thread("unpack", move || unpack(reader, offset, &sender).map_err(|_| StoreError::Corrupt(digest)));
         let appending = async {
             while let Some(block) = blocks.recv().await {
                 ingest.append(block).await?;
@@ -64,7 +64,7 @@ impl Shared {
             ingest.commit().await
         };
         let (unpacked, appended) = tokio::join!(unpacking, appending);
-        match (unpacked, appended) {
+        match (unpacked.map_err(StoreError::io("start a thread for", "unpacking"))?, appended) {
             (_, Ok(())) => Ok(()),
             (Err(_), _) | (_, Err(StoreError::Corrupt(_))) => {
                 tracing::warn!(layer = %plain.digest, made_of = %packed.digest, "a compressed layer is not what its label says");

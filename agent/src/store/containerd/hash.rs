@@ -9,8 +9,8 @@ use proto::{Descriptor, Digest};
 use tokio::sync::mpsc;
 
 use super::Shared;
-use crate::store::{Scrubbed, StoreError};
-use crate::sys::blocking;
+use crate::store::{Meter, Scrubbed, StoreError};
+use crate::sys::{Lane, blocking, blocking_in};
 
 impl Shared {
     /// A blob that is here, with the size that its descriptor says.
@@ -23,7 +23,7 @@ impl Shared {
     }
 
     /// See [`crate::store::Store::hashes`].
-    pub(super) async fn hashes(self: &Arc<Self>, blob: &Descriptor) -> Result<Arc<[RangeHash]>, StoreError> {
+    pub(super) async fn hashes(self: &Arc<Self>, blob: &Descriptor, meter: &Meter) -> Result<Arc<[RangeHash]>, StoreError> {
         self.expect(blob).await?;
         if let Some(hashes) = self.recorded(blob).await {
             return Ok(hashes);
@@ -32,28 +32,31 @@ impl Shared {
         if let Some(hashes) = self.recorded(blob).await {
             return Ok(hashes);
         }
-        let hashes = self.hash(&blob.digest, blob.size_bytes).await;
+        let hashes = self.hash(&blob.digest, blob.size_bytes, meter).await;
         drop(turn);
         hashes
     }
 
     /// Reads all of a blob that is here, and records its hashes or puts it aside.
-    pub(super) async fn hash(self: &Arc<Self>, digest: &Digest, size_bytes: u64) -> Result<Arc<[RangeHash]>, StoreError> {
+    pub(super) async fn hash(self: &Arc<Self>, digest: &Digest, size_bytes: u64, meter: &Meter) -> Result<Arc<[RangeHash]>, StoreError> {
         let mut reader = self.read(*digest, size_bytes, 0..size_bytes).await?;
-        // Hashing is work for a thread; blocks are read meanwhile.
         let digest = *digest;
-        let (found, hashes) = blocking(move || {
-            let mut hasher = RangeHasher::default();
-            while let Some(block) = reader.blocks.blocking_recv() {
-                match block {
-                    Ok(block) => hasher.update(&block),
-                    Err(StoreError::Corrupt(_)) => break,
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(hasher.finish())
-        })
-        .await?;
+        let mut hasher = RangeHasher::default();
+        // Hashing is work for a thread; the next block is read meanwhile.
+        loop {
+            let block = match reader.next().await {
+                Ok(Some(block)) => block,
+                Ok(None) | Err(StoreError::Corrupt(_)) => break,
+                Err(error) => return Err(error),
+            };
+            hasher = blocking_in(Lane::Hash, move || {
+                hasher.update(&block);
+                hasher
+            })
+            .await;
+            meter.reached(hasher.length_bytes());
+        }
+        let (found, hashes) = hasher.finish();
         if found != digest {
             tracing::error!(%digest, "a blob is damaged and is put aside");
             self.hashes.forget(&digest);
@@ -76,7 +79,7 @@ impl Shared {
         }
         for (digest, info) in infos {
             let size_bytes = info.size_bytes;
-            let intact = match self.hash(&digest, size_bytes).await {
+            let intact = match self.hash(&digest, size_bytes, &Meter::default()).await {
                 Ok(_) => true,
                 Err(StoreError::Corrupt(_)) => false,
                 // It went while we looked.

@@ -41,7 +41,7 @@ use self::lease::LeaseIds;
 use self::quarantine::Quarantine;
 use super::hashes::Hashes;
 use super::turns::Turns;
-use super::{Finding, Form, Held, Identity, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
+use super::{Finding, Form, Held, Identity, Meter, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
 
 pub use import::ContainerdImport;
 pub use ingest::ContainerdIngest;
@@ -177,7 +177,14 @@ impl Store for ContainerdStore {
             Flavour::Docker => "docker",
             Flavour::Plain | Flavour::Kubernetes => "containerd",
         };
-        Properties { kind, form: Form::Packed, identity: Identity::Root, resumable_ingests: true, adopts_files: false }
+        Properties {
+            kind,
+            form: Form::Packed,
+            identity: Identity::Root,
+            resumable_ingests: true,
+            adopts_files: false,
+            durable_ingests: true,
+        }
     }
 
     async fn examine(&self) -> Vec<Finding> {
@@ -193,8 +200,8 @@ impl Store for ContainerdStore {
         self.shared.resolve(query, selection).await
     }
 
-    async fn hashes(&self, blob: &Descriptor) -> Result<Arc<[RangeHash]>, StoreError> {
-        self.shared.hashes(blob).await
+    async fn hashes(&self, blob: &Descriptor, meter: &Meter) -> Result<Arc<[RangeHash]>, StoreError> {
+        self.shared.hashes(blob, meter).await
     }
 
     async fn read(&self, blob: &Descriptor, range: Range<u64>) -> Result<Reader, StoreError> {

@@ -2,7 +2,7 @@
 //! engine, and a packed one is unpacked to a file first, because an archive says the size of a file before its bytes.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
@@ -10,23 +10,19 @@ use bytes::Bytes;
 use proto::document::DocumentError;
 use proto::hash::{BlobHasher, RangeHash, RangeHasher};
 use proto::image::ImageError;
-use proto::limits::{BLOB_BYTES, BLOCK_BYTES, CONFIG_BYTES};
+use proto::limits::{BLOB_BYTES, CONFIG_BYTES};
 use proto::{Descriptor, Digest};
-use tokio::sync::{OwnedMutexGuard, mpsc};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::sync::OwnedMutexGuard;
 
-use super::blocks::Blocks;
 use super::import::{Target, Work};
 use super::load::{Kept, Load};
 use super::plan::GROUP_BYTES;
 use super::tar_split::nameless;
 use super::thin;
-use crate::packing::{Packing, unpacked};
+use crate::packing::Unpacker;
 use crate::staging::StagedFile;
 use crate::store::{Ingest, StoreError};
-
-/// Blocks between whoever brings a packed layer and the thread that unpacks it.
-const QUEUE: usize = 2;
+use crate::sys::{Lane, blocking_in};
 
 /// A blob that is being written.
 #[derive(Debug)]
@@ -58,16 +54,29 @@ enum Passage {
     /// The last plain layer of a group; the load is opened with its first bytes.
     Stream { hasher: Box<RangeHasher>, load: Option<Load> },
     /// Anything else.
-    Spool { hasher: Box<BlobHasher>, packed: Option<mpsc::Sender<Bytes>>, unpacking: AbortOnDropHandle<io::Result<Unpacked>> },
+    Spool { hasher: Box<BlobHasher>, unpacking: Option<Box<Unpacker<Spool>>> },
 }
 
-/// What came out of a packed layer.
+/// What comes out of a packed layer.
 #[derive(Debug)]
-struct Unpacked {
+struct Spool {
     file: File,
-    size_bytes: u64,
-    digest: Digest,
-    hashes: Vec<RangeHash>,
+    hasher: RangeHasher,
+}
+
+impl Write for Spool {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_all(bytes)?;
+        self.hasher.update(bytes);
+        if self.hasher.length_bytes() > BLOB_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "longer than a layer may be"));
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl EngineIngest {
@@ -92,10 +101,8 @@ impl EngineIngest {
     fn spool(target: &Target) -> Result<Passage, StoreError> {
         let spool: PathBuf = target.shared.spool();
         let file = nameless(&spool).map_err(StoreError::io("create", &spool))?;
-        let (sender, blocks) = mpsc::channel(QUEUE);
-        let work = move || unpack(Blocks::new(blocks), file);
-        let unpacking = AbortOnDropHandle::new(tokio::task::spawn_blocking(work));
-        Ok(Passage::Spool { hasher: Box::default(), packed: Some(sender), unpacking })
+        let unpacking = Unpacker::new(Spool { file, hasher: RangeHasher::default() });
+        Ok(Passage::Spool { hasher: Box::default(), unpacking: Some(Box::new(unpacking)) })
     }
 
     fn corrupt(&self) -> StoreError {
@@ -161,13 +168,13 @@ impl Ingest for EngineIngest {
                 blocks.push(bytes);
                 Ok(())
             }
-            Way::Layer(LayerWay { passage: Passage::Spool { hasher, packed, .. }, .. }) => {
+            Way::Layer(LayerWay { passage: Passage::Spool { hasher, unpacking }, target, .. }) => {
                 hasher.update(&bytes);
-                match packed {
-                    Some(packed) if packed.send(bytes).await.is_ok() => Ok(()),
-                    // What it cannot unpack it does not read to the end.
-                    _ => Err(corrupt),
-                }
+                // `None`: an earlier append failed, or was given up.
+                let Some(unpacker) = unpacking.take() else { return Err(corrupt) };
+                let unpacked = blocking_in(Lane::Unpack, move || unpacker.write(&bytes)).await;
+                *unpacking = Some(Box::new(unpacked.map_err(|error| unspooled(&error, target, corrupt))?));
+                Ok(())
             }
             Way::Layer(way) => {
                 let opened = match &way.passage {
@@ -224,26 +231,24 @@ impl Ingest for EngineIngest {
                 way.target.finish_group(work, work.plan.group_of(way.unit).unwrap_or_default(), load).await?;
                 way.came(work, self.received_bytes, &hashes)
             }
-            Passage::Spool { hasher, packed, unpacking } => {
-                drop(packed);
-                let unpacked = match unpacking.await {
-                    Ok(Ok(unpacked)) => unpacked,
-                    Ok(Err(error)) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-                        return Err(StoreError::NoSpace(way.target.shared.spool()));
-                    }
-                    _ => return Err(corrupt),
-                };
-                if hasher.finish() != self.blob.digest || unpacked.digest != work.plan.units[way.unit].diff_id {
-                    return Err(corrupt);
+            Passage::Spool { hasher, unpacking } => {
+                let Some(unpacker) = unpacking else { return Err(corrupt) };
+                let spool = blocking_in(Lane::Unpack, move || unpacker.finish()).await;
+                let blob = self.blob.digest;
+                let Spool { file, hasher: content } = spool.map_err(|error| unspooled(&error, &way.target, corrupt))?;
+                let size_bytes = content.length_bytes();
+                let (digest, hashes) = content.finish();
+                if hasher.finish() != blob || digest != work.plan.units[way.unit].diff_id {
+                    return Err(StoreError::Corrupt(blob));
                 }
-                way.keep(work, Kept::Spooled(Arc::new(unpacked.file), unpacked.size_bytes));
+                way.keep(work, Kept::Spooled(Arc::new(file), size_bytes));
                 if work.plan.ends_group(way.unit) {
                     let group = way.wait(work).await?;
-                    way.target.sized(work, &unpacked.digest, unpacked.size_bytes);
+                    way.target.sized(work, &digest, size_bytes);
                     let load = way.target.open_load(work, Some(group)).await.map_err(|error| way.target.explained(error))?;
                     way.target.finish_group(work, group, load).await?;
                 }
-                way.came(work, unpacked.size_bytes, &unpacked.hashes)
+                way.came(work, size_bytes, &hashes)
             }
         }
     }
@@ -257,26 +262,10 @@ impl Ingest for EngineIngest {
     }
 }
 
-/// Writes what is in a packed layer to `file`.
-fn unpack(mut packed: Blocks, mut file: File) -> io::Result<Unpacked> {
-    let mut first = Vec::with_capacity(Packing::MAGIC_BYTES);
-    (&mut packed).take(Packing::MAGIC_BYTES as u64).read_to_end(&mut first)?;
-    let packing = Packing::of(&first);
-    let mut content = unpacked(io::Cursor::new(first).chain(packed), packing)?;
-    let mut hasher = RangeHasher::default();
-    let mut block = vec![0; BLOCK_BYTES as usize];
-    loop {
-        let read = content.read(&mut block)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&block[..read]);
-        if hasher.length_bytes() > BLOB_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "longer than a layer may be"));
-        }
-        file.write_all(&block[..read])?;
+/// Why a packed layer could not be unpacked: the disk is full, or it does not hold what it should.
+fn unspooled(error: &io::Error, target: &Target, corrupt: StoreError) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace(target.shared.spool()),
+        _ => corrupt,
     }
-    let size_bytes = hasher.length_bytes();
-    let (digest, hashes) = hasher.finish();
-    Ok(Unpacked { file, size_bytes, digest, hashes })
 }

@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::api::Client;
 use super::{Shared, thin};
 use crate::store::StoreError;
-use crate::sys::blocking;
+use crate::sys::{Lane, blocking_in};
 
 /// Blocks between us and the engine.
 const QUEUE: usize = 2;
@@ -75,7 +75,7 @@ impl Load {
                 let mut offset = 0;
                 while offset < *size_bytes {
                     let (file, length) = (file.clone(), (size_bytes - offset).min(BLOCK_BYTES));
-                    let read = blocking(move || {
+                    let read = blocking_in(Lane::Read, move || {
                         let mut block = vec![0; length as usize];
                         file.read_exact_at(&mut block, offset).map(|()| block)
                     });

@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::hashes::Hashes;
 use super::turns::Turns;
-use super::{Finding, Form, Held, Identity, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
+use super::{Finding, Form, Held, Identity, Meter, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
 use api::Client;
 use info::Info;
 use pin::Pins;
@@ -233,6 +233,8 @@ impl Store for EngineStore {
             identity: Identity::Config,
             resumable_ingests: false,
             adopts_files: false,
+            // Small layers wait in memory for the others of their group.
+            durable_ingests: false,
         }
     }
 
@@ -248,8 +250,8 @@ impl Store for EngineStore {
         self.ready().await?.resolve(query, selection).await
     }
 
-    async fn hashes(&self, blob: &Descriptor) -> Result<Arc<[RangeHash]>, StoreError> {
-        self.ready().await?.hashes(blob).await
+    async fn hashes(&self, blob: &Descriptor, meter: &Meter) -> Result<Arc<[RangeHash]>, StoreError> {
+        self.ready().await?.hashes(blob, meter).await
     }
 
     async fn read(&self, blob: &Descriptor, range: Range<u64>) -> Result<Reader, StoreError> {

@@ -17,8 +17,8 @@ use super::Shared;
 use super::export::Export;
 use super::present::Presented;
 use super::tar_split::{Cursor, TarSplit};
-use crate::store::{Reader, Scrubbed, StoreError};
-use crate::sys::blocking;
+use crate::store::{HASH_STEP_BYTES, Meter, Reader, Scrubbed, StoreError};
+use crate::sys::{Lane, blocking, blocking_in};
 
 /// Layers whose notes are kept open: those of a usual image, so that they are unpacked once for its sizes, its hashes and its bytes.
 const OPEN: usize = 32;
@@ -66,43 +66,78 @@ impl Layer {
         }
     }
 
-    /// Passes a range on, in blocks, until there is no more of it or `sink` says that it is enough.
-    fn copy(&self, range: Range<u64>, mut sink: impl FnMut(Bytes) -> bool) -> io::Result<()> {
-        let mut source = match self {
-            Self::Split(split, _) => Source::Split(split.cursor(range.start)?),
-            Self::Exported { file, .. } => Source::File(file, range.start),
-        };
-        let mut left_bytes = range.end.saturating_sub(range.start);
-        while left_bytes > 0 {
-            let mut block = vec![0; left_bytes.min(BLOCK_BYTES) as usize];
-            let filled = source.fill(&mut block)?;
-            if filled < block.len() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            left_bytes -= filled as u64;
-            if !sink(block.into()) {
-                return Ok(());
+    /// Reads a range from first to last.
+    fn blocks(self, range: Range<u64>) -> Blocks {
+        Blocks { layer: self, source: None, offset: range.start, end: range.end }
+    }
+
+    /// Reads and hashes all of it, in steps, so that others who hash have their turn.
+    async fn hash(self, meter: &Meter) -> io::Result<(Digest, Vec<RangeHash>)> {
+        let size_bytes = self.size_bytes();
+        let mut blocks = self.blocks(0..size_bytes);
+        let mut hasher = RangeHasher::default();
+        loop {
+            let step = move || {
+                let until = (hasher.length_bytes() + HASH_STEP_BYTES).min(size_bytes);
+                while hasher.length_bytes() < until {
+                    match blocks.next() {
+                        Some(block) => hasher.update(&block?),
+                        None => break,
+                    }
+                }
+                Ok::<_, io::Error>((blocks, hasher))
+            };
+            (blocks, hasher) = blocking_in(Lane::Hash, step).await?;
+            meter.reached(hasher.length_bytes());
+            if hasher.length_bytes() >= size_bytes {
+                return Ok(hasher.finish());
             }
         }
-        Ok(())
-    }
-
-    fn hash(&self) -> io::Result<(Digest, Vec<RangeHash>)> {
-        let mut hasher = RangeHasher::default();
-        self.copy(0..self.size_bytes(), |block| {
-            hasher.update(&block);
-            true
-        })?;
-        Ok(hasher.finish())
     }
 }
 
-enum Source<'a> {
-    Split(Cursor<'a>),
-    File(&'a File, u64),
+/// A range of a layer, block by block. Blocking.
+struct Blocks {
+    layer: Layer,
+    /// Opened with the first block.
+    source: Option<Source>,
+    offset: u64,
+    end: u64,
 }
 
-impl Source<'_> {
+impl Blocks {
+    /// The next block; `None` at the end of the range.
+    fn next(&mut self) -> Option<io::Result<Bytes>> {
+        if self.offset >= self.end {
+            return None;
+        }
+        let block = self.fill();
+        self.offset += BLOCK_BYTES;
+        Some(block)
+    }
+
+    fn fill(&mut self) -> io::Result<Bytes> {
+        let source = match &mut self.source {
+            Some(source) => source,
+            closed => closed.insert(match &self.layer {
+                Layer::Split(split, _) => Source::Split(Box::new(split.cursor(self.offset)?)),
+                Layer::Exported { file, .. } => Source::File(file.clone(), self.offset),
+            }),
+        };
+        let mut block = vec![0; (self.end - self.offset).min(BLOCK_BYTES) as usize];
+        if source.fill(&mut block)? < block.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(block.into())
+    }
+}
+
+enum Source {
+    Split(Box<Cursor>),
+    File(Arc<File>, u64),
+}
+
+impl Source {
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Split(cursor) => cursor.fill(buffer),
@@ -133,19 +168,12 @@ impl Shared {
         if layer.size_bytes() != blob.size_bytes {
             return Err(StoreError::BlobMissing(blob.digest));
         }
-        let (sender, reader) = Reader::channel();
-        let digest = blob.digest;
-        // Ends when the reader is dropped.
-        drop(tokio::task::spawn_blocking(move || {
-            if let Err(error) = layer.copy(range, |block| sender.blocking_send(Ok(block)).is_ok()) {
-                let _ = sender.blocking_send(Err(unreadable(error, digest)));
-            }
-        }));
-        Ok(reader)
+        let (digest, mut blocks) = (blob.digest, layer.blocks(range));
+        Ok(Reader::ahead(move || blocks.next().map(|block| block.map_err(|error| unreadable(error, digest)))))
     }
 
     /// See [`crate::store::Store::hashes`].
-    pub(super) async fn hashes(&self, blob: &Descriptor) -> Result<Arc<[RangeHash]>, StoreError> {
+    pub(super) async fn hashes(&self, blob: &Descriptor, meter: &Meter) -> Result<Arc<[RangeHash]>, StoreError> {
         let (image, chain_id, held) = match self.locate(&blob.digest).await? {
             Located::Document(bytes) => {
                 let mut hasher = RangeHasher::default();
@@ -163,7 +191,7 @@ impl Shared {
         if self.records.is_damaged(&blob.digest, layer.key()) {
             return Err(StoreError::Corrupt(blob.digest));
         }
-        self.hash(&blob.digest, layer).await?.ok_or(StoreError::Corrupt(blob.digest))
+        self.hash(&blob.digest, layer, meter).await?.ok_or(StoreError::Corrupt(blob.digest))
     }
 
     /// See [`crate::store::Store::scrub`].
@@ -184,7 +212,7 @@ impl Shared {
                     let layer = self.layer(&image, &digest, &chain_id, held.as_deref()).await?;
                     let size_bytes = layer.size_bytes();
                     let _turn = self.turns.take(digest).await;
-                    Scrubbed { digest, size_bytes, intact: self.hash(&digest, layer).await?.is_some() }
+                    Scrubbed { digest, size_bytes, intact: self.hash(&digest, layer, &Meter::default()).await?.is_some() }
                 }
                 // It went while others were read.
                 Err(StoreError::BlobMissing(_)) if blob.is_none() => continue,
@@ -198,9 +226,10 @@ impl Shared {
     }
 
     /// Reads a layer and records its hashes. `None`: it is not what its digest says, and is put aside.
-    async fn hash(&self, digest: &Digest, layer: Layer) -> Result<Option<Arc<[RangeHash]>>, StoreError> {
+    async fn hash(&self, digest: &Digest, layer: Layer, meter: &Meter) -> Result<Option<Arc<[RangeHash]>>, StoreError> {
         let key = layer.key().to_owned();
-        let (size_bytes, mut hashed) = blocking(move || (layer.size_bytes(), layer.hash())).await;
+        let size_bytes = layer.size_bytes();
+        let mut hashed = layer.hash(meter).await;
         if let Err(error) = &hashed
             && self.splits.give_up(&key)
         {
@@ -208,7 +237,7 @@ impl Shared {
             tracing::warn!(layer = %digest, %error, "a layer is not read where it lies");
             if let Located::Layer { image, chain_id, held } = self.locate(digest).await? {
                 match self.layer(&image, digest, &chain_id, held.as_deref()).await {
-                    Ok(layer) => hashed = blocking(move || layer.hash()).await,
+                    Ok(layer) => hashed = layer.hash(meter).await,
                     Err(error @ (StoreError::Unreachable { .. } | StoreError::Silent { .. })) => return Err(error),
                     Err(error) => tracing::warn!(layer = %digest, %error, "the engine cannot read it either"),
                 }

@@ -100,7 +100,11 @@ impl Records {
 /// Tells several agents at one engine apart; the same in every life of this one.
 pub(super) fn agent_id(directory: &Path) -> Result<String, StoreError> {
     let path = directory.join("agent");
-    let known = std::fs::read_to_string(&path).unwrap_or_default();
+    // A new ID would disown the tags that this agent has left in the engine: only "not found" is no ID.
+    let known = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        known => known.map_err(StoreError::io("read", &path))?,
+    };
     if known.len() == 16 && known.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(known);
     }

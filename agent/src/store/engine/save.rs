@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::blocks::Blocks;
 use crate::store::StoreError;
-use crate::sys::blocking;
+use crate::sys::thread;
 
 /// Files in an archive: layers, and a handful of documents for each. What is not wanted is not kept, but it has to be read.
 const MEMBERS: usize = 16 * 1024;
@@ -24,7 +24,7 @@ impl Shared {
     ) -> Result<T, StoreError> {
         let mut incoming = self.client.export(&id.to_string(), "save an image").await?.ok_or(StoreError::BlobMissing(*id))?;
         let (sender, blocks) = mpsc::channel(QUEUE);
-        let unpacking = blocking(move || unpack(Blocks::new(blocks)));
+        let unpacking = thread("engine-save", move || unpack(Blocks::new(blocks)));
         let feeding = async {
             while let Some(block) = incoming.next().await? {
                 if sender.send(block).await.is_err() {
@@ -36,7 +36,7 @@ impl Shared {
         };
         let (unpacked, fed) = tokio::join!(unpacking, feeding);
         fed?;
-        unpacked
+        unpacked.map_err(broken)?
     }
 }
 

@@ -13,6 +13,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use data_encoding::BASE64;
 use flate2::bufread::GzDecoder;
@@ -55,9 +56,9 @@ struct Position {
 }
 
 /// Reads a layer from some byte on.
-pub(super) struct Cursor<'a> {
-    split: &'a TarSplit,
-    notes: BufReader<Notes<'a>>,
+pub(super) struct Cursor {
+    split: Arc<TarSplit>,
+    notes: BufReader<Notes>,
     segment: Segment,
     left_bytes: u64,
 }
@@ -151,11 +152,11 @@ impl TarSplit {
     }
 
     /// Starts to read at `offset`.
-    pub(super) fn cursor(&self, offset: u64) -> io::Result<Cursor<'_>> {
+    pub(super) fn cursor(self: &Arc<Self>, offset: u64) -> io::Result<Cursor> {
         let after = self.positions.partition_point(|position| position.start <= offset);
         let Position { start, note } = after.checked_sub(1).map_or(Position { start: 0, note: 0 }, |before| self.positions[before]);
-        let notes = BufReader::with_capacity(NOTES_BUFFER_BYTES, Notes { file: &self.notes, offset: note, end: self.notes_bytes });
-        let mut cursor = Cursor { split: self, notes, segment: Segment::Inline, left_bytes: 0 };
+        let notes = BufReader::with_capacity(NOTES_BUFFER_BYTES, Notes { split: self.clone(), offset: note });
+        let mut cursor = Cursor { split: self.clone(), notes, segment: Segment::Inline, left_bytes: 0 };
         cursor.skip(offset.saturating_sub(start))?;
         Ok(cursor)
     }
@@ -171,7 +172,7 @@ impl TarSplit {
     }
 }
 
-impl Cursor<'_> {
+impl Cursor {
     /// Fills `buffer`, or as much of it as the layer has left.
     pub(super) fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
@@ -237,29 +238,28 @@ impl Cursor<'_> {
 
 /// The notes from some byte on. Several cursors read them at once, so that the position is not the file's.
 #[derive(Debug)]
-struct Notes<'a> {
-    file: &'a File,
+struct Notes {
+    split: Arc<TarSplit>,
     offset: u64,
-    end: u64,
 }
 
-impl Read for Notes<'_> {
+impl Read for Notes {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(usize::try_from(self.end - self.offset).unwrap_or(usize::MAX));
-        let read = self.file.read_at(&mut buffer[..most], self.offset)?;
+        let most = buffer.len().min(usize::try_from(self.split.notes_bytes - self.offset).unwrap_or(usize::MAX));
+        let read = self.split.notes.read_at(&mut buffer[..most], self.offset)?;
         self.offset += read as u64;
         Ok(read)
     }
 }
 
-impl io::Seek for Notes<'_> {
+impl io::Seek for Notes {
     fn seek(&mut self, position: io::SeekFrom) -> io::Result<u64> {
         let target = match position {
             io::SeekFrom::Start(offset) => Some(offset),
             io::SeekFrom::Current(distance) => self.offset.checked_add_signed(distance),
-            io::SeekFrom::End(distance) => self.end.checked_add_signed(distance),
+            io::SeekFrom::End(distance) => self.split.notes_bytes.checked_add_signed(distance),
         };
-        self.offset = target.filter(|&offset| offset <= self.end).ok_or_else(|| invalid("beyond the notes"))?;
+        self.offset = target.filter(|&offset| offset <= self.split.notes_bytes).ok_or_else(|| invalid("beyond the notes"))?;
         Ok(self.offset)
     }
 }
@@ -346,7 +346,7 @@ mod tests {
         }
 
         fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-            let split = self.open()?;
+            let split = Arc::new(self.open()?);
             let mut bytes = vec![0; length];
             let filled = split.cursor(offset)?.fill(&mut bytes)?;
             bytes.truncate(filled);

@@ -13,8 +13,8 @@ use proto::limits::{BLOCK_BYTES, CONFIG_BYTES};
 use proto::{Descriptor, Digest};
 
 use super::record;
-use crate::store::StoreError;
-use crate::sys::durable;
+use crate::store::{HASH_STEP_BYTES, StoreError};
+use crate::sys::{durable, file};
 
 /// Whether a blob is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,26 +91,41 @@ impl Blobs {
         Ok(record::read(&self.record_path(digest), digest, &metadata).map(Into::into))
     }
 
-    /// Reads and hashes a blob. One that is not what its name says is put aside.
+    /// Reads and hashes a blob, all at once. One that is not what its name says is put aside.
     pub(super) fn hash(&self, digest: &Digest) -> Result<Arc<[RangeHash]>, StoreError> {
+        let mut hashing = self.begin_hash(digest)?;
+        while hashing.step()? > 0 {}
+        self.end_hash(hashing)
+    }
+
+    /// Opens a blob to hash it.
+    pub(super) fn begin_hash(&self, digest: &Digest) -> Result<Hashing, StoreError> {
         let path = self.path(digest);
-        let mut file = match File::open(&path) {
+        let file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::BlobMissing(*digest)),
             opened => opened.map_err(StoreError::io("open", &path))?,
         };
-        let stamp = |file: &File| file.metadata().map(|m| (m.len(), m.mtime(), m.mtime_nsec())).map_err(StoreError::io("read", &path));
-        let before = stamp(&file)?;
-        let hasher = hash_file(&mut file, &path)?;
-        if stamp(&file)? != before {
+        let before = stamp(&file, &path)?;
+        Ok(Hashing { digest: *digest, path, file, before, hasher: RangeHasher::default(), buffer: vec![0; BLOCK_BYTES as usize] })
+    }
+
+    /// What came of the hashing, recorded. A blob that is not what its name says is put aside.
+    pub(super) fn end_hash(&self, hashing: Hashing) -> Result<Arc<[RangeHash]>, StoreError> {
+        let Hashing { digest, path, file, before, hasher, .. } = hashing;
+        if stamp(&file, &path)? != before {
             // Another tool is writing it at this moment: it is not there yet, and it is not ours to put aside.
-            return Err(StoreError::BlobMissing(*digest));
+            return Err(StoreError::BlobMissing(digest));
         }
         let (found, hashes) = hasher.finish();
-        if found != *digest {
-            self.quarantine(digest)?;
-            return Err(StoreError::Corrupt(*digest));
+        if found != digest {
+            self.quarantine(&digest)?;
+            return Err(StoreError::Corrupt(digest));
         }
-        self.record(digest, &hashes)?;
+        // What was hashed is the page cache. From here on the blob counts as present, so it has to be on the disk: another tool, which may have
+        // written it, need not have synced it.
+        file.sync_data().map_err(StoreError::io("sync", &path))?;
+        durable::sync_parent(&path)?;
+        self.record(&digest, &hashes)?;
         Ok(hashes.into())
     }
 
@@ -135,6 +150,8 @@ impl Blobs {
     /// Puts a blob aside: it is never served again, and the next import brings it anew.
     pub(super) fn quarantine(&self, digest: &Digest) -> Result<(), StoreError> {
         tracing::error!(%digest, "a blob is damaged: it is moved to .imgd/quarantine");
+        file::ensure_directory(&self.own_directory("quarantine"), 0o755)?;
+        // A record that stays counts for nothing: the blob of this size and time is gone.
         let _ = std::fs::remove_file(self.record_path(digest));
         durable::rename(&self.path(digest), &self.own_directory("quarantine").join(digest.hex()))?;
         durable::sync_parent(&self.path(digest))
@@ -151,13 +168,57 @@ impl Blobs {
 
     fn record(&self, digest: &Digest, hashes: &[RangeHash]) -> Result<(), StoreError> {
         let metadata = self.metadata(digest)?.ok_or(StoreError::BlobMissing(*digest))?;
-        record::write(&self.record_path(digest), &metadata, hashes)
+        let path = self.record_path(digest);
+        file::ensure_directory(&self.own_directory("hashes"), 0o755)?;
+        record::write(&path, &metadata, hashes)
     }
 }
 
 /// The blob is what its name says; the descriptor is wrong about its size.
 pub(super) fn wrongly_described(digest: Digest) -> StoreError {
     ImageError::Document(DocumentError::DigestMismatch { digest }).into()
+}
+
+/// A blob that is being hashed.
+#[derive(Debug)]
+pub(super) struct Hashing {
+    digest: Digest,
+    path: PathBuf,
+    file: File,
+    before: Stamp,
+    hasher: RangeHasher,
+    buffer: Vec<u8>,
+}
+
+impl Hashing {
+    /// Hashes [`HASH_STEP_BYTES`], or what is left; says how many bytes that were.
+    pub(super) fn step(&mut self) -> Result<u64, StoreError> {
+        let mut step_bytes = 0;
+        while step_bytes < HASH_STEP_BYTES {
+            match self.file.read(&mut self.buffer) {
+                Ok(0) => break,
+                Ok(length) => {
+                    self.hasher.update(&self.buffer[..length]);
+                    step_bytes += length as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(StoreError::io("read", &self.path)(error)),
+            }
+        }
+        Ok(step_bytes)
+    }
+
+    /// Bytes that are hashed.
+    pub(super) fn hashed_bytes(&self) -> u64 {
+        self.hasher.length_bytes()
+    }
+}
+
+/// Size and time of a file, by which it is seen that somebody writes to it.
+type Stamp = (u64, i64, i64);
+
+fn stamp(file: &File, path: &Path) -> Result<Stamp, StoreError> {
+    file.metadata().map(|m| (m.len(), m.mtime(), m.mtime_nsec())).map_err(StoreError::io("read", path))
 }
 
 /// Feeds a file from its position to its end into a hasher.

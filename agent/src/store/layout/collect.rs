@@ -1,15 +1,20 @@
-//! Removing what nothing refers to. Everything here blocks.
+//! Garbage collection: removes the blobs that nothing refers to. Everything here blocks.
 //!
-//! Kept are: what `index.json` leads to, all of it; what a lease holds; what an import that was given up has brought, for a day, so that it
-//! can be continued; and what another tool may be writing at this moment. A tool that finds an old blob and is about to
-//! refer to it cannot be seen: that race is the image layout's own, and every tool that collects has it.
+//! Kept are: everything that `index.json` leads to; what a lease holds; the blobs of an import that was given up, for a day, so that it
+//! can be continued; and blobs that another tool may be writing at this moment. A tool that finds an old blob and is about to
+//! refer to it cannot be seen: that race belongs to the image layout, and every tool that collects has it.
+//!
+//! **Marking can fail, and then nothing is removed.** Only "not found" means that a document is absent; any other error of the operating
+//! system, and a root that cannot be followed, end the collection before its first removal.
 
 use std::collections::HashSet;
 use std::fs::DirEntry;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use proto::Digest;
+use proto::descriptor::media_type;
 use proto::limits::CONFIG_BYTES;
 use serde_json::Value;
 
@@ -17,6 +22,7 @@ use super::blobs::Blobs;
 use super::index::Names;
 use crate::store::StoreError;
 use crate::store::leases::Leases;
+use crate::sys::file;
 
 /// What an import that was given up has brought is kept this long.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
@@ -36,102 +42,243 @@ pub(super) struct Collected {
     pub(super) deferred: bool,
 }
 
-/// Marks and sweeps. The caller holds the lock of the names, so that no commit comes between.
+/// Marks and sweeps. The caller holds the lock of the names, so that no commit comes between. An error while marking leaves every blob in place.
 pub(super) fn collect(blobs: &Blobs, names: &Names, leases: &Leases) -> Result<Collected, StoreError> {
-    let mut marked = mark(blobs, names);
-    for entry in files(&blobs.own_directory("imports"))? {
-        if age(&entry) < KEEP {
-            marked.extend(abandoned(&entry.path()));
-        } else {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
+    let (kept, outdated) = imports(blobs)?;
+    let mut marked = mark(blobs, names)?;
+    marked.extend(kept);
+    let candidates = unmarked(blobs, &marked)?;
     let mut collected = Collected::default();
-    for entry in files(&blobs.directory())? {
-        // Another name is another tool's temporary file.
-        let Some(digest) = digest_of(&entry) else { continue };
-        if marked.contains(&digest) || is_fresh_foreign(blobs, &entry, &digest) {
-            continue;
-        }
+    for digest in candidates {
         match leases.unless_leased(&digest, || blobs.remove(&digest)) {
             Some(removed) => collected.freed_bytes += removed?,
             None => collected.deferred = true,
         }
     }
+    for path in outdated {
+        remove(&path)?;
+    }
     sweep_own(blobs, leases)?;
     Ok(collected)
 }
 
-/// Everything that the names lead to. A document that is absent or is none leads nowhere.
-fn mark(blobs: &Blobs, names: &Names) -> HashSet<Digest> {
-    let mut pending = names.roots();
+/// Blobs of imports that were given up less than a day ago, and the notes of older ones.
+fn imports(blobs: &Blobs) -> Result<(Vec<Digest>, Vec<PathBuf>), StoreError> {
+    let (mut kept, mut outdated) = (vec![], vec![]);
+    for entry in own_files(blobs, "imports")? {
+        match age(&entry) < KEEP {
+            true => kept.extend(abandoned(&entry.path())?),
+            false => outdated.push(entry.path()),
+        }
+    }
+    Ok((kept, outdated))
+}
+
+/// Blobs that are not marked, and are not being written by another tool.
+fn unmarked(blobs: &Blobs, marked: &HashSet<Digest>) -> Result<Vec<Digest>, StoreError> {
+    let mut unmarked = vec![];
+    for entry in files(&blobs.directory())? {
+        // Another name is another tool's temporary file.
+        let Some(digest) = digest_of(&entry) else { continue };
+        if !marked.contains(&digest) && !is_fresh_foreign(blobs, &entry, &digest)? {
+            unmarked.push(digest);
+        }
+    }
+    Ok(unmarked)
+}
+
+/// Every blob that the names lead to. A document below a root may be absent, as those of other platforms are. A root may not, nor one that was
+/// put aside as damaged: nobody knows which blobs belong to it.
+fn mark(blobs: &Blobs, names: &Names) -> Result<HashSet<Digest>, StoreError> {
     let mut marked = HashSet::new();
-    while let Some(digest) = pending.pop() {
-        if marked.insert(digest) {
-            pending.extend(documents_of(blobs, &digest, &mut marked));
+    let mut pending: Vec<Link> = names.roots().map(|entry| Link::of(entry, Place::Root)).collect();
+    while let Some(link) = pending.pop() {
+        let Some(digest) = link.digest else {
+            // Not a manifest, and not a blob of `blobs/sha256`: it leads nowhere.
+            if link.is_document {
+                return Err(link.unknown(blobs, "its digest is not SHA-256"));
+            } else {
+                continue;
+            };
+        };
+        if !marked.insert(digest) {
+            continue;
+        }
+        match read_document(blobs, &digest)? {
+            Document::Named(named) => {
+                marked.extend(named.contents);
+                pending.extend(named.documents);
+            }
+            Document::Nothing => {}
+            _ if !link.is_document => {}
+            Document::TooLarge => return Err(link.unknown(blobs, "it is too large for a manifest or index")),
+            Document::Damaged => return Err(link.unknown(blobs, "it is damaged")),
+            Document::Absent if link.place == Place::Root => return Err(link.unknown(blobs, "its blob is absent")),
+            Document::Absent if file::exists(&blobs.own_directory("quarantine").join(digest.hex()))? => {
+                return Err(link.unknown(blobs, "it was damaged, and is put aside"));
+            }
+            Document::Absent => {}
         }
     }
-    marked
+    Ok(marked)
 }
 
-/// The children of a manifest or index that may have children of their own; those that have none are marked at once.
-fn documents_of(blobs: &Blobs, digest: &Digest, marked: &mut HashSet<Digest>) -> Vec<Digest> {
-    let small = blobs.metadata(digest).ok().flatten().is_some_and(|metadata| metadata.len() <= CONFIG_BYTES);
-    let document = if small { std::fs::read(blobs.path(digest)).ok() } else { None };
-    let Some(document) = document.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok()) else { return vec![] };
-    let named = |value: &Value| value["digest"].as_str().and_then(|text| text.parse::<Digest>().ok());
-    let list = |key: &str| document[key].as_array().map(Vec::as_slice).unwrap_or_default().iter().filter_map(named).collect::<Vec<_>>();
-    marked.extend(named(&document["config"]));
-    marked.extend(list("layers"));
-    marked.extend(list("blobs"));
-    let mut children = list("manifests");
-    children.extend(named(&document["subject"]));
-    children
+/// What a blob is, for marking.
+enum Document {
+    /// A document, and the blobs that it names.
+    Named(Named),
+    /// What its digest names is not a document.
+    Nothing,
+    /// It is not what its digest names: nobody knows what that was.
+    Damaged,
+    /// It is larger than any document that is read here.
+    TooLarge,
+    /// There is no such file.
+    Absent,
 }
 
-/// The blobs that an import was to bring.
-fn abandoned(path: &Path) -> Vec<Digest> {
-    let bytes = std::fs::read(path).unwrap_or_default();
-    bytes.as_chunks::<32>().0.iter().map(|digest| Digest::from_bytes(*digest)).collect()
+/// The blobs that a document names.
+#[derive(Default)]
+struct Named {
+    /// Manifests and indexes, which may name further blobs.
+    documents: Vec<Link>,
+    /// Configs and layers.
+    contents: Vec<Digest>,
 }
 
-/// Our own files about blobs that are gone, and old ones.
+/// A descriptor that leads to a manifest or an index.
+struct Link {
+    /// The digest as it is written.
+    text: String,
+    /// `None` for one that is not SHA-256.
+    digest: Option<Digest>,
+    /// The media type says that it is a manifest or an index.
+    is_document: bool,
+    place: Place,
+}
+
+/// Where a descriptor stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In `index.json`.
+    Root,
+    /// In a document.
+    Below,
+}
+
+impl Link {
+    fn of(descriptor: &Value, place: Place) -> Self {
+        let text = descriptor["digest"].as_str();
+        let media_type = descriptor["mediaType"].as_str().unwrap_or(media_type::MANIFEST);
+        Self {
+            text: text.unwrap_or("an entry without a digest").to_owned(),
+            digest: text.and_then(|text| text.parse().ok()),
+            is_document: media_type::is_manifest(media_type) || media_type::is_index(media_type),
+            place,
+        }
+    }
+
+    /// It cannot be followed: every blob may belong to it.
+    fn unknown(&self, blobs: &Blobs, reason: &str) -> StoreError {
+        let name = proto::text::escape_short(&self.text, 100);
+        StoreError::Malformed {
+            path: blobs.directory(),
+            reason: format!("nothing is removed, because {name} cannot be followed: {reason}"),
+        }
+    }
+}
+
+/// Reads a blob that may be a manifest or an index, by the members that lead to other blobs in either.
+fn read_document(blobs: &Blobs, digest: &Digest) -> Result<Document, StoreError> {
+    let Some(metadata) = blobs.metadata(digest)? else { return Ok(Document::Absent) };
+    if metadata.len() > CONFIG_BYTES {
+        return Ok(Document::TooLarge);
+    }
+    let path = blobs.path(digest);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Document::Absent),
+        Err(error) => return Err(StoreError::io("read", path)(error)),
+    };
+    if Digest::of(&bytes) != *digest {
+        return Ok(Document::Damaged);
+    }
+    let Ok(document) = serde_json::from_slice::<Value>(&bytes) else { return Ok(Document::Nothing) };
+    let list = |key: &str| document[key].as_array().into_iter().flatten();
+    let mut named = Named::default();
+    // A digest of another kind names no blob of `blobs/sha256`.
+    let contents = list("layers").chain(list("blobs")).chain([&document["config"]]);
+    named.contents.extend(contents.filter_map(|value| value["digest"].as_str()?.parse::<Digest>().ok()));
+    let subject = Some(&document["subject"]).filter(|subject| subject.is_object());
+    named.documents.extend(list("manifests").chain(subject).map(|value| Link::of(value, Place::Below)));
+    Ok(Document::Named(named))
+}
+
+/// The blobs that an import was to bring. None when its note has just gone.
+fn abandoned(path: &Path) -> Result<Vec<Digest>, StoreError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(bytes.as_chunks::<32>().0.iter().map(|digest| Digest::from_bytes(*digest)).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+        Err(error) => Err(StoreError::io("read", path)(error)),
+    }
+}
+
+/// Removes our own files about blobs that are gone, and old ones.
 fn sweep_own(blobs: &Blobs, leases: &Leases) -> Result<(), StoreError> {
-    for entry in files(&blobs.own_directory("hashes"))? {
-        if digest_of(&entry).is_none_or(|digest| blobs.metadata(&digest).is_ok_and(|found| found.is_none())) {
-            let _ = std::fs::remove_file(entry.path());
+    for entry in own_files(blobs, "hashes")? {
+        let is_of_nothing = match digest_of(&entry) {
+            Some(digest) => blobs.metadata(&digest)?.is_none(),
+            None => true,
+        };
+        if is_of_nothing {
+            remove(&entry.path())?;
         }
     }
-    for entry in files(&blobs.own_directory("ingest"))? {
-        let remove = || std::fs::remove_file(entry.path());
-        if age(&entry) >= KEEP {
-            let _ = digest_of(&entry).and_then(|digest| leases.unless_leased(&digest, remove));
+    for entry in own_files(blobs, "ingest")? {
+        if age(&entry) >= KEEP
+            && let Some(digest) = digest_of(&entry)
+        {
+            leases.unless_leased(&digest, || remove(&entry.path())).transpose()?;
         }
     }
-    for entry in files(&blobs.own_directory("quarantine"))? {
+    for entry in own_files(blobs, "quarantine")? {
         if age(&entry) >= QUARANTINE {
-            let _ = std::fs::remove_file(entry.path());
+            remove(&entry.path())?;
         }
     }
     Ok(())
 }
 
-pub(super) fn files(directory: &Path) -> Result<impl Iterator<Item = DirEntry>, StoreError> {
-    let entries = std::fs::read_dir(directory).map_err(StoreError::io("list", directory))?;
-    Ok(entries.filter_map(Result::ok))
+/// The files of one of our own directories; none where somebody has removed it.
+fn own_files(blobs: &Blobs, name: &str) -> Result<Vec<DirEntry>, StoreError> {
+    let directory = blobs.own_directory(name);
+    if file::exists(&directory)? { files(&directory) } else { Ok(vec![]) }
+}
+
+/// The entries of a directory, all of them: an entry that cannot be read is an error.
+pub(super) fn files(directory: &Path) -> Result<Vec<DirEntry>, StoreError> {
+    let entries = std::fs::read_dir(directory).and_then(Iterator::collect);
+    entries.map_err(StoreError::io("list", directory))
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path)(error)),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn digest_of(entry: &DirEntry) -> Option<Digest> {
     Digest::from_hex(entry.file_name().to_str()?).ok()
 }
 
-/// Time since the last write; none where the clock went back.
+/// Time since the last write. Zero, which keeps the file, where the clock went back or the time cannot be read.
 pub(super) fn age(entry: &DirEntry) -> Duration {
     let modified = entry.metadata().and_then(|metadata| metadata.modified());
     modified.ok().and_then(|time| SystemTime::now().duration_since(time).ok()).unwrap_or_default()
 }
 
 /// True for a blob that another tool may still be writing.
-pub(super) fn is_fresh_foreign(blobs: &Blobs, entry: &DirEntry, digest: &Digest) -> bool {
-    age(entry) < FOREIGN && !blobs.record_path(digest).exists()
+pub(super) fn is_fresh_foreign(blobs: &Blobs, entry: &DirEntry, digest: &Digest) -> Result<bool, StoreError> {
+    Ok(age(entry) < FOREIGN && !file::exists(&blobs.record_path(digest))?)
 }

@@ -17,8 +17,7 @@ use crate::store::{Held, Lease, Query, StoreError};
 
 impl Layout {
     /// Every entry; one that leads nowhere is shown as what it is: a root without an image.
-    pub(super) fn list(&self) -> Result<Vec<ImageRow>, StoreError> {
-        let names = self.index().read()?;
+    pub(super) fn list(&self, names: &Names) -> Result<Vec<ImageRow>, StoreError> {
         let mut rows = Vec::with_capacity(names.entries.len());
         for entry in &names.entries {
             rows.push(self.row(entry)?);
@@ -28,17 +27,13 @@ impl Layout {
     }
 
     /// See [`crate::store::Store::resolve`].
-    pub(super) fn resolve(&self, query: &Query, selection: Selection) -> Result<Held, StoreError> {
-        // Nothing is collected while the names are locked: what is found here is still there when the lease holds it.
-        let mut index = self.index();
-        let names = index.read()?;
-        let (reference, root) = self.find(&names, query)?;
+    pub(super) fn resolve(&self, names: &Names, query: &Query, selection: Selection) -> Result<Held, StoreError> {
+        let (reference, root) = self.find(names, query)?;
         let image = match selection {
             Selection::Present => self.present(reference, &root)?,
             selection => self.image(reference, &root, selection)?,
         };
         let leased = self.leases.take(image.blobs().into_iter().map(|blob| blob.digest));
-        drop(index);
         for blob in image.blobs() {
             if self.blobs.presence(blob)? == Presence::Absent {
                 return Err(StoreError::BlobMissing(blob.digest));
@@ -107,11 +102,7 @@ impl Layout {
     }
 
     fn present_or_nothing(&self, root: &Descriptor) -> Result<Option<Image>, StoreError> {
-        match self.present(None, root) {
-            Ok(image) => Ok(Some(image)),
-            Err(StoreError::Image(_) | StoreError::BlobMissing(_) | StoreError::Corrupt(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        nothing_where_invalid(self.present(None, root))
     }
 
     fn find(&self, names: &Names, query: &Query) -> Result<(Option<Reference>, Descriptor), StoreError> {
@@ -144,7 +135,7 @@ impl Layout {
         let complete = present.is_some();
         // What its documents say is shown of an image that has lost a layer.
         let image = match present {
-            None => self.image(None, &entry.root, Selection::Present).ok(),
+            None => nothing_where_invalid(self.image(None, &entry.root, Selection::Present))?,
             present => present,
         };
         let written = || {
@@ -160,6 +151,15 @@ impl Layout {
             complete,
             tagged_unix_s: entry.tagged_unix_s.or_else(written).unwrap_or(0),
         })
+    }
+}
+
+/// `None` for an image that is damaged or incomplete; a store that cannot be read is an error.
+fn nothing_where_invalid(image: Result<Image, StoreError>) -> Result<Option<Image>, StoreError> {
+    match image {
+        Ok(image) => Ok(Some(image)),
+        Err(StoreError::Image(_) | StoreError::BlobMissing(_) | StoreError::Corrupt(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -11,14 +11,15 @@ use proto::{Descriptor, Digest, Image};
 
 use super::Layout;
 use super::blobs::Presence;
+use super::index::Names;
 use super::ingest::Part;
 use crate::packing::{Packing, unpacked};
 use crate::store::StoreError;
-use crate::sys::blocking;
+use crate::sys::{Lane, blocking_in};
 
 impl Layout {
     /// Of the missing blobs those that are plain layers, and the packed ones of images here that hold the same. Blocking.
-    pub(super) fn forms(&self, image: &Image, missing: &[Descriptor]) -> Result<HashMap<Digest, Descriptor>, StoreError> {
+    pub(super) fn forms(&self, names: &Names, image: &Image, missing: &[Descriptor]) -> Result<HashMap<Digest, Descriptor>, StoreError> {
         let lacks = |digest: &Digest| missing.iter().any(|blob| blob.digest == *digest);
         let plain = image.layers().into_iter().filter(|layer| layer.diff_id == Some(layer.descriptor.digest));
         let wanted: HashSet<Digest> = plain.map(|layer| layer.descriptor.digest).filter(lacks).collect();
@@ -26,7 +27,6 @@ impl Layout {
         if wanted.is_empty() {
             return Ok(forms);
         }
-        let names = self.index().read()?;
         for entry in &names.entries {
             // An image that cannot be read has nothing to give.
             let Ok(known) = self.image(None, &entry.root, Selection::Present) else { continue };
@@ -50,7 +50,7 @@ impl Layout {
             return Ok(());
         }
         let (layout, plain, packed) = (self.clone(), plain.clone(), packed.clone());
-        blocking(move || {
+        blocking_in(Lane::Unpack, move || {
             let part = Part::open(layout.blobs.ingest_path(&plain.digest), plain.size_bytes, turn)?;
             match unpack(&layout, part, &plain, &packed) {
                 Err(StoreError::Corrupt(_)) => {

@@ -9,11 +9,13 @@ use proto::{Descriptor, Digest, Image};
 
 use super::Layout;
 use super::blobs::Presence;
+use super::index::{Index, Names};
 use super::ingest::LayoutIngest;
 use crate::store::leases::Leased;
 use crate::store::walk::verify;
-use crate::store::{Import, Imported, StoreError};
+use crate::store::{Import, Imported, Meter, StoreError};
 use crate::sys::blocking;
+use crate::sys::file::ensure_directory;
 
 /// An import into an image layout: a lease on every blob of the image.
 #[derive(Debug)]
@@ -48,8 +50,8 @@ impl Import for LayoutImport {
         }
         // What they are made of stays as long as what was found: it is looked for again under the lease.
         for leased in [false, true] {
-            let (layout, image, missing) = (self.layout.clone(), self.image.clone(), missing.clone());
-            self.forms = blocking(move || layout.forms(&image, &missing)).await?;
+            let (image, missing) = (self.image.clone(), missing.clone());
+            self.forms = self.layout.with_names(move |layout, _, names| layout.forms(names, &image, &missing)).await?;
             if self.forms.is_empty() || leased {
                 break;
             }
@@ -78,8 +80,8 @@ impl Import for LayoutImport {
                 return Err(StoreError::BlobMissing(blob.digest));
             }
         }
-        let (layout, image) = (self.layout.clone(), self.image.clone());
-        blocking(move || layout.publish(&image)).await
+        let image = self.image.clone();
+        self.layout.with_names(move |layout, index, names| layout.publish(index, names, &image)).await
     }
 }
 
@@ -106,7 +108,7 @@ impl Layout {
         };
         match presence {
             Ok(Presence::Verified) => Ok(true),
-            Ok(Presence::Unhashed) => match self.hashes(blob.digest).await {
+            Ok(Presence::Unhashed) => match self.hashes(blob.digest, &Meter::default()).await {
                 Ok(_) => Ok(true),
                 Err(StoreError::Corrupt(_) | StoreError::BlobMissing(_)) => Ok(false),
                 Err(error) => Err(error),
@@ -118,18 +120,18 @@ impl Layout {
 
     /// Notes which blobs are on their way, so that they outlive this process for a day if it ends before the import does.
     fn announce(&self, image: &Image) -> Result<(), StoreError> {
-        let path = self.blobs.own_directory("imports").join(image.root.digest.hex());
+        let directory = self.blobs.own_directory("imports");
+        ensure_directory(&directory, 0o755)?;
+        let path = directory.join(image.root.digest.hex());
         let digests: Vec<u8> = image.blobs().iter().flat_map(|blob| *blob.digest.as_bytes()).collect();
         std::fs::write(&path, digests).map_err(StoreError::io("write", &path))
     }
 
     /// Moves the name. All blobs are here and leased.
-    fn publish(&self, image: &Image) -> Result<Imported, StoreError> {
+    fn publish(&self, index: &mut Index, names: &Names, image: &Image) -> Result<Imported, StoreError> {
         verify(image, |document| self.blobs.document(document)).map_err(|error| self.explained(error))?;
         let image_id = self.image_id(&image.root)?;
         let reference = image.reference.as_ref().map(proto::Reference::without_digest);
-        let mut index = self.index();
-        let names = index.read()?;
         let before = names.entries.iter().find(|entry| reference.is_some() && entry.reference == reference);
         let is_there = match &reference {
             Some(_) => before.is_some_and(|entry| entry.root.digest == image.root.digest),
@@ -145,7 +147,7 @@ impl Layout {
         let _ = std::fs::remove_file(self.blobs.own_directory("imports").join(image.root.digest.hex()));
         if (before.is_some() && !is_there) || self.deferred.load(Ordering::Relaxed) {
             // The image is in, whatever becomes of the old one.
-            if let Err(error) = self.collect_locked(&mut index) {
+            if let Err(error) = self.collect(index) {
                 tracing::warn!(%error, "cannot collect what is not referred to any more");
             }
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use proto::descriptor::media_type;
-use proto::{Descriptor, Digest, Reference, document};
+use proto::{Descriptor, Reference, document};
 use serde_json::{Value, json};
 
 use crate::store::StoreError;
@@ -75,7 +75,7 @@ impl Index {
         json!({"schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": []}).to_string().into_bytes()
     }
 
-    /// The names as they are now.
+    /// The names as they are now. [`StoreError::Malformed`] also while another tool is writing the file.
     pub(super) fn read(&mut self) -> Result<Arc<Names>, StoreError> {
         let metadata = std::fs::metadata(&self.path).map_err(StoreError::io("read", &self.path))?;
         let stamp = Stamp::of(&metadata);
@@ -84,7 +84,7 @@ impl Index {
         {
             return Ok(names.clone());
         }
-        let names = Arc::new(self.parse_patiently()?);
+        let names = Arc::new(self.parse()?);
         let settled = metadata.modified().is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > SETTLED));
         self.known = settled.then(|| (stamp, names.clone()));
         Ok(names)
@@ -96,23 +96,14 @@ impl Index {
         durable::write(&self.path, document.to_string().as_bytes(), 0o644)
     }
 
-    /// skopeo and umoci do not write it atomically: half a file becomes a whole one in a moment.
-    fn parse_patiently(&self) -> Result<Names, StoreError> {
-        let mut attempts = 0;
-        loop {
-            let size_bytes = std::fs::metadata(&self.path).map_err(StoreError::io("read", &self.path))?.len();
-            if size_bytes > INDEX_BYTES {
-                let reason = format!("it is larger than {INDEX_BYTES} bytes");
-                return Err(StoreError::Malformed { path: self.path.clone(), reason });
-            }
-            let bytes = std::fs::read(&self.path).map_err(StoreError::io("read", &self.path))?;
-            match Names::parse(&bytes) {
-                Ok(names) => return Ok(names),
-                Err(reason) if attempts == 10 => return Err(StoreError::Malformed { path: self.path.clone(), reason }),
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
-            }
-            attempts += 1;
+    fn parse(&self) -> Result<Names, StoreError> {
+        let malformed = |reason| StoreError::Malformed { path: self.path.clone(), reason };
+        let size_bytes = std::fs::metadata(&self.path).map_err(StoreError::io("read", &self.path))?.len();
+        if size_bytes > INDEX_BYTES {
+            return Err(malformed(format!("it is larger than {INDEX_BYTES} bytes")));
         }
+        let bytes = std::fs::read(&self.path).map_err(StoreError::io("read", &self.path))?;
+        Names::parse(&bytes).map_err(malformed)
     }
 }
 
@@ -139,10 +130,9 @@ impl Names {
         Ok(Self { document, entries })
     }
 
-    /// The digest of everything that is pointed to, also by entries that we can make no sense of.
-    pub(super) fn roots(&self) -> Vec<Digest> {
-        let manifests = self.document["manifests"].as_array().map(Vec::as_slice).unwrap_or_default();
-        manifests.iter().filter_map(|value| value["digest"].as_str()?.parse().ok()).collect()
+    /// Everything that is pointed to, also by entries that we can make no sense of.
+    pub(super) fn roots(&self) -> impl Iterator<Item = &Value> {
+        self.document["manifests"].as_array().into_iter().flatten()
     }
 
     /// The document after `reference` was moved to `root`; for `None`, after `root` was added without a name.

@@ -15,7 +15,8 @@ use super::blobs::hash_file;
 use crate::staging::StagedFile;
 use crate::store::turns::Turn;
 use crate::store::{Ingest, StoreError};
-use crate::sys::blocking;
+use crate::sys::file::ensure_directory;
+use crate::sys::{Lane, blocking_in};
 
 /// An ingest into an image layout: a file in `.imgd/ingest`.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ impl LayoutIngest {
             return Ok(None);
         }
         let (path, size_bytes) = (layout.blobs.ingest_path(&blob.digest), blob.size_bytes);
-        let part = blocking(move || Part::open(path, size_bytes, turn)).await?;
+        let part = blocking_in(Lane::Hash, move || Part::open(path, size_bytes, turn)).await?;
         Ok(Some(Self { layout: layout.clone(), blob: blob.clone(), start: part.hasher.length_bytes(), part: Some(part) }))
     }
 
@@ -65,7 +66,7 @@ impl Ingest for LayoutIngest {
     async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         let part = self.part()?;
         let (digest, size_bytes) = (self.blob.digest, self.blob.size_bytes);
-        let part = blocking(move || part.append(&bytes, digest, size_bytes)).await?;
+        let part = blocking_in(Lane::Write, move || part.append(&bytes, digest, size_bytes)).await?;
         self.part = Some(part);
         Ok(())
     }
@@ -73,7 +74,7 @@ impl Ingest for LayoutIngest {
     async fn commit(mut self) -> Result<(), StoreError> {
         let part = self.part()?;
         let (layout, blob) = (self.layout.clone(), self.blob.clone());
-        blocking(move || part.commit(&layout, &blob)).await
+        blocking_in(Lane::Write, move || part.commit(&layout, &blob)).await
     }
 
     async fn adopt(mut self, staged: StagedFile) -> Result<(), StoreError> {
@@ -82,12 +83,15 @@ impl Ingest for LayoutIngest {
         }
         let part = self.part()?;
         let layout = self.layout.clone();
-        blocking(move || part.adopt(&layout, &staged)).await
+        blocking_in(Lane::Write, move || part.adopt(&layout, staged)).await
     }
 }
 
 impl Part {
     pub(super) fn open(path: PathBuf, size_bytes: u64, turn: Turn) -> Result<Self, StoreError> {
+        if let Some(directory) = path.parent() {
+            ensure_directory(directory, 0o755)?;
+        }
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = file.map_err(StoreError::io("open", &path))?;
         let length_bytes = file.metadata().map_err(StoreError::io("read", &path))?.len();
@@ -132,13 +136,17 @@ impl Part {
     }
 
     /// Takes the staged file over where it lies, or copies it when that is on another file system.
-    fn adopt(self, layout: &Layout, staged: &StagedFile) -> Result<(), StoreError> {
+    fn adopt(self, layout: &Layout, staged: StagedFile) -> Result<(), StoreError> {
         let file = File::open(staged.path()).map_err(StoreError::io("open", staged.path()))?;
         let length_bytes = file.metadata().map_err(StoreError::io("read", staged.path()))?.len();
         if length_bytes != staged.size_bytes() {
             return Err(StoreError::Corrupt(staged.digest()));
         }
-        file.sync_data().map_err(StoreError::io("sync", staged.path()))?;
+        if let Err(error) = file.sync_data() {
+            let error = StoreError::io("sync", staged.path())(error);
+            staged.lost();
+            return Err(error);
+        }
         match layout.blobs.keep(staged.path(), &staged.digest(), staged.hashes()) {
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::CrossesDevices => {
                 let copied = std::fs::copy(staged.path(), &self.path).map_err(StoreError::io("write", &self.path));
@@ -153,6 +161,7 @@ impl Part {
                 let _ = std::fs::remove_file(&self.path);
             }
         }
+        staged.stored();
         drop(self.turn);
         Ok(())
     }

@@ -27,23 +27,28 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use proto::hash::RangeHash;
 use proto::image::Selection;
 use proto::peer::ImageRow;
 use proto::{Descriptor, Digest, Image, Reference};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 use self::blobs::Blobs;
-use self::index::Index;
+use self::index::{Index, Names};
 use super::leases::Leases;
 use super::turns::Turns;
-use super::{Finding, Form, Held, Identity, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
-use crate::sys::{blocking, file};
+use super::{Finding, Form, Held, Identity, Meter, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
+use crate::sys::{Lane, blocking, blocking_in, file};
 
 pub use import::LayoutImport;
 pub use ingest::LayoutIngest;
+
+/// How often `index.json` is read again when it is not whole, and how long after.
+const HALF_WRITTEN_ATTEMPTS: u32 = 10;
+const HALF_WRITTEN_PAUSE: Duration = Duration::from_millis(20);
 
 /// An image layout that this process has open. Clones share it.
 #[derive(Debug, Clone)]
@@ -55,7 +60,8 @@ pub struct LayoutStore {
 struct Layout {
     root: PathBuf,
     blobs: Blobs,
-    index: Mutex<Index>,
+    /// Held by whoever reads or moves a name, or collects: so nothing is collected between a look at the names and the lease on what was found.
+    index: Arc<AsyncMutex<Index>>,
     leases: Arc<Leases>,
     turns: Arc<Turns>,
     /// Packed layers that do not hold what an image says.
@@ -74,7 +80,7 @@ impl LayoutStore {
             layout: Arc::new(Layout {
                 root: path.to_owned(),
                 blobs: Blobs::new(path),
-                index: Mutex::new(Index::new(&path.join("index.json"))),
+                index: Arc::new(AsyncMutex::new(Index::new(&path.join("index.json")))),
                 leases: Arc::default(),
                 turns: Arc::default(),
                 false_forms: Mutex::default(),
@@ -91,19 +97,43 @@ impl LayoutStore {
 }
 
 impl Layout {
-    /// The names. Whoever moves or removes one, or collects, holds this meanwhile.
-    fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Does `work` with the names as they are now, while nobody else reads or moves one.
+    async fn with_names<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self, &mut Index, &Names) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (mut index, mut attempts) = (self.index.clone().lock_owned().await, 0);
+        let names = loop {
+            let read;
+            (index, read) = blocking(move || {
+                let read = index.read();
+                (index, read)
+            })
+            .await;
+            match read {
+                // skopeo and umoci do not write it atomically: half a file becomes a whole one in a moment.
+                Err(StoreError::Malformed { .. }) if attempts < HALF_WRITTEN_ATTEMPTS => {
+                    attempts += 1;
+                    tokio::time::sleep(HALF_WRITTEN_PAUSE).await;
+                }
+                read => break read?,
+            }
+        };
+        let layout = self.clone();
+        blocking(move || work(&layout, &mut index, &names)).await
     }
 
-    fn collect_locked(&self, index: &mut Index) -> Result<u64, StoreError> {
+    /// Collects, with the names as they are on the disk.
+    fn collect(&self, index: &mut Index) -> Result<u64, StoreError> {
+        // Until it has succeeded another collection has to follow.
+        self.deferred.store(true, Ordering::Relaxed);
         let collected = collect::collect(&self.blobs, &*index.read()?, &self.leases)?;
         self.deferred.store(collected.deferred, Ordering::Relaxed);
         Ok(collected.freed_bytes)
     }
 
     /// The hashes of a blob's ranges, from the record or by reading it, one reader at a time.
-    async fn hashes(self: &Arc<Self>, digest: Digest) -> Result<Arc<[RangeHash]>, StoreError> {
+    async fn hashes(self: &Arc<Self>, digest: Digest, meter: &Meter) -> Result<Arc<[RangeHash]>, StoreError> {
         let recorded = || {
             let layout = self.clone();
             blocking(move || layout.blobs.recorded(&digest))
@@ -115,13 +145,30 @@ impl Layout {
         if let Some(hashes) = recorded().await? {
             return Ok(hashes);
         }
+        let hashes = self.hash(digest, meter).await;
+        drop(turn);
+        hashes
+    }
+
+    /// Reads and hashes a blob, step by step.
+    async fn hash(self: &Arc<Self>, digest: Digest, meter: &Meter) -> Result<Arc<[RangeHash]>, StoreError> {
         let layout = self.clone();
-        blocking(move || {
-            let hashes = layout.blobs.hash(&digest);
-            drop(turn);
-            hashes
-        })
-        .await
+        let mut hashing = blocking(move || layout.blobs.begin_hash(&digest)).await?;
+        loop {
+            let step = move || {
+                let step_bytes = hashing.step()?;
+                Ok::<_, StoreError>((hashing, step_bytes))
+            };
+            let step_bytes;
+            (hashing, step_bytes) = blocking_in(Lane::Hash, step).await?;
+            meter.reached(hashing.hashed_bytes());
+            if step_bytes == 0 {
+                break;
+            }
+        }
+        let layout = self.clone();
+        // It syncs.
+        blocking_in(Lane::Write, move || layout.blobs.end_hash(hashing)).await
     }
 
     /// True when the blob is here and was hashed; asks nobody to wait.
@@ -134,10 +181,8 @@ impl Layout {
         }
     }
 
-    fn remove(&self, query: &Query) -> Result<Removed, StoreError> {
-        let mut index = self.index();
-        let names = index.read()?;
-        let positions = self.positions(&names, query)?;
+    fn remove(&self, index: &mut Index, names: &Names, query: &Query) -> Result<Removed, StoreError> {
+        let positions = self.positions(names, query)?;
         let references: Vec<&Reference> = positions.iter().filter_map(|&position| names.entries[position].reference.as_ref()).collect();
         let root = &names.entries[positions[0]].root;
         let image_id = self.image_id(root)?;
@@ -148,22 +193,33 @@ impl Layout {
         }
         let name = references.first().map_or_else(|| image_id.to_string(), |reference| reference.familiar());
         index.write(&names.without(&positions))?;
-        let freed_bytes = self.collect_locked(&mut index)?;
+        let freed = self.collect(index);
+        let freed_bytes = freed.map_err(|source| StoreError::NotFreed { name: name.clone(), source: Box::new(source) })?;
         Ok(Removed { name, freed_bytes })
     }
 
-    /// Hashes every blob that is not being written by another tool.
-    fn scrub(&self, report: &mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
+    /// The blobs that are not being written by another tool.
+    fn settled_blobs(&self) -> Result<Vec<Digest>, StoreError> {
+        let mut settled = vec![];
         for entry in collect::files(&self.blobs.directory())? {
-            let Some(digest) = collect::digest_of(&entry) else { continue };
-            if collect::is_fresh_foreign(&self.blobs, &entry, &digest) {
-                continue;
+            if let Some(digest) = collect::digest_of(&entry)
+                && !collect::is_fresh_foreign(&self.blobs, &entry, &digest)?
+            {
+                settled.push(digest);
             }
-            match self.scrub_one(&digest) {
+        }
+        Ok(settled)
+    }
+
+    /// Hashes every blob.
+    async fn scrub(self: &Arc<Self>, report: &mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
+        let layout = self.clone();
+        for digest in blocking(move || layout.settled_blobs()).await? {
+            match self.scrub_one(digest).await {
                 // It went while we looked.
                 Err(StoreError::BlobMissing(_)) => {}
                 scrubbed => {
-                    if report.blocking_send(scrubbed?).is_err() {
+                    if report.send(scrubbed?).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -172,14 +228,16 @@ impl Layout {
         Ok(())
     }
 
-    fn scrub_one(&self, digest: &Digest) -> Result<Scrubbed, StoreError> {
-        let size_bytes = self.blobs.metadata(digest)?.ok_or(StoreError::BlobMissing(*digest))?.len();
-        let intact = match self.blobs.hash(digest) {
+    async fn scrub_one(self: &Arc<Self>, digest: Digest) -> Result<Scrubbed, StoreError> {
+        let layout = self.clone();
+        let found = blocking(move || layout.blobs.metadata(&digest)).await?;
+        let size_bytes = found.ok_or(StoreError::BlobMissing(digest))?.len();
+        let intact = match self.hash(digest, &Meter::default()).await {
             Ok(_) => true,
             Err(StoreError::Corrupt(_)) => false,
             Err(error) => return Err(error),
         };
-        Ok(Scrubbed { digest: *digest, size_bytes, intact })
+        Ok(Scrubbed { digest, size_bytes, intact })
     }
 }
 
@@ -187,7 +245,14 @@ impl Store for LayoutStore {
     type Import = LayoutImport;
 
     fn properties(&self) -> Properties {
-        Properties { kind: "layout", form: Form::Packed, identity: Identity::Config, resumable_ingests: true, adopts_files: true }
+        Properties {
+            kind: "layout",
+            form: Form::Packed,
+            identity: Identity::Config,
+            resumable_ingests: true,
+            adopts_files: true,
+            durable_ingests: true,
+        }
     }
 
     async fn examine(&self) -> Vec<Finding> {
@@ -195,17 +260,16 @@ impl Store for LayoutStore {
     }
 
     async fn list(&self) -> Result<Vec<ImageRow>, StoreError> {
-        let layout = self.layout.clone();
-        blocking(move || layout.list()).await
+        self.layout.with_names(|layout, _, names| layout.list(names)).await
     }
 
     async fn resolve(&self, query: &Query, selection: Selection) -> Result<Held, StoreError> {
-        let (layout, query) = (self.layout.clone(), query.clone());
-        blocking(move || layout.resolve(&query, selection)).await
+        let query = query.clone();
+        self.layout.with_names(move |layout, _, names| layout.resolve(names, &query, selection)).await
     }
 
-    async fn hashes(&self, blob: &Descriptor) -> Result<Arc<[RangeHash]>, StoreError> {
-        self.layout.hashes(blob.digest).await
+    async fn hashes(&self, blob: &Descriptor, meter: &Meter) -> Result<Arc<[RangeHash]>, StoreError> {
+        self.layout.hashes(blob.digest, meter).await
     }
 
     async fn read(&self, blob: &Descriptor, range: Range<u64>) -> Result<Reader, StoreError> {
@@ -219,8 +283,8 @@ impl Store for LayoutStore {
     }
 
     async fn remove(&self, query: &Query) -> Result<Removed, StoreError> {
-        let (layout, query) = (self.layout.clone(), query.clone());
-        blocking(move || layout.remove(&query)).await
+        let query = query.clone();
+        self.layout.with_names(move |layout, index, names| layout.remove(index, names, &query)).await
     }
 
     async fn room(&self) -> Result<Vec<Room>, StoreError> {
@@ -233,17 +297,14 @@ impl Store for LayoutStore {
     /// Also what leases kept from the last collection, and what imports that were given up more than a day ago have left. Names that go or
     /// move collect by themselves.
     async fn maintain(&self) -> Result<u64, StoreError> {
-        let layout = self.layout.clone();
-        blocking(move || layout.collect_locked(&mut layout.index())).await
+        self.layout.with_names(|layout, index, _| layout.collect(index)).await
     }
 
     async fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
-        let layout = self.layout.clone();
         match blob {
-            None => blocking(move || layout.scrub(&report)).await,
+            None => self.layout.scrub(&report).await,
             Some(digest) => {
-                let scrubbed = blocking(move || layout.scrub_one(&digest)).await?;
-                let _ = report.send(scrubbed).await;
+                let _ = report.send(self.layout.scrub_one(digest).await?).await;
                 Ok(())
             }
         }

@@ -32,7 +32,8 @@ pub(super) fn open(path: &Path) -> Result<File, StoreError> {
     let lock = file::lock(&lock_path).map_err(StoreError::io("lock", &lock_path))?;
     let lock = lock.ok_or_else(|| StoreError::InUse(path.to_owned()))?;
     let index = path.join("index.json");
-    if !index.exists() {
+    // An index that cannot be looked at is not an absent one, which would be replaced by an empty one.
+    if !file::exists(&index)? {
         durable::write(&index, &Index::empty(), 0o644)?;
     }
     if !is_layout {
@@ -52,8 +53,10 @@ fn check_marker(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 
 /// A directory with other things in it is somebody's, and is not made a layout.
 fn refuse_other_directory(path: &Path) -> Result<(), StoreError> {
-    let Ok(entries) = std::fs::read_dir(path) else { return Ok(()) };
-    for entry in entries.filter_map(Result::ok) {
+    if !file::exists(path)? {
+        return Ok(());
+    }
+    for entry in super::collect::files(path)? {
         let name = entry.file_name().to_string_lossy().into_owned();
         if !OWN.contains(&name.trim_end_matches(".new")) {
             return Err(malformed(path, format!("it is no image layout, and has \"{}\" in it", proto::text::escape_short(&name, 80))));

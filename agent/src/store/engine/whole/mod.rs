@@ -22,7 +22,7 @@ use super::inventory::{Inventory, Row};
 use super::{Engine, EngineStore, Settings, Shared, unix_s};
 use crate::staging::Staging;
 use crate::store::layout::LayoutStore;
-use crate::store::{Finding, Form, Held, Identity, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
+use crate::store::{Finding, Form, Held, Identity, Meter, Properties, Query, Reader, Removed, Room, Scrubbed, Store, StoreError};
 
 mod import;
 mod save;
@@ -104,7 +104,14 @@ impl Store for WholeStore {
     type Import = WholeImport;
 
     fn properties(&self) -> Properties {
-        Properties { kind: "docker", form: Form::Packed, identity: Identity::Root, resumable_ingests: true, adopts_files: true }
+        Properties {
+            kind: "docker",
+            form: Form::Packed,
+            identity: Identity::Root,
+            resumable_ingests: true,
+            adopts_files: true,
+            durable_ingests: true,
+        }
     }
 
     async fn examine(&self) -> Vec<Finding> {
@@ -138,8 +145,8 @@ impl Store for WholeStore {
         Ok(held)
     }
 
-    async fn hashes(&self, blob: &Descriptor) -> Result<Arc<[RangeHash]>, StoreError> {
-        self.passage.layout.hashes(blob).await
+    async fn hashes(&self, blob: &Descriptor, meter: &Meter) -> Result<Arc<[RangeHash]>, StoreError> {
+        self.passage.layout.hashes(blob, meter).await
     }
 
     async fn read(&self, blob: &Descriptor, range: Range<u64>) -> Result<Reader, StoreError> {
