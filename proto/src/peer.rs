@@ -24,13 +24,13 @@ pub const ALPN: &[u8] = b"imgd/1";
 pub const MAJOR: u16 = 1;
 
 /// Capabilities that this program has; a bit is used only after both sides have named it.
-pub const CAPABILITIES: u64 = SHARED_OFFERS | HASHING;
+pub const CAPABILITIES: u64 = SHARED_OFFERS | SIGNS_OF_LIFE;
 
 /// It takes part in fan-outs: [`Request::Share`] and what belongs to it.
 pub const SHARED_OFFERS: u64 = 1;
 
-/// It understands that a source hashes before it serves: [`Block::Hashing`], [`Answer::Hashing`].
-pub const HASHING: u64 = 2;
+/// It gives signs of life while it works without moving bytes, and understands them: [`Block::Hashing`], [`Answer::Hashing`], [`Answer::Working`].
+pub const SIGNS_OF_LIFE: u64 = 2;
 
 /// The first message in both directions. Frozen: it never changes, whatever the version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,8 +145,10 @@ pub enum Answer {
     Drawn(Vec<(HostId, u64)>),
     /// To a `Send`.
     Event(control::Event),
-    /// To a `Proof` or `Hashes`, about once a second before the answer itself, to a host with [`HASHING`]: the blob was never hashed here.
+    /// To a `Proof` or `Hashes`, about once a second before the answer itself, to a host with [`SIGNS_OF_LIFE`]: the blob was never hashed here.
     Hashing(HashingProgress),
+    /// To an offer, every few seconds, to a host with [`SIGNS_OF_LIFE`]: the receiver is still at it, whatever it waits for.
+    Working,
 }
 
 /// An image and what the offering host wants done with it.
@@ -189,7 +191,7 @@ pub enum Block {
     Refused(Refusal),
     /// Still here, but the next bytes are not here yet. Only in jobs, about once a second.
     Waiting,
-    /// The blob was never hashed at the source, which does so now. About once a second, before the first bytes, to a host with [`HASHING`].
+    /// The blob was never hashed at the source, which does so now. About once a second, before the first bytes, to a host with [`SIGNS_OF_LIFE`].
     Hashing(HashingProgress),
 }
 
@@ -392,7 +394,7 @@ impl Bounded for Answer {
             Self::Offer(offer) => offer.image.within_limits(),
             Self::Where(addresses) => addresses.len() <= GROUPS,
             Self::Hashes(hashes) => hashes.len() <= HASHES,
-            Self::Trouble(_) | Self::Proof(_) | Self::Hashing(_) => true,
+            Self::Trouble(_) | Self::Proof(_) | Self::Hashing(_) | Self::Working => true,
             Self::Drawn(sources) => sources.len() <= MEMBERS,
             Self::Event(event) => event.within_limits(),
             Self::Want(want) => want.missing.len() <= IMAGE_BLOBS,

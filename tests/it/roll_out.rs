@@ -337,3 +337,36 @@ async fn who_is_of_another_platform_is_named_and_the_others_get_it() {
     assert_eq!(host, "c");
     assert!(failure.causes.iter().any(|cause| cause.contains("linux/s390x")), "{failure:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_roll_out_is_of_one_image_whatever_becomes_of_its_name() {
+    let (old, new) = (Recipe::new(90, &[400_000]).build("demo:1"), Recipe::new(91, &[1_000]).build("demo:2"));
+    let mut hosts = vec![Host::new("a"), Host::new("b"), Host::new("c")];
+    hosts[0].have(&old).await;
+    hosts[0].have(&new).await;
+    fleet::found(&mut hosts).await;
+    // The name moves while the canary receives, and goes before the others have begun.
+    let request = Send { canary: Some(1), limit_bytes_per_s: Some(200_000), ..send("demo:1", &["b", "c"]) };
+    let mut client = fleet::Client::connect(&hosts[0].socket()).await;
+    client.write(&Request::Send(request)).await;
+    let mut events = vec![];
+    loop {
+        let event = client.next().await;
+        if matches!(event, Event::Planned(_)) && events.iter().all(|event| !matches!(event, Event::Planned(_))) {
+            hosts[0].must(Request::Tag { image: "demo:2".to_owned(), name: "demo:1".parse().unwrap() }).await;
+        }
+        let is_end = event == Event::End;
+        events.push(event);
+        if is_end {
+            break;
+        }
+    }
+    assert_eq!(done(&events).len(), 2, "{events:?}");
+    for host in &hosts[1..] {
+        assert_eq!(host.images().await, [("demo:1".to_owned(), old.image_id())], "{} has another image", host.name);
+    }
+    let resolved = events.iter().find_map(|event| if let Event::Resolved(resolved) = event { Some(resolved) } else { None });
+    assert_eq!(resolved.unwrap().image_id, old.image_id());
+    let moved = events.iter().find_map(|event| if let Event::Moved(moved) = event { Some(moved) } else { None }).expect("it is said");
+    assert_eq!((moved.sent, moved.image_id), (old.image_id(), Some(new.image_id())));
+}

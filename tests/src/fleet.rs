@@ -9,7 +9,7 @@ use agent::store::Store;
 use agent::store::kind::StoreKind;
 use agent::store::layout::LayoutStore;
 use agent::{Agent, Config};
-use proto::control::{Event, Failure, Fleet as FleetRequest, Hello, Hosts, MAJOR, Request, Send};
+use proto::control::{Event, Failure, Fleet as FleetRequest, Hello, Hosts, JOB_NEWS, MAJOR, Request, Send};
 use proto::frame::{self, PREFIX_BYTES};
 use proto::limits::FRAME;
 use tempfile::TempDir;
@@ -241,7 +241,7 @@ impl Client {
     /// Connects and greets.
     pub async fn connect(socket: &Path) -> Self {
         let mut client = Self(UnixStream::connect(socket).await.unwrap());
-        client.write(&Hello { major: MAJOR, capabilities: 0, software: "test".to_owned() }).await;
+        client.write(&Hello { major: MAJOR, capabilities: JOB_NEWS, software: "test".to_owned() }).await;
         let hello: Hello = client.read().await;
         assert_eq!(hello.major, MAJOR);
         client

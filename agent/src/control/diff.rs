@@ -51,15 +51,15 @@ pub(super) async fn describe<S: Store>(
     member: &Member,
     reference: Reference,
 ) -> Result<(Peer, Option<Image>), NetError> {
-    let asking = async {
-        let peer = context.net.connect(&member.id).await?;
-        let mut stream = peer.request(&Request::Describe(reference)).await?;
+    let reference = &reference;
+    let asking = context.net.ask(&member.id, |peer| async move {
+        let mut stream = peer.request(&Request::Describe(reference.clone())).await?;
         match stream.receive().await? {
             Answer::Described(image) => Ok((peer, image)),
             Answer::Refused(refusal) => Err(NetError::Answer(refusal)),
             _ => Err(proto::session::OutOfTurn("an answer to a question").into()),
         }
-    };
+    });
     sys::deadline(ANSWER_MS, asking).await.unwrap_or(Err(NetError::Silent(ANSWER_MS / 1000)))
 }
 

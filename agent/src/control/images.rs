@@ -17,12 +17,11 @@ pub(super) fn query(image: &str) -> Result<Query, Failure> {
     Query::parse(image).map_err(|error| failure(FailureKind::Usage, error.to_string()))
 }
 
-/// The images that are meant by one word: itself, or every tag of its repository. Absent ones are an error now, not later.
+/// The images that are meant by one word: itself, or every tag of its repository, which has to have one.
 pub(super) async fn queries<S: Store>(context: &Context<S>, image: &str, all_tags: bool) -> Result<Vec<Query>, Failure> {
     let query = query(image)?;
     let what = || format!("cannot send {image}");
     if !all_tags {
-        context.store.resolve(&query, Selection::Present).await.map_err(|error| failure::store(what(), &error))?;
         return Ok(vec![query]);
     }
     let repository = query.reference().map(Reference::repository);

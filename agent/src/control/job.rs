@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::Digest;
-use proto::control::{Event, Failure, FailureKind, Send};
+use proto::control::{Event, Failure, FailureKind, Resolved, Send};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +61,8 @@ struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     Accepted,
+    Resolved(String),
+    Moved(String),
     Queued(String, String),
     Planned(String, String),
     Progress(String, String, Digest),
@@ -182,6 +184,12 @@ impl Job {
         Some(record.events.values().filter_map(failed).collect())
     }
 
+    /// What its images were when it began.
+    pub(super) fn resolved(&self) -> Vec<Resolved> {
+        let resolved = |(_, event): &(Key, Event)| if let Event::Resolved(resolved) = event { Some(resolved.clone()) } else { None };
+        self.record().events.values().filter_map(resolved).collect()
+    }
+
     fn is_over(&self) -> bool {
         self.record().result.is_some()
     }
@@ -219,6 +227,8 @@ impl Record {
     fn key(&self, event: &Event) -> Option<Key> {
         Some(match event {
             Event::Accepted { .. } => Key::Accepted,
+            Event::Resolved(resolved) => Key::Resolved(resolved.image.clone()),
+            Event::Moved(moved) => Key::Moved(moved.image.clone()),
             Event::Queued { host, image } => Key::Queued(host.clone(), image.clone()),
             Event::Planned(planned) => Key::Planned(planned.host.clone(), planned.image.clone()),
             Event::Progress(progress) => {

@@ -60,8 +60,7 @@ async fn here<S: Store>(context: &Context<S>, client: &Client, host: Option<Stri
 }
 
 async fn ask<S: Store>(context: &Context<S>, member: &Member) -> Result<Vec<ImageRow>, NetError> {
-    let asking = async {
-        let peer = context.net.connect(&member.id).await?;
+    let asking = context.net.ask(&member.id, |peer| async move {
         let mut stream = peer.request(&Request::List).await?;
         let mut rows = vec![];
         loop {
@@ -72,6 +71,6 @@ async fn ask<S: Store>(context: &Context<S>, member: &Member) -> Result<Vec<Imag
                 _ => return Err(proto::session::OutOfTurn("an answer to a list").into()),
             }
         }
-    };
+    });
     sys::deadline(ANSWER_MS, asking).await.unwrap_or(Err(NetError::Silent(ANSWER_MS / 1000)))
 }

@@ -72,9 +72,10 @@ async fn nearest<S: Store>(context: &Arc<Context<S>>, request: &Pull) -> Result<
     match have.into_iter().next() {
         Some((peer, _)) => Ok(peer),
         None if silent.is_empty() => Err(failure(FailureKind::ImageNotFound, format!("no host of the fleet has {image}"))),
+        // Whoever did not answer may have it.
         None => {
             let what = format!("no host that answers has {image}; no answer from {}", silent.join(", "));
-            Err(failure(FailureKind::ImageNotFound, what))
+            Err(failure(FailureKind::HostUnreachable(silent.swap_remove(0)), what))
         }
     }
 }

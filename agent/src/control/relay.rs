@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::control::{Event, Failure, FailureKind, Send, TransferState};
 use proto::host::Member;
 use proto::limits::{RELAYED_LAYERS, STALL_TIMEOUT_MS};
-use proto::peer::{Answer, HASHING, Request, SHARED_OFFERS};
+use proto::peer::{Answer, Request, SHARED_OFFERS, SIGNS_OF_LIFE};
 use proto::session::OutOfTurn;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -67,7 +67,7 @@ pub(super) async fn answer<S: Store>(context: Arc<Context<S>>, jobs: Arc<Jobs>, 
                         _ = stream.given_up() => None,
                     };
                     let Some(event) = event else { break };
-                    if matches!(event, Event::Hashing(_)) && peer.hello().capabilities & HASHING == 0 {
+                    if event.is_job_news() && peer.hello().capabilities & SIGNS_OF_LIFE == 0 {
                         continue;
                     }
                     // Who does not read is as good as gone.

@@ -5,19 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use proto::control::{Event, FailureKind, Summary, TransferState};
+use proto::control::{Event, FailureKind, Moved, Resolved, Summary, TransferState};
 use proto::host::Member;
 use proto::peer::Missing;
 use proto::{Digest, HostId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use super::failure::{self, failure};
 use super::job::Job;
 use super::send::Plan;
 use crate::store::{Query, Store};
-use crate::transfer::{self, Context, Fan, Limit, SendJob, Sent, Transfer, TransferError};
+use crate::transfer::{self, Context, Fan, Limit, Pinned, SendJob, Sent, Transfer, TransferError};
 
 /// Steps of transfers that the job has not taken note of yet.
 const STEPS: usize = 256;
@@ -48,6 +49,7 @@ struct Errand {
 
 struct RollOut<'a, S> {
     context: &'a Arc<Context<S>>,
+    images: Vec<Arc<Pinned>>,
     waves: Vec<Vec<Errand>>,
     with_canary: bool,
     stop_on_failure: bool,
@@ -80,12 +82,12 @@ impl<'a, S: Store> RollOut<'a, S> {
             false => context.links.clone(),
         };
         let mut fan = || wants_fan.then(|| Fan::start(context.trust.id(), members.clone(), at_once, links.clone(), &mut planners));
-        let images: Vec<(Query, Option<Fan>)> = plan.queries.into_iter().map(|query| (query, fan())).collect();
+        let images: Vec<(Arc<Pinned>, Option<Fan>)> = plan.images.iter().map(|image| (image.clone(), fan())).collect();
         let errand = |host: Member| {
-            let send = |(query, fan): &(Query, Option<Fan>)| {
-                let transfer = context.transfers.start(job.id, false, &query.to_string(), &host.name, &stop);
+            let send = |(image, fan): &(Arc<Pinned>, Option<Fan>)| {
+                let transfer = context.transfers.start(job.id, false, &image.query().to_string(), &host.name, &stop);
                 let send = SendJob {
-                    query: query.clone(),
+                    image: image.clone(),
                     rename: request.rename.clone(),
                     platforms: request.platforms.clone(),
                     host: host.name.clone(),
@@ -106,6 +108,7 @@ impl<'a, S: Store> RollOut<'a, S> {
         let waves = waves(plan.hosts.into_iter().map(errand).collect(), request.canary);
         Self {
             context,
+            images: plan.images,
             with_canary: waves.len() > 1,
             waves,
             stop_on_failure: request.stop_on_failure,
@@ -121,8 +124,13 @@ impl<'a, S: Store> RollOut<'a, S> {
 
     /// What it came to, and the tasks that tell the hosts of its end.
     async fn run(mut self) -> (Summary, JoinSet<()>) {
+        for image in &self.images {
+            let held = image.held();
+            let resolved = Resolved { image: image.query().to_string(), root: held.image.root.digest, image_id: held.image_id };
+            let _ = self.events.send(Event::Resolved(resolved)).await;
+        }
         for (send, _) in self.waves.iter().flatten().flat_map(|errand| &errand.sends) {
-            let _ = self.events.send(Event::Queued { host: send.host.clone(), image: send.query.to_string() }).await;
+            let _ = self.events.send(Event::Queued { host: send.host.clone(), image: send.image.query().to_string() }).await;
         }
         let mut summary = Summary { total: 0, done: 0, failed: 0, egress_bytes: 0, elapsed_ms: 0 };
         let mut forecasts: HashMap<Query, Vec<Vec<Missing>>> = HashMap::new();
@@ -159,8 +167,9 @@ impl<'a, S: Store> RollOut<'a, S> {
                 }
             }
         }
+        self.tell_moved().await;
         summary.egress_bytes = match self.dry_run {
-            true => self.forecast(&forecasts).await,
+            true => self.forecast(&forecasts),
             false => self.egress_bytes.load(Ordering::Relaxed),
         };
         (summary, self.planners)
@@ -171,15 +180,27 @@ impl<'a, S: Store> RollOut<'a, S> {
         Stops { culprit: self.culprit.clone(), is_canary, stop: self.stop_on_failure.then(|| self.stop.clone()) }
     }
 
-    /// What would leave this host.
-    async fn forecast(&self, forecasts: &HashMap<Query, Vec<Vec<Missing>>>) -> u64 {
-        let mut egress_bytes = 0;
-        for (query, hosts) in forecasts {
-            let held = self.context.store.resolve(query, proto::image::Selection::Present).await;
-            let layers = held.map(|held| held.image.layers().iter().map(|layer| layer.descriptor.digest).collect()).unwrap_or_default();
-            egress_bytes += forecast(hosts, &layers);
+    /// Names that lead to another image by now: not to the one that was sent.
+    async fn tell_moved(&self) {
+        for image in &self.images {
+            match image.moved(&*self.context.store).await {
+                Ok(None) => {}
+                Ok(Some(image_id)) => {
+                    let sent = image.held().image_id;
+                    let _ = self.events.send(Event::Moved(Moved { image: image.query().to_string(), sent, image_id })).await;
+                }
+                Err(error) => debug!(image = %image.query(), %error, "not known whether the name has moved"),
+            }
         }
-        egress_bytes
+    }
+
+    /// What would leave this host.
+    fn forecast(&self, forecasts: &HashMap<Query, Vec<Vec<Missing>>>) -> u64 {
+        let layers = |query: &Query| {
+            let image = self.images.iter().find(|image| image.query() == query);
+            image.map(|image| image.held().image.layers().iter().map(|layer| layer.descriptor.digest).collect()).unwrap_or_default()
+        };
+        forecasts.iter().map(|(query, hosts)| forecast(hosts, &layers(query))).sum()
     }
 }
 
@@ -259,16 +280,17 @@ async fn carry_out<S: Store>(
             }
         };
         // The plan of an image ends with its last host.
-        results.push((job.query.clone(), missing));
+        results.push((job.image.query().clone(), missing));
     }
     results
 }
 
 async fn failed(job: &SendJob, transfer: &Transfer, error: &TransferError, culprit: Option<&String>, events: &mpsc::Sender<Event>) {
-    let what = format!("cannot send {} to {}", job.query, job.host);
+    let query = job.image.query();
+    let what = format!("cannot send {query} to {}", job.host);
     let failure = match culprit {
         Some(culprit) if matches!(error, TransferError::Cancelled) => {
-            let mut skipped = failure(FailureKind::Skipped(culprit.clone()), format!("{} was not sent to {}", job.query, job.host));
+            let mut skipped = failure(FailureKind::Skipped(culprit.clone()), format!("{query} was not sent to {}", job.host));
             skipped.causes.push(format!("{culprit} failed before"));
             skipped
         }
@@ -279,7 +301,7 @@ async fn failed(job: &SendJob, transfer: &Transfer, error: &TransferError, culpr
         FailureKind::Skipped(_) => TransferState::Failed(failure.causes.last().cloned().unwrap_or_default()),
         _ => TransferState::Failed(error.to_string()),
     });
-    let _ = events.send(Event::HostFailed { host: job.host.clone(), image: job.query.to_string(), failure }).await;
+    let _ = events.send(Event::HostFailed { host: job.host.clone(), image: query.to_string(), failure }).await;
 }
 
 #[cfg(test)]

@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use proto::control::{Event, Failure, FailureKind, Retry, Send};
+use proto::control::{Event, Failure, FailureKind, Moved, Resolved, Retry, Send};
 use proto::host::Member;
-use proto::image::Selection;
 use proto::limits::SEND_PAIRS;
 use proto::{HostId, Reference};
 
@@ -15,14 +14,14 @@ use super::job::{self, Asker, Job, Jobs};
 use super::{Done, hosts, images, relay, roll_out};
 use crate::net::Peer;
 use crate::store::{Query, Store};
-use crate::transfer::Context;
+use crate::transfer::{Context, Pinned};
 use crate::trust::audit;
 
 /// What is sent where: everything that can be wrong before the first connection was looked at.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// The images.
-    pub(super) queries: Vec<Query>,
+    /// The images, held until the job ends.
+    pub(super) images: Vec<Arc<Pinned>>,
     /// The hosts.
     pub(super) hosts: Vec<Member>,
     /// The member that asked for it, when it was not a client of this host.
@@ -31,8 +30,13 @@ pub(super) struct Plan {
 
 /// Sends. With `detach` the client may go as soon as it has the number; else its going cancels what is not done.
 pub(super) async fn send<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Client, request: Send) -> Done {
+    carry_out(context, jobs, client, request, vec![]).await
+}
+
+/// `earlier`: what the images of an earlier send were, of which this one is the rest.
+async fn carry_out<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Client, request: Send, earlier: Vec<Resolved>) -> Done {
     let detach = request.detach;
-    let job = begin(context, jobs, request).await?;
+    let job = begin(context, jobs, request, &earlier).await?;
     if detach {
         client.event(Event::Accepted { id: job.id }).await;
         return Ok(());
@@ -49,12 +53,13 @@ pub(super) async fn send<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, clien
 
 /// Sends again what failed of an earlier send.
 pub(super) async fn retry<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Client, request: Retry) -> Done {
-    let again = job::retry(&*jobs.find(Some(request.id))?, request.detach)?;
-    send(context, jobs, client, again).await
+    let job = jobs.find(Some(request.id))?;
+    let again = job::retry(&job, request.detach)?;
+    carry_out(context, jobs, client, again, job.resolved()).await
 }
 
 /// Looks at everything that can be wrong, and begins.
-async fn begin<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, mut request: Send) -> Result<Arc<Job>, Failure> {
+async fn begin<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, mut request: Send, earlier: &[Resolved]) -> Result<Arc<Job>, Failure> {
     let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
     let source = match request.from.as_deref().map(|from| hosts::one(&members, from, "--from")).transpose()? {
         // Asked for by its name, it is still this host.
@@ -66,9 +71,12 @@ async fn begin<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, mut request: Se
     check(&request, &selected, &source_name)?;
     request.hosts = hosts::named(&selected);
     let Some(source) = source else {
-        let queries = queries(context, &request).await?;
-        let plan = Plan { queries, hosts: selected, on_behalf_of: None };
-        return Ok(roll_out(context, jobs, request, Asker::Client, plan));
+        let images = images(context, &request).await?;
+        let moved: Vec<Moved> = images.iter().filter_map(|image| moved(image, earlier)).collect();
+        let plan = Plan { images, hosts: selected, on_behalf_of: None };
+        let job = roll_out(context, jobs, request, Asker::Client, plan);
+        moved.into_iter().for_each(|moved| job.tell(Event::Moved(moved)));
+        return Ok(job);
     };
     let job = jobs.begin(context.transfers.number(), request, Asker::Client, &context.shutdown);
     jobs.spawn(relay::run(context.clone(), job.clone(), source));
@@ -92,12 +100,11 @@ pub(super) async fn begin_for<S: Store>(
     }
     check(&request, &selected, &here)?;
     request.hosts = hosts::named(&selected);
-    let queries = queries(context, &request).await?;
+    let images = images(context, &request).await?;
     let asking = members.by_id(&asker.id());
-    for query in &queries {
+    for image in &images {
         // What it is decides, not what it was called: an ID may look like a name.
-        let held = context.store.resolve(query, Selection::Present).await;
-        let held = held.map_err(|error| failure::store(format!("cannot send {query}"), &error))?;
+        let (query, held) = (image.query(), image.held());
         let reference = held.image.reference.as_ref();
         let repository = reference.map(Reference::repository).unwrap_or_default();
         let decision = asking.map(|member| context.policy.decide_pull(member, &repository));
@@ -110,7 +117,7 @@ pub(super) async fn begin_for<S: Store>(
             }
         }
     }
-    let plan = Plan { queries, hosts: selected, on_behalf_of: Some(asker.id()) };
+    let plan = Plan { images, hosts: selected, on_behalf_of: Some(asker.id()) };
     Ok(roll_out(context, jobs, request, Asker::Peer, plan))
 }
 
@@ -141,7 +148,15 @@ fn check_name(request: &Send, images: usize) -> Result<(), Failure> {
     }
 }
 
-async fn queries<S: Store>(context: &Context<S>, request: &Send) -> Result<Vec<Query>, Failure> {
+/// The name of an image leads elsewhere than in an earlier send.
+fn moved(image: &Pinned, earlier: &[Resolved]) -> Option<Moved> {
+    let (name, held) = (image.query().to_string(), image.held());
+    let before = earlier.iter().find(|before| before.image == name && before.root != held.image.root.digest)?;
+    Some(Moved { image: name, sent: before.image_id, image_id: Some(held.image_id) })
+}
+
+/// The images that are meant, each once. Absent ones are an error now, not later.
+async fn images<S: Store>(context: &Context<S>, request: &Send) -> Result<Vec<Arc<Pinned>>, Failure> {
     let mut queries = vec![];
     for image in &request.images {
         queries.extend(images::queries(context, image, request.all_tags).await?);
@@ -154,5 +169,11 @@ async fn queries<S: Store>(context: &Context<S>, request: &Send) -> Result<Vec<Q
         let what = format!("{} images to {} hosts are more than one send takes", queries.len(), request.hosts.names.len());
         return Err(failure(FailureKind::Usage, what));
     }
-    Ok(queries)
+    let mut pinned = Vec::with_capacity(queries.len());
+    for query in queries {
+        let what = format!("cannot send {query}");
+        let image = Pinned::new(&*context.store, query).await.map_err(|error| failure::store(what, &error))?;
+        pinned.push(Arc::new(image));
+    }
+    Ok(pinned)
 }

@@ -16,6 +16,7 @@ pub struct Share {
 pub(super) struct Allowance {
     pub(super) frame_bytes: Arc<Semaphore>,
     sessions: Arc<Semaphore>,
+    opened: Arc<Semaphore>,
     document_bytes: Arc<Semaphore>,
     provided: Arc<Semaphore>,
     asked: Arc<Semaphore>,
@@ -27,6 +28,7 @@ impl Default for Allowance {
         Self {
             frame_bytes: of(FRAME),
             sessions: of(SESSIONS_PER_HOST),
+            opened: of(SESSIONS_PER_HOST),
             document_bytes: of(DOCUMENT_BYTES as usize),
             provided: of(GETS_PER_HOST),
             asked: of(GETS_PER_HOST),
@@ -38,6 +40,11 @@ impl Allowance {
     /// A session that it opens; `None` when it has as many as it may have.
     pub(super) fn session(&self) -> Option<Share> {
         share(self.sessions.clone().try_acquire_owned().ok())
+    }
+
+    /// A session that we open there: beyond its allowance for us it would refuse. First come, first served.
+    pub(super) async fn open(&self) -> Option<Share> {
+        share(self.opened.clone().acquire_owned().await.ok())
     }
 
     /// Documents that a session of it will hold; `None` when its sessions hold too much already.

@@ -53,6 +53,11 @@ impl Peer {
         self.0.allowance.session()
     }
 
+    /// Our turn to open a session there: there are only so many at once.
+    pub async fn open_session(&self) -> Option<Share> {
+        self.0.allowance.open().await
+    }
+
     /// Room for the documents of a session; `None` when its sessions hold too much already.
     pub fn documents(&self, bytes: u64) -> Option<Share> {
         self.0.allowance.documents(bytes)

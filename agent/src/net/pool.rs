@@ -105,6 +105,19 @@ impl Net {
         }
     }
 
+    /// Asks a member something that may be asked twice. A warm connection may lead to an agent that was restarted since, which only the question
+    /// finds out: then it is asked once more, on a fresh one.
+    pub async fn ask<T, F>(&self, id: &HostId, question: impl Fn(Peer) -> F) -> Result<T, NetError>
+    where
+        F: Future<Output = Result<T, NetError>>,
+    {
+        let peer = self.connect(id).await?;
+        match question(peer.clone()).await {
+            Err(error) if error.is_passing() && !peer.is_alive() => question(self.connect(id).await?).await,
+            answer => answer,
+        }
+    }
+
     /// A host that is not where it was: the members that are connected are asked, and the network, which takes a second or two; what one of them says is
     /// tried at once. Then the addresses that somebody configured are. `None` when nobody knows more than was tried.
     async fn find(&self, id: &HostId, tried: &[SocketAddr]) -> Option<Result<Peer, NetError>> {

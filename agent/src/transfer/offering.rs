@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use proto::control::{Planned, PlannedLayer};
 use proto::image::Selection;
-use proto::peer::{Answer, Missing, Want};
+use proto::limits::STALL_TIMEOUT_MS;
+use proto::peer::{Answer, Missing, SIGNS_OF_LIFE, Want};
 use proto::session::{self, send::Step};
 use proto::{Digest, Image};
 use tokio::sync::mpsc;
@@ -12,8 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{Context, TransferError};
-use crate::net::Stream;
+use crate::net::{NetError, Peer, Stream};
 use crate::store::Store;
+use crate::sys;
+
+/// How long a receiver that gives no signs of life may say nothing: it hashes, or its engine unpacks.
+const SILENCE_OF_OLD_MS: u64 = 1_800_000;
 
 /// An offer that was made on a stream.
 pub(super) struct Offering<'a> {
@@ -21,11 +26,14 @@ pub(super) struct Offering<'a> {
     machine: session::Send,
     cancel: CancellationToken,
     leaves: Option<CancellationToken>,
+    silence_ms: u64,
 }
 
 impl<'a> Offering<'a> {
-    pub(super) fn new(stream: &'a mut Stream, image: &Image, dry_run: bool, cancel: CancellationToken) -> Self {
-        Self { stream, machine: session::Send::new(image, dry_run), cancel, leaves: None }
+    pub(super) fn new(stream: &'a mut Stream, peer: &Peer, image: &Image, dry_run: bool, cancel: CancellationToken) -> Self {
+        let gives_signs = peer.hello().capabilities & SIGNS_OF_LIFE != 0;
+        let silence_ms = if gives_signs { STALL_TIMEOUT_MS } else { SILENCE_OF_OLD_MS };
+        Self { stream, machine: session::Send::new(image, dry_run), cancel, leaves: None, silence_ms }
     }
 
     /// When this host leaves, which `shutdown` says, the receiver goes on without it: it hears an end, and no reset.
@@ -34,12 +42,21 @@ impl<'a> Offering<'a> {
     }
 
     /// The next step. When it is cancelled the receiver is told by the reset of the stream.
+    ///
+    /// A receiver says every few seconds that it is at it, whatever it waits for; one that says nothing for [`STALL_TIMEOUT_MS`] is lost. An older
+    /// one gives no such signs, and may take longer.
     pub(super) async fn next(&mut self) -> Result<Step, TransferError> {
-        let answer: Answer = tokio::select! {
-            answer = self.stream.receive() => answer?,
-            () = self.cancel.cancelled() => return Err(TransferError::Cancelled),
-        };
-        Ok(self.machine.handle(answer)?)
+        loop {
+            let answer: Answer = tokio::select! {
+                answer = sys::deadline(self.silence_ms, self.stream.receive()) => {
+                    answer.unwrap_or(Err(NetError::Silent(self.silence_ms / 1000)))?
+                }
+                () = self.cancel.cancelled() => return Err(TransferError::Cancelled),
+            };
+            if answer != Answer::Working {
+                return Ok(self.machine.handle(answer)?);
+            }
+        }
     }
 }
 

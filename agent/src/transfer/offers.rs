@@ -8,6 +8,7 @@ use proto::peer::{HashingProgress, Missing, Refusal, Want};
 use proto::{Descriptor, Digest, HostId};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
 
 use super::hashing::Hashing;
 use super::{Context, Limit, refusal};
@@ -137,8 +138,14 @@ impl Offer {
                 // Whoever asks for the blob hears of the error.
                 let Ok(hashing) = offer.hashing(&digest, &*context) else { continue };
                 let mut hashes = std::pin::pin!(hashing.hashes());
-                while sys::deadline(PREPARING_MS, &mut hashes).await.is_none() {
+                let hashed = loop {
+                    if let Some(hashed) = sys::deadline(PREPARING_MS, &mut hashes).await {
+                        break hashed;
+                    }
                     sender.send_replace(Some(HashingProgress { done_bytes: before_bytes + hashing.progress().done_bytes, total_bytes }));
+                };
+                if let Err(error) = hashed {
+                    debug!(blob = %digest, refusal = ?offer.unhashed(&digest, &error), "no hashes");
                 }
                 before_bytes += size_bytes;
             }

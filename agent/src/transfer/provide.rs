@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proto::Descriptor;
 use proto::hash::RangeHash;
 use proto::limits::{BLOCK_BYTES, RANGE_BYTES, SHARED_BLOCK_BYTES, SHARED_EXTENT_BYTES};
-use proto::peer::{Block, BlockHeader, Encoding, Get, HASHING, HashingProgress, Refusal};
+use proto::peer::{Block, BlockHeader, Encoding, Get, HashingProgress, Refusal, SIGNS_OF_LIFE};
 use tracing::debug;
 
 use super::offers::Offer;
@@ -40,7 +40,7 @@ pub(super) async fn provide<S: Store>(context: &Context<S>, peer: &Peer, stream:
 
 /// What `peer` hears on a blob stream while the blob is hashed.
 pub(super) fn hashing_block(peer: &Peer) -> impl Fn(HashingProgress) -> Block + use<> {
-    let understands = peer.hello().capabilities & HASHING != 0;
+    let understands = peer.hello().capabilities & SIGNS_OF_LIFE != 0;
     move |progress| if understands { Block::Hashing(progress) } else { Block::Waiting }
 }
 

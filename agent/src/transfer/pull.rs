@@ -14,27 +14,64 @@ use tracing::{info, warn};
 use super::interest::{Interest, News};
 use super::offering::{self, Offering};
 use super::receive;
+use super::retry::Retry;
 use super::send::display_name;
 use super::{Context, Limit, STORE_CHANGES, Transfer, TransferError, refusal};
 use crate::net::{NetError, Peer, Stream};
 use crate::store::{Query, Store, StoreError};
+use crate::sys;
 use crate::trust::audit;
 
-/// Brings an image here from one host that has it.
+/// How long a source may take to offer what it is asked for.
+const OFFER_MS: u64 = 600_000;
+
+/// Brings an image here from one host that has it, through whatever happens on the way: a source that is lost is waited for, as a receiver is.
 pub async fn pull<S: Store>(
     context: &Arc<Context<S>>,
-    peer: &Peer,
+    source: &Peer,
     pull: &Pull,
     transfer: &Transfer,
     events: &mpsc::Sender<Event>,
 ) -> Result<Done, TransferError> {
-    let mut changes = 0;
+    let cancelled = transfer.cancelled();
+    let (mut retry, mut changes, mut total) = (Retry::default(), 0, Total::default());
+    let mut peer: Result<Peer, NetError> = Ok(source.clone());
     let result = loop {
-        match pull_from(context, peer, pull, transfer, events).await {
+        let attempt = match &peer {
+            Ok(peer) => pull_from(context, peer, pull, transfer, events, &mut total).await,
+            Err(error) => Err(TransferError::Net(NetError::Lost(error.to_string()))),
+        };
+        let is_lost = peer.as_ref().is_ok_and(|peer| !peer.is_alive());
+        let (pause, reason) = match attempt {
             // What is missing now is found out at once, but not for ever.
-            Err(TransferError::Here(Refusal::StoreChanged)) if changes < STORE_CHANGES => changes += 1,
+            Err(TransferError::Here(Refusal::StoreChanged)) if changes < STORE_CHANGES => {
+                changes += 1;
+                continue;
+            }
+            // It answers, and has others to serve first.
+            Err(TransferError::Refused(Refusal::Busy)) => (Some(retry.queued()), Refusal::Busy.to_string()),
+            Err(TransferError::Net(error)) if error.is_passing() => (retry.next(total.received_bytes), error.to_string()),
+            Err(TransferError::Refused(Refusal::ShuttingDown) | TransferError::Here(Refusal::ShuttingDown))
+                if !context.shutdown.is_cancelled() =>
+            {
+                (retry.next(total.received_bytes), Refusal::ShuttingDown.to_string())
+            }
+            // What failed is the way to the source.
+            Err(TransferError::Here(Refusal::Store(reason))) if is_lost => (retry.next(total.received_bytes), reason),
             result => break result,
-        }
+        };
+        let Some(pause) = pause else { break Err(TransferError::Net(NetError::Lost(reason))) };
+        warn!(reason, "no connection, trying again");
+        transfer.waiting();
+        let _ = events.send(Event::Waiting { host: source.name().to_owned(), reason }).await;
+        let reconnected = async {
+            tokio::time::sleep(pause).await;
+            context.net.connect(&source.id()).await
+        };
+        peer = tokio::select! {
+            reconnected = reconnected => reconnected,
+            () = cancelled.cancelled() => break Err(TransferError::Cancelled),
+        };
     };
     if let Ok(done) = &result {
         transfer.progress(done.sent_bytes, done.sent_bytes);
@@ -47,12 +84,20 @@ pub async fn pull<S: Store>(
     result
 }
 
+/// What all attempts together have come to.
+#[derive(Debug, Default)]
+struct Total {
+    received_bytes: u64,
+    wire_bytes: u64,
+}
+
 async fn pull_from<S: Store>(
     context: &Arc<Context<S>>,
     peer: &Peer,
     pull: &Pull,
     transfer: &Transfer,
     events: &mpsc::Sender<Event>,
+    total: &mut Total,
 ) -> Result<Done, TransferError> {
     let wire_start_bytes = peer.wire_bytes();
     let platform = match offering::selection(&pull.platforms, &Platform::host()) {
@@ -61,13 +106,15 @@ async fn pull_from<S: Store>(
     };
     let cancelled = transfer.cancelled();
     let ask = async {
+        let turn = peer.open_session().await;
         let request = peer::Pull { reference: pull.image.clone(), platform, dry_run: pull.dry_run };
         let mut stream = peer.request(&Request::Pull(request)).await?;
-        let answer = stream.receive().await?;
-        Ok::<_, NetError>((stream, answer))
+        // It looks the image up, which takes a while where an engine has to save it.
+        let answer = sys::deadline(OFFER_MS, stream.receive()).await.unwrap_or(Err(NetError::Silent(OFFER_MS / 1000)))?;
+        Ok::<_, NetError>((turn, stream, answer))
     };
     // Until there is an offer; from then on the session itself hears of it, and tells the source.
-    let (mut stream, answer) = tokio::select! {
+    let (_turn, mut stream, answer) = tokio::select! {
         asked = ask => asked?,
         () = cancelled.cancelled() => return Err(TransferError::Cancelled),
     };
@@ -90,7 +137,13 @@ async fn pull_from<S: Store>(
     let received = {
         let receiving = receive::receive(context, peer, &mut stream, offer, transfer.cancelled(), interest);
         let publishing = publish(&mut receiver, &host, &image, transfer, events);
-        let (received, ()) = tokio::join!(receiving, publishing);
+        let (received, attempt_bytes) = tokio::join!(receiving, publishing);
+        total.received_bytes += received
+            .as_ref()
+            .ok()
+            .and_then(|received| received.committed.as_ref())
+            .map_or(attempt_bytes, |committed| committed.received_bytes);
+        total.wire_bytes += peer.wire_bytes() - wire_start_bytes;
         received.map_err(|refusal| if cancelled.is_cancelled() { TransferError::Cancelled } else { TransferError::Here(refusal) })?
     };
     let plan = offering::plan(&host, &name, &image, &Want { missing: received.missing });
@@ -102,8 +155,8 @@ async fn pull_from<S: Store>(
         image_id: committed.as_ref().map_or(config_digest, |committed| committed.image_id),
         source_image_id: config_digest,
         config_digest,
-        sent_bytes: committed.as_ref().map_or(0, |committed| committed.received_bytes),
-        wire_bytes: peer.wire_bytes() - wire_start_bytes,
+        sent_bytes: total.received_bytes,
+        wire_bytes: total.wire_bytes,
         sources: vec![],
         present_bytes: plan.present_bytes,
         layers_sent: plan.layers.iter().filter(|layer| layer.present_bytes < layer.size_bytes).count() as u64,
@@ -123,10 +176,16 @@ fn answers(pull: &Pull, image: &proto::Image) -> bool {
     image.reference.as_ref().is_none_or(named) && pull.image.digest().is_none_or(has)
 }
 
-/// Turns the news of a session into events, until it ends.
-async fn publish(receiver: &mut mpsc::Receiver<News>, host: &str, image: &proto::Image, transfer: &Transfer, events: &mpsc::Sender<Event>) {
+/// Turns the news of a session into events, until it ends. The bytes that came in it.
+async fn publish(
+    receiver: &mut mpsc::Receiver<News>,
+    host: &str,
+    image: &proto::Image,
+    transfer: &Transfer,
+    events: &mpsc::Sender<Event>,
+) -> u64 {
     let name = display_name(image);
-    let (mut total_bytes, mut staged_bytes, mut verified) = (0, 0, HashMap::new());
+    let (mut total_bytes, mut staged_bytes, mut done_bytes, mut verified) = (0, 0, 0, HashMap::new());
     while let Some(news) = receiver.recv().await {
         match news {
             News::Wanted(missing) => {
@@ -141,13 +200,14 @@ async fn publish(receiver: &mut mpsc::Receiver<News>, host: &str, image: &proto:
             }
             News::Progress(peer::Progress { digest, verified_bytes }) => {
                 verified.insert(digest, verified_bytes);
-                let done_bytes: u64 = verified.values().sum::<u64>().saturating_sub(staged_bytes);
+                done_bytes = verified.values().sum::<u64>().saturating_sub(staged_bytes);
                 transfer.progress(done_bytes.min(total_bytes), total_bytes);
                 let (host, image) = (host.to_owned(), name.clone());
                 let _ = events.try_send(Event::Progress(Progress { host, image, digest, verified_bytes }));
             }
         }
     }
+    done_bytes
 }
 
 /// Answers a peer that pulls: offers what it asks for, if it may have it.
@@ -178,7 +238,9 @@ pub(super) async fn answer<S: Store>(
     image.reference = image.reference.map(|reference| reference.without_digest());
     let standing = context.offers.stand(peer.id(), held, None, false);
     stream.send(&Answer::Offer(Offer { image: image.clone(), dry_run: pull.dry_run })).await?;
-    let mut offering = Offering::new(stream, &image, pull.dry_run, transfer.cancelled());
+    let mut offering = Offering::new(stream, peer, &image, pull.dry_run, transfer.cancelled());
+    // It hears that this host leaves, and waits for it.
+    offering.leaves_with(&context.shutdown);
     let mut total_bytes = 0;
     let mut _preparing = None;
     loop {

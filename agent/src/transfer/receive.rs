@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proto::job::Trouble;
 use proto::limits::{DOCUMENT_BYTES, STALL_TIMEOUT_MS};
-use proto::peer::{Answer, Committed, HashingProgress, Missing, Offer, Progress, Refusal};
+use proto::peer::{Answer, Committed, HashingProgress, Missing, Offer, Progress, Refusal, SIGNS_OF_LIFE};
 use proto::session::Receive;
 use proto::session::receive::{Action, Input};
 use proto::{Descriptor, Digest, HostId, Image};
@@ -27,6 +27,7 @@ use super::{Context, documents, refusal, room};
 use crate::net::{Peer, Share, Stream};
 use crate::staging::StagedBlob;
 use crate::store::{Import, Imported, Ingest, Store, StoreError};
+use crate::sys;
 
 /// How often the other side and the client are told how far it is.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
@@ -34,6 +35,9 @@ const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// The same when a fan-out begins, and for how long that is: a slow host holds up all who read from it until it is seen to be slow.
 const REPORT_FIRST_EVERY: Duration = Duration::from_millis(50);
 const REPORT_FIRST_FOR: Duration = Duration::from_secs(2);
+
+/// How often the other side hears that the session goes on, whatever it waits for.
+const SIGN_OF_LIFE_MS: u64 = 5_000;
 
 /// What goes wrong with sources before anybody was told.
 const TROUBLES: usize = 16;
@@ -168,11 +172,19 @@ impl<'a, S: Store> Session<'a, S> {
     }
 
     async fn run(&mut self, stream: &mut Stream, offer: &Offer, cancel: CancellationToken) -> Result<Received, Refusal> {
-        let first = match self.admit(offer).await {
-            Ok(missing) => Input::Admitted { missing },
-            Err(refusal) => Input::Failed(refusal),
+        let peer = self.peer;
+        let admitted = {
+            let mut admitting = std::pin::pin!(self.admit(offer));
+            loop {
+                match sys::deadline(SIGN_OF_LIFE_MS, &mut admitting).await {
+                    Some(admitted) => break admitted,
+                    // It may have to hash what it has.
+                    None => sign_of_life(peer, stream).await,
+                }
+            }
         };
-        self.tell(first);
+        self.tell(admitted.map_or_else(Input::Failed, |missing| Input::Admitted { missing }));
+        let mut signs = tokio::time::interval(Duration::from_millis(SIGN_OF_LIFE_MS));
         let first = if self.interest.fan_out.is_some() { REPORT_FIRST_FOR } else { Duration::ZERO };
         let (mut report, began) = (tokio::time::interval(REPORT_FIRST_EVERY), Instant::now());
         loop {
@@ -191,6 +203,7 @@ impl<'a, S: Store> Session<'a, S> {
                     self.report(stream).await;
                     report.reset_after(if began.elapsed() < first { REPORT_FIRST_EVERY } else { REPORT_EVERY });
                 }
+                _ = signs.tick() => sign_of_life(peer, stream).await,
                 Some(trouble) = self.troubles.1.recv() => drop(stream.send(&Answer::Trouble(trouble)).await),
                 () = renewed(self.sharing.as_ref()), if !self.committing => self.tell(Input::Failed(Refusal::Cancelled)),
                 has_finished = stream.given_up(), if !self.committing && self.orphaned.is_none() => self.lost(has_finished),
@@ -207,6 +220,9 @@ impl<'a, S: Store> Session<'a, S> {
         if self.sharing.is_some() && (has_finished || !self.peer.is_alive()) {
             warn!("the host that started the fan-out is gone: others may have the rest");
             self.orphaned = Some((Instant::now(), self.received_bytes()));
+        } else if self.interest.asked_here && (has_finished || !self.peer.is_alive()) {
+            // The source leaves, or is gone, and may come back: whoever asked tries again.
+            self.tell(Input::Failed(Refusal::ShuttingDown));
         } else {
             self.tell(Input::Failed(Refusal::Cancelled));
         }
@@ -545,6 +561,14 @@ impl<'a, S: Store> Session<'a, S> {
             // Whoever is slow to read misses some progress, never the plan: it is the first news and fits the channel.
             let _ = sender.try_send(news);
         }
+    }
+}
+
+/// Says that the session goes on, to who understands it.
+async fn sign_of_life(peer: &Peer, stream: &mut Stream) {
+    if peer.hello().capabilities & SIGNS_OF_LIFE != 0 {
+        // A stream that is lost is noticed where the next answer is awaited.
+        let _ = sys::deadline(STALL_TIMEOUT_MS, stream.send(&Answer::Working)).await;
     }
 }
 

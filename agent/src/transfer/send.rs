@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::control::{Done, Drawn, Event, Hashing, Platforms, Progress, Source, TransferState};
-use proto::job::Share;
+use proto::job;
 use proto::limits::MEMBERS;
 use proto::peer::{Committed, HashingProgress, Missing, Offer, Refusal, Request, SHARED_OFFERS, Want};
 use proto::session::send::Step;
@@ -18,18 +18,20 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use super::fan_out::{Fan, News};
 use super::offering::{self, Offering};
 use super::offers::Preparing;
-use super::{Context, Limit, STORE_CHANGES, Transfer, TransferError};
-use crate::net::{NetError, Peer};
-use crate::store::{Query, Store};
+use super::retry::Retry;
+use super::{Context, Limit, Pinned, STORE_CHANGES, Transfer, TransferError};
+use crate::net::{NetError, Peer, Share};
+use crate::store::Store;
 use crate::sys;
 
-/// A host that was lost is tried again for this long: a cable that was pulled by mistake, a switch or an agent that restarts.
-const RETRY_FOR: Duration = Duration::from_secs(90);
-const RETRY_FIRST: Duration = Duration::from_millis(250);
-const RETRY_MOST: Duration = Duration::from_secs(4);
+/// Pause before a host of a fan-out that has not come yet is tried again.
+const ABSENT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Nothing was heard of a host of a fan-out for so long: whoever looks on hears of it, and none of the others counts on it. It may still answer.
 const QUIET_MS: u64 = 2_000;
+
+/// A turn that does not come at once is waited for, and that is said.
+const TURN_MS: u64 = 500;
 
 /// What is said of a receiver that does not know of shares.
 const TOO_OLD: &str = "its imgd is too old for --from and for a limit of its own";
@@ -37,8 +39,8 @@ const TOO_OLD: &str = "its imgd is too old for --from and for a limit of its own
 /// One image for one host.
 #[derive(Debug, Clone)]
 pub struct SendJob {
-    /// The image, as it was asked for.
-    pub query: Query,
+    /// The image: the same for every host, and at every attempt.
+    pub image: Arc<Pinned>,
     /// Name at the destination, when it is another one.
     pub rename: Option<Reference>,
     /// Which of an index.
@@ -77,7 +79,7 @@ pub async fn send<S: Store>(
     transfer: &Transfer,
     events: &mpsc::Sender<Event>,
 ) -> Result<Sent, TransferError> {
-    let span = info_span!("send", image = %job.query, host = job.host, transfer = transfer.id());
+    let span = info_span!("send", image = %job.image.query(), host = job.host, transfer = transfer.id());
     let result =
         Sending { context, job, transfer, events, sent_before_bytes: 0, wire_before_bytes: 0, travelled_bytes: 0, drawn: HashMap::new() }
             .run()
@@ -143,7 +145,7 @@ impl<S: Store> Sending<'_, S> {
                     }
                     absent = Some(error);
                     tokio::select! {
-                        () = tokio::time::sleep(RETRY_MOST / 4) => {}
+                        () = tokio::time::sleep(ABSENT_PAUSE) => {}
                         () = cancelled.cancelled() => return Err(TransferError::Cancelled),
                     }
                     continue;
@@ -153,8 +155,18 @@ impl<S: Store> Sending<'_, S> {
                     changes += 1;
                     continue;
                 }
-                // It is restarted, perhaps, or has other images to take in first: then it is soon ready.
-                Err(TransferError::Refused(refusal @ (Refusal::ShuttingDown | Refusal::Busy))) => NetError::Lost(refusal.to_string()),
+                // It is restarted, perhaps.
+                Err(TransferError::Refused(refusal @ Refusal::ShuttingDown)) => NetError::Lost(refusal.to_string()),
+                // It answers, and has other images to take in first: its turn comes, however long that takes.
+                Err(TransferError::Refused(Refusal::Busy)) => {
+                    self.tell(News::Gone(self.job.id)).await;
+                    self.tell_waiting(&NetError::Answer(Refusal::Busy)).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(retry.queued()) => {}
+                        () = cancelled.cancelled() => return Err(TransferError::Cancelled),
+                    }
+                    continue;
+                }
                 result => {
                     self.tell(match result {
                         Ok(_) => News::Done(self.job.id),
@@ -165,7 +177,7 @@ impl<S: Store> Sending<'_, S> {
                 }
             };
             self.tell(News::Gone(self.job.id)).await;
-            let Some(pause) = retry.next(self.sent_before_bytes.max(self.travelled_bytes)) else { return Err(error.into()) };
+            let Some(pause) = retry.next(self.travelled_bytes) else { return Err(error.into()) };
             self.tell_waiting(&error).await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -206,10 +218,21 @@ impl<S: Store> Sending<'_, S> {
         self.job.fan.as_ref().is_some_and(|fan| *fan.hopeful.borrow() > 0)
     }
 
+    /// Its turn to receive one more image from this host.
+    async fn turn(&self, peer: &Peer) -> Option<Share> {
+        let mut turn = pin!(peer.open_session());
+        if let Some(turn) = sys::deadline(TURN_MS, &mut turn).await {
+            return turn;
+        }
+        self.tell_waiting(&NetError::Answer(Refusal::Busy)).await;
+        turn.await
+    }
+
     async fn attempt(&mut self, peer: &Peer) -> Result<Sent, TransferError> {
         let job = self.job;
+        let _turn = self.turn(peer).await;
         let selection = offering::selection(&job.platforms, &peer.hello().platform);
-        let held = self.context.store.resolve(&job.query, selection).await?;
+        let held = job.image.select(&*self.context.store, selection).await?;
         let source_image_id = held.image_id;
         let mut image = held.image.clone();
         image.reference = job.rename.clone().or(image.reference.map(|reference| reference.without_digest()));
@@ -222,7 +245,7 @@ impl<S: Store> Sending<'_, S> {
             let offer = Offer { image: image.clone(), dry_run: job.dry_run };
             let mut stream = peer
                 .request(&match fan {
-                    Some(fan) => Request::Share(Share {
+                    Some(fan) => Request::Share(job::Share {
                         offer,
                         job: fan.id,
                         members: fan.members.to_vec(),
@@ -236,7 +259,7 @@ impl<S: Store> Sending<'_, S> {
                     None => Request::Offer(offer),
                 })
                 .await?;
-            let mut offering = Offering::new(&mut stream, &image, job.dry_run, self.transfer.cancelled());
+            let mut offering = Offering::new(&mut stream, peer, &image, job.dry_run, self.transfer.cancelled());
             if fan.is_some() {
                 offering.leaves_with(&self.context.shutdown);
             }
@@ -439,27 +462,4 @@ async fn left_behind(fan: Option<&Fan>) {
 /// The name under which people know an image.
 pub(super) fn display_name(image: &Image) -> String {
     image.reference.as_ref().map_or_else(|| image.root.digest.to_string(), Reference::familiar)
-}
-
-/// When to try again: soon, then less often, and for as long as there was progress within the time.
-#[derive(Debug, Default)]
-struct Retry {
-    since: Option<Instant>,
-    pause: Duration,
-    sent_bytes: u64,
-}
-
-impl Retry {
-    /// The pause before the next attempt; `None`: it has gone on for too long without a byte.
-    fn next(&mut self, sent_bytes: u64) -> Option<Duration> {
-        if sent_bytes > self.sent_bytes || self.since.is_none() {
-            (self.since, self.pause, self.sent_bytes) = (Some(Instant::now()), RETRY_FIRST, sent_bytes);
-        }
-        if self.since.is_some_and(|since| since.elapsed() > RETRY_FOR) {
-            return None;
-        }
-        let pause = self.pause;
-        self.pause = (pause * 2).min(RETRY_MOST);
-        Some(pause)
-    }
 }

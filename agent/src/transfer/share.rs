@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proto::Digest;
 use proto::hash::RangeHash;
 use proto::limits::{BLOCK_BYTES, HASHES, SOURCE_SILENCE_MS};
-use proto::peer::{Answer, Block, Get, HASHING, HashingProgress, Refusal};
+use proto::peer::{Answer, Block, Get, HashingProgress, Refusal, SIGNS_OF_LIFE};
 use serde::Serialize;
 
 use super::job::{Job, JobBlob, Place, proof_of};
@@ -77,7 +77,7 @@ pub(super) async fn send_proof(stream: &mut Stream, hashes: &[RangeHash]) -> Res
 
 /// What `peer` hears, where it asks for hashes, while a blob is hashed; nothing, when it does not understand it.
 pub(super) fn hashing_answer(peer: &Peer) -> impl Fn(HashingProgress) -> Answer + use<> {
-    let understands = peer.hello().capabilities & HASHING != 0;
+    let understands = peer.hello().capabilities & SIGNS_OF_LIFE != 0;
     // An older host has given up by then.
     move |progress| if understands { Answer::Hashing(progress) } else { Answer::Refused(Refusal::Busy) }
 }

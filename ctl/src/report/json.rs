@@ -16,6 +16,13 @@ pub(crate) fn object(event: &Event) -> Option<Value> {
             "event": "progress", "host": progress.host, "image": progress.image, "digest": progress.digest.to_string(),
             "bytes_verified": progress.verified_bytes,
         }),
+        Event::Resolved(resolved) => json!({
+            "event": "resolved", "image": resolved.image, "digest": resolved.root.to_string(), "image_id": resolved.image_id.to_string(),
+        }),
+        Event::Moved(moved) => json!({
+            "event": "moved", "image": moved.image, "sent_image_id": moved.sent.to_string(),
+            "image_id": moved.image_id.map(|image_id| image_id.to_string()),
+        }),
         Event::Hashing(hashing) => json!({
             "event": "hashing", "host": hashing.host, "image": hashing.image, "source": hashing.source,
             "bytes": hashing.done_bytes, "size": hashing.total_bytes,

@@ -1,6 +1,6 @@
 //! Single lines of a report.
 
-use proto::control::{Done, Hashing, Planned};
+use proto::control::{Done, Hashing, Moved, Planned};
 use proto::text::escape;
 
 use super::{Direction, Origin, sources};
@@ -21,6 +21,15 @@ pub(super) fn header(direction: Direction, planned: &Planned) -> String {
         _ => format!("{missing} of {total} {} to {verb}, {bytes} of {all_bytes}", if total == 1 { "layer" } else { "layers" }),
     };
     format!("{} {arrow} {} · {what}", escape(&planned.image), escape(&planned.host))
+}
+
+/// `demo:1 has moved meanwhile: sha256:aaaaaaaaaaaa was sent, the name is sha256:bbbbbbbbbbbb now`
+pub(super) fn moved(moved: &Moved) -> String {
+    let (image, sent) = (escape(&moved.image), moved.sent.short());
+    match &moved.image_id {
+        Some(image_id) => format!("{image} has moved meanwhile: sha256:{sent} was sent, the name is sha256:{} now", image_id.short()),
+        None => format!("{image} was removed meanwhile: sha256:{sent} was sent"),
+    }
 }
 
 /// `hashing at stapp01, 3.1 GB of 14.0 GB`

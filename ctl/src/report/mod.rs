@@ -142,6 +142,10 @@ impl Report {
         let mut lines = match event {
             Event::Planned(planned) => self.planned(planned),
             Event::Progress(progress) => self.progress(progress),
+            Event::Resolved(resolved) if !self.one_host => {
+                vec![format!("{} is sha256:{}", escape(&resolved.image), resolved.image_id.short())]
+            }
+            Event::Moved(moved) => vec![lines::moved(moved)],
             Event::Hashing(hashing) if !self.terminal => self.hashing(hashing, now_ms),
             Event::Waiting { host, reason } if !self.is_drawn() => {
                 vec![format!("{}: no connection, waiting for it ({})", escape(host), escape(reason))]

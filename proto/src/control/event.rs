@@ -127,8 +127,12 @@ pub enum Event {
         /// As it was written.
         image: String,
     },
-    /// A source hashes what it has never hashed, before it serves it. Only to a client with [`super::HASHING`].
+    /// A source hashes what it has never hashed, before it serves it. Only to a client with [`super::JOB_NEWS`].
     Hashing(Hashing),
+    /// What a name led to when the job began, which is what every host gets. Only to a client with [`super::JOB_NEWS`].
+    Resolved(Resolved),
+    /// A name that leads to another image now. Only to a client with [`super::JOB_NEWS`].
+    Moved(Moved),
 }
 
 /// What a host lacks of an image.
@@ -364,6 +368,28 @@ pub enum Verdict {
     Wrong,
 }
 
+/// An image of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// As it was asked for.
+    pub image: String,
+    /// Digest of its manifest or index.
+    pub root: Digest,
+    /// Its ID at the source.
+    pub image_id: Digest,
+}
+
+/// A name of a job that has moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// As it was asked for.
+    pub image: String,
+    /// The ID, at the source, of the image that the job sends or has sent before.
+    pub sent: Digest,
+    /// The ID of the image that has the name now; `None`: there is none.
+    pub image_id: Option<Digest>,
+}
+
 /// How far a source is that hashes the blobs of an image before it serves them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hashing {
@@ -377,6 +403,13 @@ pub struct Hashing {
     pub done_bytes: u64,
     /// Bytes that have to be.
     pub total_bytes: u64,
+}
+
+impl Event {
+    /// True for an event that only a client with [`super::JOB_NEWS`], or a peer with [`crate::peer::SIGNS_OF_LIFE`], understands.
+    pub fn is_job_news(&self) -> bool {
+        matches!(self, Self::Hashing(_) | Self::Resolved(_) | Self::Moved(_))
+    }
 }
 
 /// Of what comes from the agent of this host; what another host tells of a send that it carries out has to keep to the same.

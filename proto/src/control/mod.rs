@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::frame::Bounded;
 
 pub use event::{
-    Check, Difference, Done, Drawn, Event, Hashing, MemberRow, PeerRow, PeerState, Planned, PlannedLayer, Progress, Source, Summary,
-    TransferRow, TransferState, Verdict,
+    Check, Difference, Done, Drawn, Event, Hashing, MemberRow, Moved, PeerRow, PeerState, Planned, PlannedLayer, Progress, Resolved,
+    Source, Summary, TransferRow, TransferState, Verdict,
 };
 pub use failure::{Failure, FailureKind};
 pub use request::{ArchiveFormat, Compression, Fleet, Hosts, Platforms, Pull, Request, Retry, Save, Send, Status};
@@ -22,8 +22,8 @@ pub use request::{ArchiveFormat, Compression, Fleet, Hosts, Platforms, Pull, Req
 /// Version of everything in this file.
 pub const MAJOR: u16 = 1;
 
-/// Capability of a client: it understands [`Event::Hashing`].
-pub const HASHING: u64 = 1;
+/// Capability of a client: it understands [`Event::Hashing`], [`Event::Resolved`] and [`Event::Moved`].
+pub const JOB_NEWS: u64 = 1;
 
 /// The first message in both directions. Frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,8 +2,8 @@
 
 use proto::control::{
     ArchiveFormat, Check, Compression, Difference, Done, Drawn, Event, Failure, FailureKind, Fleet, Hashing, Hello, Hosts, MemberRow,
-    PeerRow, PeerState, Planned, PlannedLayer, Platforms, Progress, Pull, Request, Retry, Save, Send, Source, Status, Summary, TransferRow,
-    TransferState, Verdict,
+    Moved, PeerRow, PeerState, Planned, PlannedLayer, Platforms, Progress, Pull, Request, Resolved, Retry, Save, Send, Source, Status,
+    Summary, TransferRow, TransferState, Verdict,
 };
 use proto::peer::ImageRow;
 
@@ -135,6 +135,8 @@ fn transfer_events() -> Vec<Event> {
         Event::Drawn(Drawn { host: host.clone(), image: image.clone(), sources: vec![Source { host: text("c"), received_bytes: 5 }] }),
         Event::Waiting { host: host.clone(), reason: text("lost") },
         Event::Hashing(Hashing { host: host.clone(), image: image.clone(), source: text("a"), done_bytes: 6, total_bytes: 7 }),
+        Event::Resolved(Resolved { image: image.clone(), root: digest("root"), image_id: digest("id") }),
+        Event::Moved(Moved { image: image.clone(), sent: digest("id"), image_id: None }),
         Event::Done(done()),
         Event::HostFailed { host, image, failure: failure(FailureKind::NoSpace) },
         Event::Summary(Summary { total: 1, done: 2, failed: 3, egress_bytes: 4, elapsed_ms: 5 }),

@@ -137,6 +137,7 @@ fn answers() -> Vec<Answer> {
         Answer::Drawn(vec![(id("b"), 65_536)]),
         Answer::Event(proto::control::Event::End),
         Answer::Hashing(hashing()),
+        Answer::Working,
     ]
 }
 

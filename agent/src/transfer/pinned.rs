@@ -1,0 +1,79 @@
+//! The image of a job: looked up once, and held until the job ends. Its name may move meanwhile; every host gets the same image all the same.
+
+use proto::image::{Selection, Walk};
+use proto::{Digest, Image};
+use tokio::sync::Mutex;
+
+use crate::store::{Held, Query, Store, StoreError};
+
+/// An image that was looked up by what somebody wrote.
+#[derive(Debug)]
+pub struct Pinned {
+    query: Query,
+    /// With every manifest that is here.
+    held: Held,
+    /// The same with the manifests of one platform, for each that was asked for.
+    selected: Mutex<Vec<(Selection, Held)>>,
+}
+
+impl Pinned {
+    /// Looks an image up, and holds it.
+    pub async fn new<S: Store>(store: &S, query: Query) -> Result<Self, StoreError> {
+        let held = store.resolve(&query, Selection::Present).await?;
+        Ok(Self { query, held, selected: Mutex::default() })
+    }
+
+    /// What was asked for.
+    pub fn query(&self) -> &Query {
+        &self.query
+    }
+
+    /// The image with every manifest that is here.
+    pub fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// The image with the manifests that `selection` asks for.
+    pub async fn select<S: Store>(&self, store: &S, selection: Selection) -> Result<Held, StoreError> {
+        let mut selected = self.selected.lock().await;
+        if let Some((_, held)) = selected.iter().find(|(known, _)| *known == selection) {
+            return Ok(held.clone());
+        }
+        let image = self.walk(store, selection.clone()).await?;
+        let held = Held { image, ..self.held.clone() };
+        selected.push((selection, held.clone()));
+        Ok(held)
+    }
+
+    /// Where the name leads now, when that is another image than this: `Some(None)` where it leads nowhere.
+    pub async fn moved<S: Store>(&self, store: &S) -> Result<Option<Option<Digest>>, StoreError> {
+        if self.held.image.reference.is_none() {
+            return Ok(None);
+        }
+        match store.resolve(&self.query, Selection::Present).await {
+            Ok(now) if now.image.root.digest == self.held.image.root.digest => Ok(None),
+            Ok(now) => Ok(Some(Some(now.image_id))),
+            Err(StoreError::NotFound(_)) => Ok(Some(None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn walk<S: Store>(&self, store: &S, selection: Selection) -> Result<Image, StoreError> {
+        let here = &self.held.image;
+        let mut walk = Walk::new(here.reference.clone(), here.root.clone(), selection);
+        while let Some(document) = walk.next().cloned() {
+            let bytes = match store.read(&document, 0..document.size_bytes).await {
+                Ok(reader) => Some(reader.all().await?),
+                Err(StoreError::BlobMissing(_)) => None,
+                Err(error) => return Err(error),
+            };
+            walk.supply(bytes.as_deref())?;
+        }
+        let image = walk.finish()?;
+        // What is held is here with all its layers.
+        match image.manifests.iter().find(|manifest| !here.manifests.contains(manifest)) {
+            Some(absent) => Err(StoreError::BlobMissing(absent.descriptor.digest)),
+            None => Ok(image),
+        }
+    }
+}
