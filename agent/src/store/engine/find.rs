@@ -56,7 +56,7 @@ impl Shared {
         let found = entry.reference.zip(query.reference());
         let named = found.filter(|(name, asked)| name.repository() == asked.repository() || is_local(name, asked));
         let reference = named.map(|(_, asked)| asked.without_digest());
-        let pin = self.pin(&entry.row.id, entry.row.has_no_name()).await?.ok_or_else(|| StoreError::NotFound(query.clone()))?;
+        let pin = self.pin(&entry.row.id).await?.ok_or_else(|| StoreError::NotFound(query.clone()))?;
         let presented = self.present(entry.row).await?;
         self.refuse_damaged(&presented).await?;
         let mut image: Image = presented.image.clone();

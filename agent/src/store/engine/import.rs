@@ -211,7 +211,7 @@ impl Target {
         if let Some(known) = known.filter(|(id, _)| *id == row.id) {
             return Ok(Some(known.clone()));
         }
-        let pin = self.shared.pin(&row.id, row.has_no_name()).await?;
+        let pin = self.shared.pin(&row.id).await?;
         Ok(pin.map(|pin| (row.id, Arc::new(pin))))
     }
 
@@ -257,12 +257,13 @@ impl Target {
             let config = thin::partial_config(&self.shared.agent, &platform, &self.diff_ids[..count]);
             load = Load::start(&self.shared.client, &format!("load layers of {}", self.name()));
             work.parts.lock().unwrap_or_else(PoisonError::into_inner).push(self.shared.in_use(&Digest::of(&config)));
-            load.write(thin::head(&config, &layers, None)).await?;
+            load.write(thin::head(&config, &layers)).await?;
         } else {
             let config = work.documents.lock().unwrap_or_else(PoisonError::into_inner).get(&self.config().digest).cloned();
             let config = config.ok_or(StoreError::BlobMissing(self.config().digest))?;
             load = Load::start(&self.shared.client, &format!("load {}", self.name()));
-            load.write(thin::head(&config, &layers, self.tag().as_ref())).await?;
+            // Without its name: that moves when the image was looked at, and in turn with all other changes of names.
+            load.write(thin::head(&config, &layers)).await?;
         }
         for unit in units {
             let kept = work.kept.lock().unwrap_or_else(PoisonError::into_inner).get(&unit).cloned();
@@ -327,22 +328,25 @@ impl Target {
     async fn read_back(&self) -> Result<(), StoreError> {
         let (shared, id) = (&self.shared, self.config().digest);
         let action = format!("load {}", self.name());
-        let mut found = shared.inspect(&id.to_string()).await?;
-        if let (Some(image), Some(tag)) = (&found, self.tag())
-            && !image.is_named(&tag)
-        {
-            shared.name(&id, &tag).await?;
-            found = shared.inspect(&tag.to_string()).await?;
-        }
-        let Some(image) = found else { return Err(shared.client.refusal(action, "the image is not there after it was loaded")) };
-        let is_same = image.id.parse().or_else(|_| Digest::from_hex(&image.id)).is_ok_and(|found| found == id);
-        if !is_same || image.diff_ids().as_ref() != Some(&self.diff_ids) {
+        let Some(image) = shared.inspect(&id.to_string()).await? else {
+            return Err(shared.client.refusal(action, "the image is not there after it was loaded"));
+        };
+        if image.id() != Some(id) || image.diff_ids().as_ref() != Some(&self.diff_ids) {
             return Err(shared.client.refusal(action, format!("it has {} instead of {id}", image.id)));
         }
-        if self.tag().is_some_and(|tag| !image.is_named(&tag)) {
-            return Err(shared.client.refusal(action, "the image does not have its name"));
-        }
         Ok(())
+    }
+
+    /// Gives the image its name; returns the image that had it before.
+    async fn name_it(&self) -> Result<Option<Digest>, StoreError> {
+        let id = self.config().digest;
+        match self.tag() {
+            Some(tag) => self.shared.name(&id, &tag).await,
+            None => {
+                self.shared.pins.keep(&id);
+                Ok(None)
+            }
+        }
     }
 
     /// Removes the parts of this image that were loaded on the way, now and in earlier tries.
@@ -404,14 +408,11 @@ impl Import for EngineImport {
             return Err(StoreError::BlobMissing(work.plan.units[absent].blob.digest));
         }
         let id = target.config().digest;
-        let before = match target.tag() {
-            Some(tag) => shared.inventory().await?.visible().find(|row| row.names.contains(&tag)).map(|row| row.id),
-            None => None,
-        };
         if !work.is_whole {
             target.load(&work).await?;
         }
         target.read_back().await?;
+        let replaced = target.name_it().await?;
         shared.distrusted.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         for (diff_id, size_bytes) in std::mem::take(&mut *work.sizes.lock().unwrap_or_else(PoisonError::into_inner)) {
             shared.records.put_size(&diff_id, size_bytes);
@@ -423,6 +424,6 @@ impl Import for EngineImport {
             tracing::debug!(%error, "parts of an image that is in stay until they are swept");
         }
         shared.release_pins().await;
-        Ok(Imported { image_id: id, replaced: before.filter(|before| *before != id) })
+        Ok(Imported { image_id: id, replaced })
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::Shared;
-use super::pin::{PARTIAL_LABEL, PIN_REPOSITORY, Tag};
+use super::pin::{PARTIAL_LABEL, PIN_REPOSITORY};
 use crate::store::StoreError;
 
 /// How often a question is asked again that a removal got in the way of, and how long after.
@@ -37,6 +37,8 @@ pub(super) struct Row {
     pub(super) partial_of: Option<String>,
     /// A step of a build: it has no name, and another image was made of it.
     pub(super) is_step: bool,
+    /// Only a pin of ours keeps it, and takes it along.
+    pub(super) is_going: bool,
     pub(super) size_bytes: u64,
     pub(super) created_unix_s: u64,
     pub(super) details: Arc<Details>,
@@ -87,6 +89,15 @@ pub(super) struct RawImage {
     root_fs: Option<RawRootFs>,
     #[serde(default)]
     metadata: Option<RawMetadata>,
+    #[serde(default)]
+    config: Option<RawConfig>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawConfig {
+    #[serde(default)]
+    labels: Option<HashMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -132,12 +143,7 @@ impl Inventory {
 impl Row {
     /// See [`Inventory::visible`].
     pub(super) fn is_visible(&self) -> bool {
-        !self.names.is_empty() || (self.partial_of.is_none() && self.has_no_name() && !self.is_step)
-    }
-
-    /// It has no name, and has had none since we look at it: it does not go with our pins.
-    pub(super) fn has_no_name(&self) -> bool {
-        self.names.is_empty() && self.pins.iter().all(|pin| Tag::parse(pin).is_some_and(|tag| tag.was_unnamed))
+        !self.names.is_empty() || (self.partial_of.is_none() && !self.is_going && !self.is_step)
     }
 }
 
@@ -148,9 +154,31 @@ impl RawImage {
         layers.iter().map(|text| text.parse().ok()).collect()
     }
 
+    /// Its ID; Podman writes it without the algorithm.
+    pub(super) fn id(&self) -> Option<Digest> {
+        image_id(&self.id)
+    }
+
+    /// Without our pins.
+    pub(super) fn names(&self) -> impl Iterator<Item = Reference> {
+        let tags = self.repo_tags.iter().flatten().filter(|tag| pin(tag).is_none());
+        // `<none>:<none>` is no reference.
+        tags.filter_map(|tag| tag.parse().ok())
+    }
+
+    /// Tags of our own kind.
+    pub(super) fn pins(&self) -> impl Iterator<Item = &str> {
+        self.repo_tags.iter().flatten().filter_map(|tag| pin(tag))
+    }
+
     /// True when one of its names is this one.
     pub(super) fn is_named(&self, reference: &Reference) -> bool {
-        self.repo_tags.iter().flatten().any(|tag| tag.parse::<Reference>().is_ok_and(|found| found == *reference))
+        self.names().any(|name| name == *reference)
+    }
+
+    /// An agent made it, as the lower part of another image or as an anchor.
+    pub(super) fn is_partial(&self) -> bool {
+        self.config.as_ref().and_then(|config| config.labels.as_ref()).is_some_and(|labels| labels.contains_key(PARTIAL_LABEL))
     }
 }
 
@@ -166,7 +194,7 @@ impl Shared {
             let Some(id) = image_id(&raw.id) else { continue };
             let (mut names, mut pins) = (vec![], vec![]);
             for tag in raw.repo_tags.iter().flatten() {
-                match tag.strip_prefix(PIN_REPOSITORY).and_then(|rest| rest.strip_prefix(':')) {
+                match pin(tag) {
                     Some(pin) => pins.push(pin.to_owned()),
                     // `<none>:<none>` is no reference.
                     None => names.extend(tag.parse::<Reference>().ok()),
@@ -176,10 +204,11 @@ impl Shared {
             // It went away since the list was made.
             let Some(details) = self.details(&id, &names).await? else { continue };
             let is_step = names.is_empty() && parents.contains(&id);
+            let is_going = names.is_empty() && pins.iter().any(|pin| self.pins.takes_image(pin));
             let partial_of = raw.labels.as_ref().and_then(|labels| labels.get(PARTIAL_LABEL)).cloned();
             let created_unix_s = u64::try_from(raw.created).unwrap_or_default();
             let size_bytes = u64::try_from(raw.size).unwrap_or_default();
-            rows.push(Row { id, names, pins, partial_of, is_step, size_bytes, created_unix_s, details });
+            rows.push(Row { id, names, pins, partial_of, is_step, is_going, size_bytes, created_unix_s, details });
         }
         self.forget_details(&rows);
         Ok(Inventory { rows })
@@ -247,6 +276,11 @@ pub(super) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
 /// In the words of Podman's store, of an image or of a layer.
 fn is_race(reason: &str) -> bool {
     reason.contains("not known")
+}
+
+/// What follows the colon in a tag of our own kind.
+fn pin(tag: &str) -> Option<&str> {
+    tag.strip_prefix(PIN_REPOSITORY)?.strip_prefix(':')
 }
 
 fn image_id(text: &str) -> Option<Digest> {

@@ -115,6 +115,8 @@ struct Shared {
     roots: Mutex<HashMap<Digest, Digest>>,
     exports: Mutex<HashMap<Digest, Weak<export::Export>>>,
     pins: Arc<Pins>,
+    /// Held while names change, tags of our own included. Not while layers are uploaded: a load brings an image in without a name.
+    names: tokio::sync::Mutex<()>,
     turns: Arc<Turns>,
     /// By image ID: imports of one image come one after the other.
     imports: Arc<Turns>,
@@ -170,6 +172,7 @@ impl EngineStore {
             roots: Mutex::default(),
             exports: Mutex::default(),
             pins: Arc::default(),
+            names: tokio::sync::Mutex::default(),
             turns: Arc::default(),
             imports: Arc::default(),
             distrusted: Mutex::default(),
@@ -202,7 +205,7 @@ impl EngineStore {
             }
         }
         let sweep = || async {
-            match self.shared.sweep(true).await {
+            match self.shared.sweep().await {
                 Err(error @ (StoreError::Unreachable { .. } | StoreError::Silent { .. })) => Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "what an earlier agent left in the engine stays");

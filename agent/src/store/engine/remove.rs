@@ -25,6 +25,7 @@ impl Shared {
     }
 
     /// Has the engine remove the names that were found of an image, unless they are several and were not meant; says what was removed.
+    /// An image that a pin keeps goes with the pin.
     pub(super) async fn take_away(&self, id: &Digest, found: &[Entry<'_>], query: &Query) -> Result<String, StoreError> {
         let references: Vec<&Reference> = found.iter().filter_map(|entry| entry.reference).collect();
         let by_name = query.reference().is_some_and(|asked| {
@@ -36,27 +37,44 @@ impl Shared {
             return Err(StoreError::SeveralNames { id: id.short(), names });
         }
         let name = references.first().map_or_else(|| id.to_string(), |reference| reference.familiar());
-        let targets: Vec<String> = match references.is_empty() {
-            true => vec![id.to_string()],
-            false => references.iter().map(ToString::to_string).collect(),
-        };
-        for target in targets {
-            let answer = self.client.delete(&format!("/images/{}", encoded(&target)), &format!("remove {name}")).await?;
-            if answer.is_absent() {
+        let _names = self.names.lock().await;
+        if references.is_empty() {
+            let image = self.inspect(&id.to_string()).await?.ok_or_else(|| StoreError::NotFound(query.clone()))?;
+            // What is read or built on now goes with its last pin.
+            if image.pins().any(|pin| self.pins.is_known(pin)) {
+                self.pins.discard(id);
+            } else {
+                self.delete(&id.to_string(), &name, query).await?;
+            }
+            return Ok(name);
+        }
+        for reference in references {
+            // Asked for by its ID, the image may have lost the name to another one since it was found.
+            if !by_name && self.named(reference).await? != Some(*id) {
                 return Err(StoreError::NotFound(query.clone()));
             }
-            if !answer.is_success() {
-                return Err(self.client.refusal(format!("remove {name}"), answer.reason()));
-            }
+            self.delete(&reference.to_string(), &name, query).await?;
+        }
+        if self.inspect(&id.to_string()).await?.is_some_and(|image| image.names().next().is_none()) {
+            self.pins.discard(id);
         }
         Ok(name)
+    }
+
+    /// Has the engine remove a name, or an image without one.
+    async fn delete(&self, target: &str, name: &str, query: &Query) -> Result<(), StoreError> {
+        let answer = self.client.delete(&format!("/images/{}", encoded(target)), &format!("remove {name}")).await?;
+        if answer.is_absent() {
+            return Err(StoreError::NotFound(query.clone()));
+        }
+        if answer.is_success() { Ok(()) } else { Err(self.client.refusal(format!("remove {name}"), answer.reason())) }
     }
 
     /// See [`crate::store::Store::maintain`].
     pub(super) async fn maintain(&self) -> Result<u64, StoreError> {
         self.flush_pins().await?;
         let before = self.inventory().await?;
-        self.sweep(false).await?;
+        self.sweep().await?;
         let after = self.inventory().await?;
         let layers: HashSet<Digest> = after.rows.iter().flat_map(|row| row.details.diff_ids.iter().copied()).collect();
         self.records.retain(&layers);

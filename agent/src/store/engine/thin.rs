@@ -11,15 +11,14 @@ use super::pin::PARTIAL_LABEL;
 
 const BLOCK_BYTES: u64 = 512;
 
-/// The bytes before the first layer.
-pub(super) fn head(config: &[u8], layers: &[Descriptor], reference: Option<&Reference>) -> Bytes {
+/// The bytes before the first layer of an image without a name.
+pub(super) fn head(config: &[u8], layers: &[Descriptor]) -> Bytes {
     let config_descriptor = Descriptor::of(media_type::CONFIG, config);
     let manifest = make_manifest(&config_descriptor, layers);
     let root = Descriptor::of(media_type::MANIFEST, &manifest);
     let layers: Vec<String> = layers.iter().map(|layer| path(&layer.digest)).collect();
-    let tags = reference.map(|reference| vec![reference.familiar()]);
-    let list = json!([{"Config": path(&config_descriptor.digest), "RepoTags": tags, "Layers": layers}]);
-    let mut bytes = layout_head(&root, reference);
+    let list = json!([{"Config": path(&config_descriptor.digest), "RepoTags": null, "Layers": layers}]);
+    let mut bytes = layout_head(&root, None);
     member(&mut bytes, "manifest.json", list.to_string().as_bytes());
     member(&mut bytes, &path(&root.digest), &manifest);
     member(&mut bytes, &path(&config_descriptor.digest), config);
@@ -70,13 +69,21 @@ pub(super) fn partial_config(agent: &str, platform: &Platform, diff_ids: &[Diges
     config.to_string().into_bytes()
 }
 
-/// A whole archive of an image without layers, under this name.
-pub(super) fn anchor(agent: &str, name: &str) -> Bytes {
+/// An image without layers, to which a tag can move.
+pub(super) struct Anchor {
+    /// All of it.
+    pub(super) archive: Bytes,
+    /// What it can be called by: the digest of its config, and that of its manifest with containerd's store.
+    pub(super) ids: [Digest; 2],
+}
+
+/// An anchor of this agent.
+pub(super) fn anchor(agent: &str) -> Anchor {
     let config = partial_config(agent, &Platform::host(), &[]);
-    let reference = name.parse::<Reference>().ok();
-    let mut bytes = head(&config, &[], reference.as_ref()).to_vec();
+    let manifest = make_manifest(&Descriptor::of(media_type::CONFIG, &config), &[]);
+    let mut bytes = head(&config, &[]).to_vec();
     bytes.extend_from_slice(&end());
-    bytes.into()
+    Anchor { archive: bytes.into(), ids: [Digest::of(&config), Digest::of(&manifest)] }
 }
 
 fn path(digest: &Digest) -> String {
@@ -110,8 +117,7 @@ mod tests {
     #[test]
     fn an_archive_has_both_formats_and_only_the_layers_that_were_put_in() {
         let layers = [Descriptor::of(media_type::LAYER, b"below"), Descriptor::of(media_type::LAYER, b"above")];
-        let reference: Reference = "quay.io/a/demo:v1".parse().unwrap();
-        let mut bytes = head(b"{}", &layers, Some(&reference)).to_vec();
+        let mut bytes = head(b"{}", &layers).to_vec();
         bytes.extend_from_slice(&layer_head(&layers[1].digest, 5));
         bytes.extend_from_slice(b"above");
         bytes.extend_from_slice(&padding(5));
@@ -127,10 +133,10 @@ mod tests {
         assert_eq!(members.len(), 6);
         assert_eq!(members[&path(&layers[1].digest)], b"above");
         let list: serde_json::Value = serde_json::from_slice(&members["manifest.json"]).unwrap();
-        assert_eq!(list[0]["RepoTags"][0], "quay.io/a/demo:v1");
+        assert!(list[0]["RepoTags"].is_null());
         assert_eq!(list[0]["Layers"][0], path(&layers[0].digest));
         let index: serde_json::Value = serde_json::from_slice(&members["index.json"]).unwrap();
-        assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], "quay.io/a/demo:v1");
+        assert!(index["manifests"][0]["annotations"].is_null());
         assert!(padding(1024).is_empty());
     }
 }

@@ -51,27 +51,35 @@ impl Target {
         format!("load {name}")
     }
 
+    /// The name that the engine can keep: a digest is none.
     fn tag(&self) -> Option<Reference> {
-        self.image.reference.as_ref().map(Reference::without_digest)
+        self.image.reference.as_ref().map(Reference::without_digest).filter(|reference| reference.tag().is_some())
     }
 
-    /// Has the engine load what it does not have, and then name it: nothing gets a name that was not looked at.
-    async fn bring(&self, layout: LayoutImport, here: Option<Pin>, tag: Option<Reference>) -> Result<(), StoreError> {
-        let root = self.image.root.digest.to_string();
+    /// Has the engine load what it does not have, and then name it: nothing gets a name that was not looked at. Returns the image that had the name.
+    async fn bring(&self, layout: LayoutImport, here: Option<Pin>) -> Result<Option<Digest>, StoreError> {
+        let root = self.image.root.digest;
         let mut pin = here;
-        if pin.is_none() {
+        let is_here = pin.is_some();
+        if !is_here {
             layout.commit().await?;
-            pin = self.tag().map(|_| self.shared.pin_ahead());
-            let name = pin.as_ref().and_then(Pin::reference);
+            // An image that the engine had before stays, whatever becomes of the load.
+            pin = self.shared.pin(&root).await?.or_else(|| self.tag().map(|_| self.shared.pin_ahead(&root)));
+        }
+        let name = pin.as_ref().and_then(Pin::reference);
+        if !is_here {
             self.load(name.as_ref()).await?;
-            self.read_back(&name.map_or(root, |name| name.to_string())).await?;
         }
-        if let Some(tag) = tag {
-            self.shared.name(&self.image.root.digest, &tag).await?;
-            self.read_back(&tag.to_string()).await?;
-        }
+        self.read_back(&name.map_or(root.to_string(), |name| name.to_string())).await?;
+        let replaced = match self.tag() {
+            Some(tag) => self.shared.name(&root, &tag).await?,
+            None => {
+                self.shared.pins.keep(&root);
+                None
+            }
+        };
         drop(pin);
-        Ok(())
+        Ok(replaced)
     }
 
     /// One archive of everything, which the layout has checked. Not under the image's own name: engines say that they have loaded what they cannot
@@ -106,11 +114,6 @@ impl Target {
         });
         if is_one_of_ours { Ok(()) } else { Err(wrong("it shows other layers than were loaded".to_owned())) }
     }
-
-    /// What a name shows.
-    async fn named(&self, tag: &Reference) -> Result<Option<Digest>, StoreError> {
-        Ok(self.shared.inspect(&tag.to_string()).await?.and_then(|image| image.id.parse().ok()))
-    }
 }
 
 impl Import for WholeImport {
@@ -119,7 +122,7 @@ impl Import for WholeImport {
     async fn missing(&mut self) -> Result<Vec<Descriptor>, StoreError> {
         let inventory = self.target.shared.inventory().await?;
         if let Some(row) = inventory.visible().find(|row| self.target.is_of(row)) {
-            self.here = self.target.shared.pin(&row.id, false).await?;
+            self.here = self.target.shared.pin(&row.id).await?;
             if self.here.is_some() {
                 return Ok(vec![]);
             }
@@ -135,15 +138,9 @@ impl Import for WholeImport {
         let Self { target, layout, here } = self;
         let root = target.image.root.digest;
         let _turn = target.shared.imports.take(root).await;
-        let tag = target.tag();
-        let before = match &tag {
-            Some(tag) => target.named(tag).await?,
-            None => None,
-        };
-        let done = target.bring(layout, here, tag.filter(|_| before != Some(root))).await;
-        // Pins have ended: what has no name but one of ours goes with it, so that nobody meets what the engine could not unpack.
+        let done = target.bring(layout, here).await;
+        // Pins have ended: what has no name but one of ours and was not looked at goes with it, so that nobody meets what the engine could not unpack.
         target.shared.release_pins().await;
-        done?;
-        Ok(Imported { image_id: root, replaced: before.filter(|before| *before != root) })
+        Ok(Imported { image_id: root, replaced: done? })
     }
 }
