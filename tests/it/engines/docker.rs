@@ -13,7 +13,7 @@ use tests::engine::docker::Docker;
 use tests::sample::{Recipe, Sample, layer_tar};
 use tests::skipped;
 
-use super::{loads, odd, unpacked};
+use super::{loads, odd, pins, unpacked};
 
 /// A store on this engine, with an agent's directory of its own.
 fn store(socket: PathBuf) -> (EngineStore, TempDir) {
@@ -65,6 +65,29 @@ async fn the_systems_engine_keeps_the_promises() {
 async fn a_newer_engine_keeps_the_promises() {
     match Docker::unpacked("trixie") {
         Some(binary) => Box::pin(conforms(&binary)).await,
+        None => skipped("no newer Docker Engine here (.ci/engines)"),
+    }
+}
+
+async fn pins_go_alone(binary: &Path) {
+    let docker = Docker::start(binary, "overlay2");
+    let tool =
+        pins::Tool { engine: Engine::Docker, socket: docker.socket(), run: &|arguments| docker.must(arguments), clear: &|| docker.clear() };
+    Box::pin(pins::check(tool)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pins_of_the_systems_engine_go_alone() {
+    match Docker::system() {
+        Some(binary) => Box::pin(pins_go_alone(&binary)).await,
+        None => skipped("no Docker Engine here (apt-get install docker.io)"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pins_of_a_newer_engine_go_alone() {
+    match Docker::unpacked("trixie") {
+        Some(binary) => Box::pin(pins_go_alone(&binary)).await,
         None => skipped("no newer Docker Engine here (.ci/engines)"),
     }
 }

@@ -15,7 +15,8 @@ use tests::sample::{Packing, Recipe, Sample, layer_tar};
 
 const MIB: usize = 1 << 20;
 
-async fn feed<I: Import>(import: &I, blob: &Descriptor, bytes: &Bytes) -> Result<(), StoreError> {
+/// Brings in one blob.
+pub(crate) async fn feed<I: Import>(import: &I, blob: &Descriptor, bytes: &Bytes) -> Result<(), StoreError> {
     let Some(mut ingest) = import.ingest(blob).await? else { return Ok(()) };
     for block in bytes.chunks(512 << 10) {
         ingest.append(bytes.slice_ref(block)).await?;

@@ -7,6 +7,7 @@ mod forms;
 mod loads;
 mod odd;
 mod pairs;
+mod pins;
 mod podman;
 mod shared;
 mod sockets;

@@ -12,7 +12,7 @@ use tests::sample::{Recipe, archive_file};
 use tests::skipped;
 
 use super::docker::{busybox, of_layers};
-use super::{loads, unpacked};
+use super::{loads, pins, unpacked};
 
 /// A store on this engine, with an agent's directory of its own.
 fn store(socket: PathBuf) -> (EngineStore, TempDir) {
@@ -40,6 +40,17 @@ async fn the_service_keeps_the_promises() {
     local_names(&podman, &store).await;
     layers_that_buildah_made(&podman, &store).await;
     an_image_runs(&podman, &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pins_go_alone() {
+    if !Podman::is_installed() {
+        return skipped("no Podman here (apt-get install podman)");
+    }
+    let podman = Podman::start();
+    let tool =
+        pins::Tool { engine: Engine::Podman, socket: podman.socket(), run: &|arguments| podman.must(arguments), clear: &|| podman.clear() };
+    Box::pin(pins::check(tool)).await;
 }
 
 async fn layers_that_buildah_made(podman: &Podman, store: &EngineStore) {

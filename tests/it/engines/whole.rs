@@ -1,7 +1,7 @@
 //! Docker Engine with containerd's store, where that containerd is out of reach: by save and load.
 
-use agent::store::StoreError;
 use agent::store::engine::{Deadlines, Engine, Settings, WholeStore};
+use agent::store::{Import, Store, StoreError};
 use bytes::Bytes;
 use proto::Digest;
 use tempfile::TempDir;
@@ -78,6 +78,25 @@ async fn what_the_engine_cannot_unpack_gets_no_name() {
         let id = said(&docker, &["image", "inspect", "--format", "{{.Id}}", "demo:v1"]);
         assert_eq!(id, old.image.root.digest.to_string());
     }
+}
+
+/// An image that is here, and whose name somebody takes away while it is sent again without one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_loses_its_name_meanwhile_stays() {
+    let Some(docker) = docker() else { return };
+    let (store, _state) = store(&docker);
+    let sample = Sample::small("demo:v1", 302);
+    bring(&store, &sample).await.unwrap();
+    let mut import = store.import(sample.clone().untagged().image).await.unwrap();
+    assert_eq!(import.missing().await.unwrap(), vec![]);
+    said(&docker, &["rmi", "demo:v1"]);
+    import.commit().await.unwrap();
+    store.close().await;
+    let list = said(&docker, &["images", "--all", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]);
+    assert_eq!(list, format!("<none>:<none> {}", sample.image.root.digest));
+    // Under its name again, without a trace of ours.
+    bring(&store, &sample).await.unwrap();
+    assert_eq!(said(&docker, &["images", "--all", "--format", "{{.Repository}}:{{.Tag}}"]), "demo:v1");
 }
 
 fn config(layer: &[u8]) -> serde_json::Value {
