@@ -338,6 +338,9 @@ pub enum Refusal {
     /// A kind of store that does not keep such images.
     #[error("{0}")]
     Unsupported(String),
+    /// The engine behind the store is gone, or does not answer: it may come back. Only to a host with [`SIGNS_OF_LIFE`], to others [`Refusal::Store`].
+    #[error("its store failed: {0}")]
+    StoreUnavailable(String),
 }
 
 impl Bounded for Hello {
@@ -377,6 +380,16 @@ impl Bounded for Get {
     }
 }
 
+impl Refusal {
+    /// The refusal as a host with these capabilities understands it.
+    pub fn for_capabilities(self, capabilities: u64) -> Self {
+        match self {
+            Self::StoreUnavailable(reason) if capabilities & SIGNS_OF_LIFE == 0 => Self::Store(reason),
+            refusal => refusal,
+        }
+    }
+}
+
 impl Bounded for Block {
     fn within_limits(&self) -> bool {
         match self {
@@ -400,9 +413,13 @@ impl Bounded for Answer {
             Self::Want(want) => want.missing.len() <= IMAGE_BLOBS,
             Self::Images(rows) => rows.len() <= NAMES && rows.iter().all(|row| row.platforms.len() <= IMAGE_MANIFESTS),
             Self::Described(image) => image.as_ref().is_none_or(Bounded::within_limits),
-            Self::Refused(Refusal::Policy(text) | Refusal::InvalidImage(text) | Refusal::Store(text) | Refusal::Unsupported(text)) => {
-                text.len() <= TEXT_BYTES
-            }
+            Self::Refused(
+                Refusal::Policy(text)
+                | Refusal::InvalidImage(text)
+                | Refusal::Store(text)
+                | Refusal::Unsupported(text)
+                | Refusal::StoreUnavailable(text),
+            ) => text.len() <= TEXT_BYTES,
             Self::Refused(Refusal::PlatformAbsent { available, .. }) => available.len() <= IMAGE_MANIFESTS,
             Self::Progress(_) | Self::Corrupt(_) | Self::Committed(_) | Self::Done | Self::Refused(_) => true,
         }

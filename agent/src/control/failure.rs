@@ -69,7 +69,7 @@ pub(super) fn refusal_kind(refusal: &Refusal) -> FailureKind {
         Refusal::InvalidImage(_) => FailureKind::InvalidImage,
         Refusal::Corrupt(_) => FailureKind::Corrupt,
         Refusal::Unsupported(_) => FailureKind::Unsupported,
-        Refusal::Store(_) | Refusal::StoreChanged => FailureKind::Store,
+        Refusal::Store(_) | Refusal::StoreUnavailable(_) | Refusal::StoreChanged => FailureKind::Store,
         Refusal::Cancelled => FailureKind::Cancelled,
         Refusal::ShuttingDown => FailureKind::ShuttingDown,
         Refusal::Busy | Refusal::OutOfTurn => FailureKind::Other,

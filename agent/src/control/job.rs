@@ -8,6 +8,8 @@ use proto::control::{Event, Failure, FailureKind, Resolved, Send};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::failure::failure;
 
@@ -91,11 +93,17 @@ impl Jobs {
         job
     }
 
-    /// Carries a job out.
-    pub(super) fn spawn(&self, work: impl Future<Output = ()> + std::marker::Send + 'static) {
+    /// Carries a job out. When that ends without an end of the job, because of a defect, whoever follows the job hears it.
+    pub(super) fn spawn(&self, job: Arc<Job>, work: impl Future<Output = ()> + std::marker::Send + 'static) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(work);
+        let work = AbortOnDropHandle::new(tokio::spawn(work.in_current_span()));
+        tasks.spawn(async move {
+            if let Err(error) = work.await {
+                tracing::error!(job = job.id, %error, "a send has failed by a defect");
+            }
+            job.end(Err(failure(FailureKind::Other, format!("send {} ended by a defect of the agent", job.id))));
+        });
     }
 
     /// Waits until all have ended; no other one begins after this.

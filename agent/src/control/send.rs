@@ -79,7 +79,7 @@ async fn begin<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, mut request: Se
         return Ok(job);
     };
     let job = jobs.begin(context.transfers.number(), request, Asker::Client, &context.shutdown);
-    jobs.spawn(relay::run(context.clone(), job.clone(), source));
+    jobs.spawn(job.clone(), relay::run(context.clone(), job.clone(), source));
     Ok(job)
 }
 
@@ -123,7 +123,7 @@ pub(super) async fn begin_for<S: Store>(
 
 fn roll_out<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, request: Send, asker: Asker, plan: Plan) -> Arc<Job> {
     let job = jobs.begin(context.transfers.number(), request, asker, &context.shutdown);
-    jobs.spawn(roll_out::run(context.clone(), job.clone(), plan));
+    jobs.spawn(job.clone(), roll_out::run(context.clone(), job.clone(), plan));
     job
 }
 

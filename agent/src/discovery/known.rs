@@ -41,8 +41,10 @@ impl Known {
     }
 
     /// Replaces what was saved. A failure costs a hint and is only logged.
-    pub(super) fn save(&self, seen: &HashMap<HostId, Sighting>) {
+    pub(super) fn save(&self, seen: impl FnOnce() -> HashMap<HostId, Sighting>) {
         let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at now: of two that wait for each other the later one has all.
+        let seen = seen();
         let saved: BTreeMap<String, &Vec<SocketAddr>> = seen.iter().map(|(id, sighting)| (id.to_string(), &sighting.addresses)).collect();
         let written = serde_json::to_vec_pretty(&saved).map(|bytes| durable::write(&self.path, &bytes, 0o600));
         if let Ok(Err(error)) = written {

@@ -80,9 +80,9 @@ impl Peers {
     }
 
     /// A host was reached at an address, and proved who it is: tried first from now on, also after a restart.
-    pub fn reached(&self, id: &HostId, address: SocketAddr) {
+    pub fn reached(self: &Arc<Self>, id: &HostId, address: SocketAddr) {
         let address = canonical(address);
-        let snapshot = {
+        {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let sighting = seen.entry(*id).or_default();
             sighting.last_seen_unix_s = now_unix_s();
@@ -93,10 +93,19 @@ impl Peers {
             sighting.addresses.retain(|other| *other != address);
             sighting.addresses.insert(0, address);
             sighting.addresses.truncate(ADDRESSES);
-            seen.clone()
-        };
+        }
+        // It is synced: not on a thread that moves packets.
+        let peers = self.clone();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(crate::sys::blocking(move || peers.save()))),
+            Err(_) => self.save(),
+        }
+    }
+
+    /// Keeps what is known for the next start.
+    fn save(&self) {
         if let Some(known) = &self.known {
-            known.save(&snapshot);
+            known.save(|| self.all());
         }
     }
 

@@ -88,14 +88,22 @@ impl Stream {
         Ok(Some(frame::decode(&body)?))
     }
 
-    /// Exactly `length_bytes` bytes that are no frame. A source that stalls is given up.
+    /// Exactly `length_bytes` bytes that are no frame. A source from which nothing comes for [`STALL_TIMEOUT_MS`] is given up, however long the whole
+    /// of it takes.
     pub async fn read(&mut self, length_bytes: usize) -> Result<Vec<u8>, NetError> {
         let mut bytes = vec![0; length_bytes];
-        let read = self.receive.read_exact(&mut bytes);
-        match tokio::time::timeout(Duration::from_millis(STALL_TIMEOUT_MS), read).await {
-            Ok(read) => read.map_err(lost_read).map(|()| bytes),
-            Err(_) => Err(NetError::Silent(STALL_TIMEOUT_MS / 1000)),
+        let mut filled = 0;
+        while filled < length_bytes {
+            let read = self.receive.read(&mut bytes[filled..]);
+            match tokio::time::timeout(Duration::from_millis(STALL_TIMEOUT_MS), read).await {
+                Ok(Ok(Some(more))) => filled += more,
+                Ok(Ok(None)) => return Err(NetError::Frame(FrameError::Malformed)),
+                Ok(Err(ReadError::ConnectionLost(error))) => return Err(error.into()),
+                Ok(Err(error)) => return Err(NetError::Lost(error.to_string())),
+                Err(_) => return Err(NetError::Silent(STALL_TIMEOUT_MS / 1000)),
+            }
         }
+        Ok(bytes)
     }
 
     /// Resolves when the peer gives up: it resets its side, finishes it, or is gone. True: it has finished.

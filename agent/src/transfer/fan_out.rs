@@ -28,8 +28,9 @@ const GATHER: Duration = Duration::from_millis(500);
 const ASK_MS: u64 = 3_000;
 /// The same at the end, when it matters less.
 const END_MS: u64 = 1_000;
-/// How long a host serves others after it has the image, when the host that started the job is gone and nobody says that it is over.
-const LINGER: Duration = Duration::from_secs(60);
+/// How long a host that has the image goes on serving others after the last of them has read here, when the host that started the job is gone and
+/// nobody says that it is over. Longer than a host without a source looks for one.
+const LINGER: Duration = Duration::from_secs(90);
 
 /// What happens to a host of a fan-out, for the plan.
 #[derive(Debug)]
@@ -226,7 +227,9 @@ pub(super) async fn receive_share<S: Store>(context: Arc<Context<S>>, peer: Peer
     let Some(job) = fan_out.job.filter(|_| !dry_run && context.jobs.count(&peer.id()) <= JOBS_PER_HOST) else { return };
     let orphaned = async {
         peer.closed().await;
-        tokio::time::sleep(LINGER).await;
+        // From here on the others have only each other.
+        job.read();
+        job.unread_for(LINGER).await;
     };
     tokio::select! {
         () = job.ended.cancelled() => {}

@@ -60,13 +60,27 @@ pub(super) async fn document(peer: &Peer, blob: &Descriptor) -> Result<Vec<u8>, 
     loop {
         let left_bytes = range.end - bytes.len() as u64;
         let signs = Signs::default();
-        let header = heard(STALL_TIMEOUT_MS, &AtomicU64::new(0), &signs, block(&mut stream, left_bytes, &signs)).await?;
+        let header = heard(Patience::ORIGIN, &AtomicU64::new(0), &signs, block(&mut stream, left_bytes, &signs)).await?;
         bytes.extend(stream.read(header.encoded_bytes as usize).await.map_err(GetError::Net)?);
         if bytes.len() as u64 == blob.size_bytes {
             break;
         }
     }
     if Digest::of(&bytes) == blob.digest { Ok(bytes) } else { Err(GetError::Corrupt) }
+}
+
+/// How long nothing may come from a source.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Without a byte or a sign of life.
+    pub(super) silence_ms: u64,
+    /// The source has the image: when it waits, it waits for no other host, and may do so as long as it says so.
+    pub(super) is_origin: bool,
+}
+
+impl Patience {
+    /// With the one source of a session.
+    pub(super) const ORIGIN: Self = Self { silence_ms: STALL_TIMEOUT_MS, is_origin: true };
 }
 
 /// How a range is fetched into staging, verified block by block.
@@ -82,8 +96,8 @@ pub(super) struct Fetch<'a> {
     pub(super) limit: Option<&'a Limit>,
     /// What the hashes of all ranges have to be, where that is known.
     pub(super) hashes: Option<&'a [RangeHash]>,
-    /// How long the source may say nothing.
-    pub(super) silence_ms: u64,
+    /// How long nothing may come from the source.
+    pub(super) patience: Patience,
     /// Hears how far the source is that hashes before it serves.
     pub(super) hashing: Option<&'a watch::Sender<Option<HashingProgress>>>,
 }
@@ -96,7 +110,7 @@ impl Fetch<'_> {
             let turn = peer.ask().await;
             Ok((
                 turn,
-                heard(self.silence_ms, self.received_bytes, &Signs::default(), ask(peer, self.staged.descriptor().digest, &(*at..end)))
+                heard(self.patience, self.received_bytes, &Signs::default(), ask(peer, self.staged.descriptor().digest, &(*at..end)))
                     .await?,
             ))
         };
@@ -136,21 +150,19 @@ impl Fetch<'_> {
 
     async fn next(&self, stream: &mut Stream, offset: u64, end: u64) -> Result<(BlockHeader, Vec<u8>), GetError> {
         let signs = Signs { hashing: self.hashing.cloned(), ..Signs::default() };
-        let next = async {
-            let header = block(stream, end - offset, &signs).await?;
-            if let Some(hashes) = self.hashes
-                && !agrees(hashes, offset, &header)
-            {
-                return Err(GetError::Corrupt);
-            }
-            if let Some(limit) = self.limit {
-                // What is not read is not sent: the window of the stream closes.
-                limit.take(header.encoded_bytes).await;
-            }
-            let bytes = stream.read(header.encoded_bytes as usize).await.map_err(GetError::Net)?;
-            Ok((header, bytes))
-        };
-        heard(self.silence_ms, self.received_bytes, &signs, next).await
+        let header = heard(self.patience, self.received_bytes, &signs, block(stream, end - offset, &signs)).await?;
+        if let Some(hashes) = self.hashes
+            && !agrees(hashes, offset, &header)
+        {
+            return Err(GetError::Corrupt);
+        }
+        if let Some(limit) = self.limit {
+            // What is not read is not sent: the window of the stream closes. The wait is ours, and no silence of the source.
+            limit.take(header.encoded_bytes).await;
+        }
+        let read = async { stream.read(header.encoded_bytes as usize).await.map_err(GetError::Net) };
+        let bytes = heard(self.patience, self.received_bytes, &signs, read).await?;
+        Ok((header, bytes))
     }
 }
 
@@ -194,11 +206,12 @@ impl Signs {
 /// The output of `next`, unless the source is silent for `silence_ms`. It is not silent while bytes come, be they of another range that it prefers, nor
 /// while it gets further with its hashing. For a while it may say that it waits, and for longer that it hashes and gets no further.
 async fn heard<T>(
-    silence_ms: u64,
+    patience: Patience,
     received_bytes: &AtomicU64,
     signs: &Signs,
     next: impl Future<Output = Result<T, GetError>>,
 ) -> Result<T, GetError> {
+    let Patience { silence_ms, is_origin } = patience;
     let mut next = std::pin::pin!(next);
     let (mut known, mut waited) = (signs.seen(received_bytes), 0);
     loop {
@@ -207,7 +220,9 @@ async fn heard<T>(
         }
         let now = signs.seen(received_bytes);
         let before = std::mem::replace(&mut known, now);
-        let is_further = now.bytes > before.bytes || now.hashed_bytes != before.hashed_bytes;
+        // The origin waits for no other host: it keeps to a limit, which may take long for one block.
+        let is_held_back = is_origin && now.waits > before.waits;
+        let is_further = now.bytes > before.bytes || now.hashed_bytes != before.hashed_bytes || is_held_back;
         waited = if is_further { 0 } else { waited + 1 };
         let most = if now.hashes > before.hashes { HASHING_MS / silence_ms } else { WAITING };
         if waited >= most || (waited > 0 && now == before) {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use proto::hash::{RangeHash, range_count};
 use proto::job::{JobId, Sources};
@@ -28,6 +29,8 @@ pub(super) struct Job {
     sources: watch::Sender<Vec<HostId>>,
     /// Of the last word on them.
     number: AtomicU64,
+    /// When another host last read here.
+    read_at: Mutex<Instant>,
     /// Cancelled when the head says that it is over.
     pub(super) ended: CancellationToken,
     /// Cancelled when the head offers it again: it was lost, and is back.
@@ -65,8 +68,17 @@ impl Jobs {
         let blobs = blobs.map(|(descriptor, place)| (descriptor.digest, JobBlob::new(descriptor, place))).collect();
         let members = members.iter().copied().collect();
         let (ended, renewed) = (CancellationToken::new(), CancellationToken::new());
-        let job =
-            Arc::new(Job { id, head, members, blobs, sources: watch::Sender::new(vec![]), number: AtomicU64::new(0), ended, renewed });
+        let job = Arc::new(Job {
+            id,
+            head,
+            members,
+            blobs,
+            sources: watch::Sender::new(vec![]),
+            number: AtomicU64::new(0),
+            read_at: Mutex::new(Instant::now()),
+            ended,
+            renewed,
+        });
         self.of(&head, id).iter().for_each(|old| old.renewed.cancel());
         let mut jobs = self.jobs();
         jobs.retain(|job| job.strong_count() > 0);
@@ -121,6 +133,22 @@ impl Job {
     /// Where to read, the best source first; empty until the head has said it.
     pub(super) fn sources(&self) -> watch::Receiver<Vec<HostId>> {
         self.sources.subscribe()
+    }
+
+    /// Another host reads here now.
+    pub(super) fn read(&self) {
+        *self.read_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Resolves when nobody has read here for so long.
+    pub(super) async fn unread_for(&self, time: Duration) {
+        loop {
+            let idle = self.read_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+            if idle >= time {
+                return;
+            }
+            tokio::time::sleep(time - idle).await;
+        }
     }
 
     /// What was still awaited will not come.

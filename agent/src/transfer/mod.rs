@@ -141,8 +141,8 @@ fn refusal(error: &StoreError) -> Refusal {
         StoreError::Unsupported { .. } => Refusal::Unsupported(error.to_string()),
         StoreError::NoSpace(_) => Refusal::Store("no space left on its device".to_owned()),
         StoreError::Io { action, source, .. } => Refusal::Store(format!("cannot {action} a file: {source}")),
-        StoreError::Unreachable { engine, source, .. } => Refusal::Store(format!("{engine} cannot be reached: {source}")),
-        StoreError::Silent { engine, .. } => Refusal::Store(format!("{engine} does not answer")),
+        StoreError::Unreachable { engine, source, .. } => Refusal::StoreUnavailable(format!("{engine} cannot be reached: {source}")),
+        StoreError::Silent { engine, .. } => Refusal::StoreUnavailable(format!("{engine} does not answer")),
         other => Refusal::Store(other.to_string()),
     }
 }

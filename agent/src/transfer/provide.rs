@@ -17,23 +17,23 @@ pub(super) async fn provide<S: Store>(context: &Context<S>, peer: &Peer, stream:
     let Some(offer) = context.offers.find(&peer.id(), &get.digest) else {
         return match context.jobs.find(&peer.id(), &get.digest) {
             Some(job) => share::share(context, peer, stream, &job, get).await,
-            None => refuse(stream, Refusal::BlobNotOffered(get.digest)).await,
+            None => refuse(peer, stream, Refusal::BlobNotOffered(get.digest)).await,
         };
     };
     let Some(blob) = offer.blob(&get.digest).filter(|blob| fits(&get, blob.size_bytes)).cloned() else {
-        return refuse(stream, Refusal::OutOfTurn).await;
+        return refuse(peer, stream, Refusal::OutOfTurn).await;
     };
     // It waits for its own other ranges: each one holds blocks that nobody may have read yet.
     let _turn = peer.provide().await;
     let hashing = match offer.hashing(&get.digest, context) {
         Ok(hashing) => hashing,
-        Err(error) => return refuse(stream, refusal(&error)).await,
+        Err(error) => return refuse(peer, stream, refusal(&error)).await,
     };
     match hashing.hashes_for(stream, hashing_block(peer)).await? {
-        Ok(hashes) => serve_store(&*context.store, stream, &blob, &hashes, get, Some(&offer)).await,
+        Ok(hashes) => serve_store(&*context.store, peer, stream, &blob, &hashes, get, Some(&offer)).await,
         Err(error) => {
             debug!(blob = %get.digest, %error, "cannot serve");
-            refuse(stream, offer.unhashed(&get.digest, &error)).await
+            refuse(peer, stream, offer.unhashed(&get.digest, &error)).await
         }
     }
 }
@@ -47,6 +47,7 @@ pub(super) fn hashing_block(peer: &Peer) -> impl Fn(HashingProgress) -> Block + 
 /// Serves a range of what is in the store, for an offer or for nobody's account.
 pub(super) async fn serve_store<S: Store>(
     store: &S,
+    peer: &Peer,
     stream: &mut Stream,
     blob: &Descriptor,
     hashes: &[RangeHash],
@@ -57,7 +58,7 @@ pub(super) async fn serve_store<S: Store>(
         Ok(reader) => reader,
         Err(error) => {
             debug!(blob = %get.digest, %error, "cannot serve");
-            return refuse(stream, refusal(&error)).await;
+            return refuse(peer, stream, refusal(&error)).await;
         }
     };
     let is_shared = offer.is_none_or(Offer::is_shared);
@@ -71,14 +72,14 @@ pub(super) async fn serve_store<S: Store>(
     loop {
         let bytes = match blocks.next().await {
             Ok(bytes) => bytes,
-            Err(error) => return refuse(stream, refusal(&error)).await,
+            Err(error) => return refuse(peer, stream, refusal(&error)).await,
         };
         let length_bytes = bytes.len() as u64;
         if length_bytes == 0 && get.length_bytes > 0 {
-            return refuse(stream, Refusal::Corrupt(get.digest)).await;
+            return refuse(peer, stream, Refusal::Corrupt(get.digest)).await;
         }
         if let Some(offer) = offer {
-            offer.pass(length_bytes).await;
+            share::waiting(stream, offer.pass(length_bytes)).await?;
         }
         stream.send(&Block::Bytes(header(hashes, offset, length_bytes))).await?;
         stream.write(bytes).await?;
@@ -108,8 +109,8 @@ pub(super) fn header(hashes: &[RangeHash], offset: u64, length_bytes: u64) -> Bl
     BlockHeader { encoding: Encoding::Raw, encoded_bytes: length_bytes, before, after: hashes[first..first + count].to_vec() }
 }
 
-pub(super) async fn refuse(stream: &mut Stream, refusal: Refusal) -> Result<(), NetError> {
-    stream.send(&Block::Refused(refusal)).await?;
+pub(super) async fn refuse(peer: &Peer, stream: &mut Stream, refusal: Refusal) -> Result<(), NetError> {
+    stream.send(&Block::Refused(refusal.for_capabilities(peer.hello().capabilities))).await?;
     stream.finish();
     Ok(())
 }

@@ -56,6 +56,12 @@ pub async fn pull<S: Store>(
             {
                 (retry.next(total.received_bytes), Refusal::ShuttingDown.to_string())
             }
+            // An engine is restarted, perhaps, after it has worked.
+            Err(TransferError::Here(Refusal::StoreUnavailable(reason)) | TransferError::Refused(Refusal::StoreUnavailable(reason)))
+                if total.was_planned =>
+            {
+                (retry.next(total.received_bytes), reason)
+            }
             // What failed is the way to the source.
             Err(TransferError::Here(Refusal::Store(reason))) if is_lost => (retry.next(total.received_bytes), reason),
             result => break result,
@@ -87,6 +93,8 @@ pub async fn pull<S: Store>(
 /// What all attempts together have come to.
 #[derive(Debug, Default)]
 struct Total {
+    /// It was known what is missing: the stores of both sides work, or have worked.
+    was_planned: bool,
     received_bytes: u64,
     wire_bytes: u64,
 }
@@ -137,12 +145,13 @@ async fn pull_from<S: Store>(
     let received = {
         let receiving = receive::receive(context, peer, &mut stream, offer, transfer.cancelled(), interest);
         let publishing = publish(&mut receiver, &host, &image, transfer, events);
-        let (received, attempt_bytes) = tokio::join!(receiving, publishing);
+        let (received, (image_is_planned, attempt_bytes)) = tokio::join!(receiving, publishing);
         total.received_bytes += received
             .as_ref()
             .ok()
             .and_then(|received| received.committed.as_ref())
             .map_or(attempt_bytes, |committed| committed.received_bytes);
+        total.was_planned |= image_is_planned;
         total.wire_bytes += peer.wire_bytes() - wire_start_bytes;
         received.map_err(|refusal| if cancelled.is_cancelled() { TransferError::Cancelled } else { TransferError::Here(refusal) })?
     };
@@ -176,19 +185,21 @@ fn answers(pull: &Pull, image: &proto::Image) -> bool {
     image.reference.as_ref().is_none_or(named) && pull.image.digest().is_none_or(has)
 }
 
-/// Turns the news of a session into events, until it ends. The bytes that came in it.
+/// Turns the news of a session into events, until it ends. Whether it was known what is missing, and the bytes that came in it.
 async fn publish(
     receiver: &mut mpsc::Receiver<News>,
     host: &str,
     image: &proto::Image,
     transfer: &Transfer,
     events: &mpsc::Sender<Event>,
-) -> u64 {
+) -> (bool, u64) {
     let name = display_name(image);
+    let mut is_planned = false;
     let (mut total_bytes, mut staged_bytes, mut done_bytes, mut verified) = (0, 0, 0, HashMap::new());
     while let Some(news) = receiver.recv().await {
         match news {
             News::Wanted(missing) => {
+                is_planned = true;
                 staged_bytes = missing.iter().map(|missing| missing.staged_bytes).sum();
                 let plan = offering::plan(host, &name, image, &Want { missing });
                 total_bytes = plan.send_bytes;
@@ -207,7 +218,7 @@ async fn publish(
             }
         }
     }
-    done_bytes
+    (is_planned, done_bytes)
 }
 
 /// Answers a peer that pulls: offers what it asks for, if it may have it.

@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::arriving::{Arriving, blamed, feed, hand_over};
-use super::get::{self, Fetch};
+use super::get::{self, Fetch, Patience};
 use super::interest::{Interest, News};
 use super::job::Place;
 use super::sharing::Sharing;
 use super::{Context, documents, refusal, room};
 use crate::net::{Peer, Share, Stream};
-use crate::staging::StagedBlob;
+use crate::staging::{StagedBlob, Staging};
 use crate::store::{Import, Imported, Ingest, Store, StoreError};
 use crate::sys;
 
@@ -83,7 +83,7 @@ pub(super) async fn receive<S: Store>(
             Ok(()) => stream.send(&Answer::Refused(Refusal::Corrupt(*digest))).await,
             lost => lost,
         },
-        Err(refusal) => stream.send(&Answer::Refused(refusal.clone())).await,
+        Err(refusal) => stream.send(&Answer::Refused(refusal.clone().for_capabilities(peer.hello().capabilities))).await,
     };
     if told.is_ok() {
         stream.finish();
@@ -237,15 +237,13 @@ impl<'a, S: Store> Session<'a, S> {
         let store = &self.context.store;
         let mut import = store.import(offer.image.clone()).await.map_err(|error| refusal(&error))?;
         let missing = import.missing().await.map_err(|error| refusal(&error))?;
-        let staged = |blob: &Descriptor| {
-            let staged_bytes = self.context.staging.staged_bytes(blob)?.min(blob.size_bytes);
-            Ok(Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes })
-        };
-        let missing = missing.iter().map(staged).collect::<Result<Vec<Missing>, StoreError>>().map_err(|error| refusal(&error))?;
+        let missing = staged(&self.context.staging, missing).await.map_err(|error| refusal(&error))?;
         let arriving: u64 = missing.iter().map(|blob| blob.size_bytes - blob.staged_bytes).sum();
         if arriving > 0 {
             let rooms = store.room().await.map_err(|error| refusal(&error))?;
-            room::check(arriving, self.context.staging.room().map_err(|error| refusal(&error))?, &rooms)?;
+            let staging = self.context.staging.clone();
+            let staging_room = sys::blocking(move || staging.room()).await.map_err(|error| refusal(&error))?;
+            room::check(arriving, staging_room, &rooms)?;
         }
         let lacks = |document: &&&Descriptor| missing.iter().any(|missing| missing.digest == document.digest);
         let documents_bytes: u64 = offer.image.documents().iter().filter(lacks).map(|document| document.size_bytes).sum();
@@ -413,7 +411,7 @@ impl<'a, S: Store> Session<'a, S> {
                 received_bytes: &received,
                 limit: limit.as_deref(),
                 hashes: None,
-                silence_ms: STALL_TIMEOUT_MS,
+                patience: Patience::ORIGIN,
                 hashing: Some(&hashing),
             };
             let mut at = range.start;
@@ -562,6 +560,16 @@ impl<'a, S: Store> Session<'a, S> {
             let _ = sender.try_send(news);
         }
     }
+}
+
+/// What is missing, with what is staged of it.
+async fn staged(staging: &Arc<Staging>, missing: Vec<Descriptor>) -> Result<Vec<Missing>, StoreError> {
+    let staging = staging.clone();
+    let staged = move |blob: Descriptor| {
+        let staged_bytes = staging.staged_bytes(&blob)?.min(blob.size_bytes);
+        Ok(Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes })
+    };
+    sys::blocking(move || missing.into_iter().map(staged).collect()).await
 }
 
 /// Says that the session goes on, to who understands it.

@@ -21,7 +21,7 @@ use super::offers::Preparing;
 use super::retry::Retry;
 use super::{Context, Limit, Pinned, STORE_CHANGES, Transfer, TransferError};
 use crate::net::{NetError, Peer, Share};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::sys;
 
 /// Pause before a host of a fan-out that has not come yet is tried again.
@@ -80,11 +80,20 @@ pub async fn send<S: Store>(
     events: &mpsc::Sender<Event>,
 ) -> Result<Sent, TransferError> {
     let span = info_span!("send", image = %job.image.query(), host = job.host, transfer = transfer.id());
-    let result =
-        Sending { context, job, transfer, events, sent_before_bytes: 0, wire_before_bytes: 0, travelled_bytes: 0, drawn: HashMap::new() }
-            .run()
-            .instrument(span.clone())
-            .await;
+    let result = Sending {
+        context,
+        job,
+        transfer,
+        events,
+        sent_before_bytes: 0,
+        wire_before_bytes: 0,
+        travelled_bytes: 0,
+        drawn: HashMap::new(),
+        was_planned: false,
+    }
+    .run()
+    .instrument(span.clone())
+    .await;
     let _entered = span.enter();
     match &result {
         Ok(Sent { done, .. }) => {
@@ -116,6 +125,8 @@ struct Sending<'a, S> {
     travelled_bytes: u64,
     /// From whom, of all attempts before this one.
     drawn: HashMap<HostId, u64>,
+    /// The receiver has said what it lacks, in this attempt or an earlier one: its store works, or has worked.
+    was_planned: bool,
 }
 
 impl<S: Store> Sending<'_, S> {
@@ -137,6 +148,11 @@ impl<S: Store> Sending<'_, S> {
                 result = attempt => result,
                 () = cancelled.cancelled() => Err(TransferError::Cancelled),
             };
+            // What it comes to when it does not come back.
+            let unavailable = match &result {
+                Err(TransferError::Refused(refusal @ Refusal::StoreUnavailable(_))) => Some(refusal.clone()),
+                _ => None,
+            };
             let error = match result {
                 Err(TransferError::Net(error)) if was_connected && error.is_passing() => error,
                 Err(TransferError::Net(error)) if !was_connected && error.is_passing() && self.others_under_way(&mut hope) => {
@@ -157,6 +173,11 @@ impl<S: Store> Sending<'_, S> {
                 }
                 // It is restarted, perhaps.
                 Err(TransferError::Refused(refusal @ Refusal::ShuttingDown)) => NetError::Lost(refusal.to_string()),
+                // Its engine, or ours, is restarted, perhaps: it is waited for, once the engine has worked.
+                Err(TransferError::Refused(Refusal::StoreUnavailable(reason))) if self.was_planned => NetError::Lost(reason),
+                Err(TransferError::Store(error @ (StoreError::Unreachable { .. } | StoreError::Silent { .. }))) if self.was_planned => {
+                    NetError::Lost(error.to_string())
+                }
                 // It answers, and has other images to take in first: its turn comes, however long that takes.
                 Err(TransferError::Refused(Refusal::Busy)) => {
                     self.tell(News::Gone(self.job.id)).await;
@@ -177,7 +198,9 @@ impl<S: Store> Sending<'_, S> {
                 }
             };
             self.tell(News::Gone(self.job.id)).await;
-            let Some(pause) = retry.next(self.travelled_bytes) else { return Err(error.into()) };
+            let Some(pause) = retry.next(self.travelled_bytes) else {
+                return Err(unavailable.map_or_else(|| error.into(), TransferError::Refused));
+            };
             self.tell_waiting(&error).await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -266,9 +289,10 @@ impl<S: Store> Sending<'_, S> {
             self.follow(peer, fan, &mut offering, &image, &standing, &mut travelled).await
         };
         let result = offered.await;
+        self.was_planned |= travelled.is_planned;
         debug!(path = ?peer.path(), "path of the attempt");
         self.sent_before_bytes += standing.sent_bytes();
-        let Travelled { received, drawn } = travelled;
+        let Travelled { received, drawn, .. } = travelled;
         drawn.into_iter().for_each(|(host, bytes)| *self.drawn.entry(host).or_default() += bytes);
         self.wire_before_bytes += peer.wire_bytes() - wire_start_bytes;
         let received_bytes: u64 = received.values().sum();
@@ -318,6 +342,7 @@ impl<S: Store> Sending<'_, S> {
                     if fan.is_some() {
                         self.tell(News::Joined { peer: peer.clone(), root, size_bytes, missing_bytes: total_bytes }).await;
                     }
+                    travelled.is_planned = true;
                     planned = Some((want, total_bytes));
                 }
                 Step::Progress(progress) => {
@@ -421,6 +446,8 @@ async fn prepared(preparing: Option<&mut Preparing>) -> HashingProgress {
 /// What of an image has travelled in one attempt.
 #[derive(Debug, Default)]
 struct Travelled {
+    /// The receiver has said what it lacks.
+    is_planned: bool,
     /// Of each blob.
     received: HashMap<Digest, u64>,
     /// From each source, in a fan-out.

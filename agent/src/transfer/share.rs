@@ -29,18 +29,19 @@ pub(super) async fn share<S: Store>(
     job: &Arc<Job>,
     get: Get,
 ) -> Result<(), NetError> {
+    job.read();
     let Some(blob) = job.blob(&get.digest).filter(|blob| fits(&get, blob.descriptor.size_bytes)) else {
-        return refuse(stream, Refusal::OutOfTurn).await;
+        return refuse(peer, stream, Refusal::OutOfTurn).await;
     };
     let _turn = peer.provide().await;
     let Some(place) = waiting(stream, arrived(blob)).await? else {
-        return refuse(stream, Refusal::BlobNotOffered(get.digest)).await;
+        return refuse(peer, stream, Refusal::BlobNotOffered(get.digest)).await;
     };
     match place {
-        Place::Staged(reader) => serve_staged(stream, job, blob, &reader, get).await,
+        Place::Staged(reader) => serve_staged(peer, stream, job, blob, &reader, get).await,
         _ => match stored_hashes(context, blob, stream, hashing_block(peer)).await? {
-            Ok(hashes) => serve_store(&*context.store, stream, &blob.descriptor, &hashes, get, None).await,
-            Err(error) => refuse(stream, error).await,
+            Ok(hashes) => serve_store(&*context.store, peer, stream, &blob.descriptor, &hashes, get, None).await,
+            Err(error) => refuse(peer, stream, error).await,
         },
     }
 }
@@ -132,28 +133,36 @@ async fn arrived(blob: &JobBlob) -> Option<Place> {
     (!matches!(place, Place::Nowhere)).then_some(place)
 }
 
-async fn serve_staged(stream: &mut Stream, job: &Job, blob: &JobBlob, reader: &StagedReader, get: Get) -> Result<(), NetError> {
+async fn serve_staged(
+    peer: &Peer,
+    stream: &mut Stream,
+    job: &Job,
+    blob: &JobBlob,
+    reader: &StagedReader,
+    get: Get,
+) -> Result<(), NetError> {
     let (mut offset, end) = (get.offset, get.offset + get.length_bytes);
     in_order(stream, &get);
     loop {
         let available = waiting(stream, reader.available(offset, (end - offset).min(BLOCK_BYTES))).await?;
         let (Some(length_bytes), false) = (available, job.ended.is_cancelled()) else {
-            return refuse(stream, Refusal::BlobNotOffered(get.digest)).await;
+            return refuse(peer, stream, Refusal::BlobNotOffered(get.digest)).await;
         };
         // What an earlier session left here may have been verified with others, of a source that lied.
         let header = blob.hashes.borrow().as_deref().map(|hashes| header(hashes, offset, length_bytes));
         let verified = reader.hashes(offset..offset + length_bytes);
         let Some(header) = header.filter(|header| verified.is_some_and(|(before, after)| before == header.before && after == header.after))
         else {
-            return refuse(stream, Refusal::BlobNotOffered(get.digest)).await;
+            return refuse(peer, stream, Refusal::BlobNotOffered(get.digest)).await;
         };
         let (reading, range) = (reader.clone(), offset..offset + length_bytes);
         let bytes = match sys::blocking_in(sys::Lane::Read, move || reading.read(range)).await {
             Ok(bytes) => Bytes::from(bytes),
-            Err(error) => return refuse(stream, refusal(&error)).await,
+            Err(error) => return refuse(peer, stream, refusal(&error)).await,
         };
         stream.send(&Block::Bytes(header)).await?;
         stream.write(bytes).await?;
+        job.read();
         offset += length_bytes;
         if offset >= end {
             stream.finish();
@@ -163,7 +172,7 @@ async fn serve_staged(stream: &mut Stream, job: &Job, blob: &JobBlob, reader: &S
 }
 
 /// The output of `future`; until it comes, whoever reads the stream hears that it is not forgotten.
-async fn waiting<T>(stream: &mut Stream, future: impl Future<Output = T>) -> Result<T, NetError> {
+pub(super) async fn waiting<T>(stream: &mut Stream, future: impl Future<Output = T>) -> Result<T, NetError> {
     let mut future = std::pin::pin!(future);
     loop {
         match tokio::time::timeout(SIGN_OF_LIFE, &mut future).await {

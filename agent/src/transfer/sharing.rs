@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use super::get::{Fetch, GetError, HASHING_MS};
+use super::get::{Fetch, GetError, HASHING_MS, Patience};
 use super::job::{Job, JobBlob};
 use crate::net::{Net, NetError, Peer, Stream};
 use crate::sys;
@@ -81,7 +81,7 @@ impl Sharing {
         let blob = self.job.blob(&digest).ok_or(GetError::Refused(Refusal::BlobNotOffered(digest)))?;
         self.first_word().await;
         let hashes = self.hashes(blob).await?;
-        let fetch = Fetch { hashes: Some(&hashes), silence_ms: SOURCE_SILENCE_MS, ..fetch };
+        let fetch = Fetch { hashes: Some(&hashes), ..fetch };
         let mut at = at;
         let mut since = Instant::now();
         loop {
@@ -90,7 +90,8 @@ impl Sharing {
             let fetched = match self.peer(&source).await {
                 Ok(peer) => {
                     let received_bytes = self.counter(&source);
-                    let fetch = Fetch { received_bytes: &received_bytes, ..fetch };
+                    let patience = Patience { silence_ms: SOURCE_SILENCE_MS, is_origin: source == self.job.head };
+                    let fetch = Fetch { received_bytes: &received_bytes, patience, ..fetch };
                     fetch.run(&peer, &mut at, end, stop).await
                 }
                 Err(error) => Err(GetError::Net(error)),

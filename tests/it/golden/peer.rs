@@ -157,6 +157,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::OutOfTurn,
         Refusal::StoreChanged,
         Refusal::Unsupported(text("docker")),
+        Refusal::StoreUnavailable(text("down")),
     ]
 }
 

@@ -1,6 +1,7 @@
 //! Leases of the engine: content that is held or comes in is not collected.
 //!
-//! They carry the name of this agent, so that those which a former process of it left behind are found, and end by themselves after a day.
+//! They carry the name of this agent, so that those which a former process of it left behind are found. containerd has no call that renews a lease
+//! (1.6 to 2.1: create, delete, list and resources): one lives longer than any transfer, and this agent deletes it as soon as it is of no use.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,10 @@ use crate::store::StoreError;
 const AGENT: &str = "imgd.lease";
 /// On the lease of an import: the digest of its root.
 const IMPORT: &str = "imgd.import";
-const LIFE: Duration = Duration::days(1);
+/// After this the engine ends a lease whose agent never came back.
+const LIFE: Duration = Duration::days(30);
+/// What an import that was given up has brought is kept this long.
+const KEEP: Duration = Duration::days(1);
 
 /// What a lease is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +127,12 @@ impl EngineLease {
     }
 }
 
+/// When a lease of this name was taken.
+fn taken_at(id: &str) -> Option<OffsetDateTime> {
+    let nanos = id.rsplit('-').nth(1)?;
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from_str_radix(nanos, 16).ok()?).ok()
+}
+
 impl Drop for EngineLease {
     fn drop(&mut self) {
         let id = std::mem::take(&mut self.id);
@@ -162,14 +172,16 @@ impl Shared {
         EngineLease::take(self, Purpose::Held).await?.delete().await
     }
 
-    /// Deletes what a former process of this agent has left: leases of images that were held. Those of imports wait for the next try.
+    /// Deletes what is of no use any more: leases of images that a former process held. Those of imports wait for the next try.
     pub(super) async fn sweep(&self) -> Result<(), StoreError> {
         let ours = self.lease_list(vec![format!("labels.{AGENT:?}=={:?}", self.agent)]).await?;
         let imports: HashSet<String> =
             self.lease_list(vec![format!("labels.{AGENT:?}=={:?},labels.{IMPORT:?}", self.agent)]).await?.into_iter().collect();
         {
             let mut ids = self.lease_ids();
-            let stale: Vec<String> = ours.into_iter().filter(|id| !imports.contains(id) && !ids.live.contains(id)).collect();
+            let oldest = OffsetDateTime::now_utc() - KEEP;
+            let is_stale = |id: &String| !imports.contains(id) || taken_at(id).is_none_or(|taken| taken < oldest);
+            let stale: Vec<String> = ours.into_iter().filter(|id| is_stale(id) && !ids.live.contains(id)).collect();
             ids.dropped.extend(stale);
         }
         self.release().await
@@ -190,5 +202,18 @@ impl Shared {
 
     fn lease_ids(&self) -> MutexGuard<'_, LeaseIds> {
         self.lease_ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_says_when_it_was_taken() {
+        let taken = OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap();
+        assert_eq!(taken_at(&format!("imgd-abc-{:x}-7", taken.unix_timestamp_nanos())), Some(taken));
+        assert_eq!(taken_at("imgd"), None);
     }
 }

@@ -49,6 +49,22 @@ impl<'a> Sending<'a> {
         }
     }
 
+    /// Waits until the transfer is in this state.
+    #[track_caller]
+    pub(super) fn wait_for_state(&mut self, state: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let out = self.from.agent.must(&["--json", "status"]);
+            let mut rows = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            if rows.any(|row| row["image"] == self.image.as_str() && row["state"] == state) {
+                return;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < deadline, "{ended:?} {out}{}", self.from.agent.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Waits for its end.
     pub(super) fn end(self) -> Ended {
         let Output { status, stdout, .. } = self.child.wait_with_output().unwrap();
