@@ -1,7 +1,7 @@
 //! The main job: an image from one host to another.
 
 use agent::store::layout::LayoutStore;
-use proto::control::{Event, FailureKind, Request};
+use proto::control::{Event, FailureKind, Hosts, Pull, Request};
 use tests::fleet::{self, Host, done, failed, send, send_request};
 use tests::sample::{Recipe, Sample};
 
@@ -277,4 +277,102 @@ async fn every_tag_of_a_repository() {
     hosts[0].must(Request::Send(proto::control::Send { all_tags: true, ..send("demo", &["b"]) })).await;
     let names: Vec<String> = hosts[1].images().await.into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["demo:1", "demo:2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_send_holds_up_no_other_that_shares_its_layer() {
+    let slow = Recipe::new(60, &[6_000_000, 1_000]).build("slow:1");
+    // The same large layer, under another one.
+    let fast = Recipe::new(60, &[6_000_000, 2_000]).build("fast:1");
+    let mut hosts = vec![Host::new("a"), Host::new("b"), Host::new("c")];
+    hosts[0].have(&slow).await;
+    hosts[1].have(&fast).await;
+    fleet::found(&mut hosts).await;
+    // At this rate the layer takes five minutes.
+    let request = proto::control::Send { limit_bytes_per_s: Some(20_000), ..send("slow:1", &["c"]) };
+    let mut client = fleet::Client::connect(&hosts[0].socket()).await;
+    client.write(&Request::Send(request)).await;
+    while !matches!(client.next().await, Event::Planned(_)) {}
+    let events = hosts[1].send("fast:1", "c").await;
+    assert_eq!(done(&events)[0].image_id, fast.image_id());
+    // What the fast one has brought the slow one needs no more.
+    let ended = tokio::time::timeout(fleet::PATIENCE, async {
+        loop {
+            match client.next().await {
+                Event::Done(done) => return done,
+                event => assert!(event != Event::End, "not done"),
+            }
+        }
+    });
+    assert!(ended.await.expect("it goes on").sent_bytes < 3_000_000);
+    assert_eq!(hosts[2].images().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_sends_than_sessions_wait_for_their_turn() {
+    let images: Vec<Sample> = (0..24).map(|i| Recipe::new(200 + i, &[20_000]).build(&format!("many:{i}"))).collect();
+    let mut hosts = vec![Host::new("a"), Host::new("b")];
+    for image in &images {
+        hosts[0].have(image).await;
+    }
+    fleet::found(&mut hosts).await;
+    let sends = (0..images.len()).map(|i| {
+        let socket = hosts[0].socket();
+        tokio::spawn(async move { fleet::ask(&socket, send_request(&format!("many:{i}"), &["b"])).await })
+    });
+    for sent in sends.collect::<Vec<_>>() {
+        let events = sent.await.unwrap().unwrap();
+        assert_eq!(done(&events).len(), 1, "{events:?}");
+    }
+    assert_eq!(hosts[1].images().await.len(), images.len());
+}
+
+/// A plain `pull`, to be changed.
+fn pull(image: &str) -> Pull {
+    let platforms = proto::control::Platforms::Receiver;
+    Pull { image: image.parse().unwrap(), from: None, platforms, rename: None, dry_run: false, limit_bytes_per_s: None }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_goes_on_when_its_source_restarts() {
+    let sample = Recipe::new(61, &[3_000_000]).build("demo:1");
+    let mut hosts = two_with(&sample).await;
+    let mut client = fleet::Client::connect(&hosts[1].socket()).await;
+    let pull = Pull { from: Some("stapp01".to_owned()), limit_bytes_per_s: Some(1_000_000), ..pull("demo:1") };
+    client.write(&Request::Pull(pull)).await;
+    while !matches!(client.next().await, Event::Progress(_)) {}
+    hosts[0].stop().await;
+    hosts[0].start().await;
+    let ended = tokio::time::timeout(fleet::PATIENCE, async {
+        loop {
+            match client.next().await {
+                Event::Done(done) => return done,
+                Event::Failed(failure) => panic!("{failure:?}"),
+                _ => {}
+            }
+        }
+    });
+    let done = ended.await.expect("it goes on");
+    assert!(done.sent_bytes < 3_000_000 + 1_100_000, "{} bytes", done.sent_bytes);
+    assert_eq!(hosts[1].images().await, [("demo:1".to_owned(), sample.image_id())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_question_after_a_restart_is_answered() {
+    let sample = Recipe::new(62, &[10_000]).build("demo:1");
+    let mut hosts = two_with(&sample).await;
+    for number in 0..4 {
+        // Everybody is connected, and then the other agent is another process, as far as anybody can see.
+        hosts[1].must(Request::WhoHas("demo:1".to_owned())).await;
+        hosts[0].stop().await;
+        hosts[0].start().await;
+        let list = Hosts { names: vec!["stapp01".to_owned()], ..Hosts::default() };
+        let events = match number {
+            0 => hosts[1].must(Request::List(list)).await,
+            1 => hosts[1].must(Request::WhoHas("demo:1".to_owned())).await,
+            2 => hosts[1].must(Request::Pull(pull("demo:1"))).await,
+            _ => hosts[1].must(Request::Diff { image: "demo:1".to_owned(), hosts: list }).await,
+        };
+        assert!(!events.iter().any(|event| matches!(event, Event::HostSilent { .. })), "{number}: {events:?}");
+    }
 }

@@ -1,48 +1,83 @@
-//! One blob that is arriving: its verified ranges, in any order.
+//! One blob that is arriving: its verified ranges, in any order, brought by one session or by several.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use proto::Descriptor;
 use proto::hash::{RangeHash, range_matches};
 use proto::limits::RANGE_BYTES;
 use tokio::sync::watch;
 
+use super::StagedFile;
 use super::map::{Entry, Map, range_length};
-use super::{Claim, StagedFile};
 use crate::store::StoreError;
+use crate::sys;
 
-/// The only writer of a staged blob. What it verified stays when it is dropped, for the next claim.
+/// How long it is watched how a range comes that another session fetches.
+const OBSERVED_MS: u64 = 1_000;
+/// A range that would take longer than this is fetched from the end as well.
+const OVERTAKEN_AFTER: Duration = Duration::from_secs(5);
+/// What is left of such a range is not divided below this.
+const OVERTAKEN_WHOLE_BYTES: u64 = 16 * RANGE_BYTES;
+
+/// A blob that is arriving, for one of the sessions that bring it. What they verified stays when the last of them is gone, for the next claim.
 #[derive(Debug)]
-pub struct StagedBlob {
-    shared: Arc<Shared>,
-    claim: Claim,
-}
+pub struct StagedBlob(Arc<Shared>);
 
 /// Reads the verified ranges of a blob while others are still arriving, and for as long as it lives: also when the file has moved into the store
 /// or was removed.
 #[derive(Debug, Clone)]
 pub struct StagedReader(pub(super) Arc<Shared>);
 
-/// What writer and readers of a blob have in common.
+/// What writers and readers of a blob have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
     blob: Descriptor,
     path: PathBuf,
     file: File,
     map: Mutex<Map>,
-    /// Told of every range that comes.
+    verified_bytes: AtomicU64,
+    /// Held to read by whoever writes a range, to write by whoever changes the phase: nothing is written to a file that has left staging.
+    phase: RwLock<Phase>,
+    /// Ranges that sessions fetch now, by their first byte.
+    fetched: Mutex<HashMap<u64, u64>>,
+    /// Told of every range that comes, and of every phase.
     arrived: watch::Sender<Arrived>,
+}
+
+/// What may be done with a staged blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// So many sessions bring it; others may join.
+    Open { writers: usize, was_joined: bool },
+    /// It is complete, and a store takes it over.
+    Complete,
+    /// Nobody brings it any more. It can still be read.
+    Ended,
+}
+
+/// How a claim finds a blob that was claimed before.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Joined {
+    /// It is one more of its writers now.
+    Yes,
+    /// A store takes it over at this moment.
+    NotNow,
+    /// It has to be opened anew.
+    Never,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Arrived {
     /// Verified bytes from the start without a gap: what a store's ingest can be fed.
     prefix_bytes: u64,
-    /// The writer is gone: no more will come.
+    /// The writers are gone: no more will come.
     ended: bool,
 }
 
@@ -52,12 +87,13 @@ pub struct Mismatch;
 
 impl StagedBlob {
     /// Opens or continues. Every range that the map claims is read and hashed again.
-    pub(super) fn open(root: &Path, blob: Descriptor, claim: Claim) -> Result<Self, StoreError> {
-        let path = root.join(format!("{}.data", blob.digest.hex()));
+    pub(super) fn open(root: &Path, blob: Descriptor) -> Result<Self, StoreError> {
+        let path = root.join(format!("{}.data", super::stem(&blob)));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(StoreError::io("open", &path))?;
         let mut map = Map::open(root, &blob)?;
         let mut buffer = vec![0; RANGE_BYTES as usize];
+        let mut verified_bytes = 0;
         for index in 0..map.entries().len() {
             let Some((before, after)) = map.entries()[index] else { continue };
             let offset = index as u64 * RANGE_BYTES;
@@ -66,30 +102,85 @@ impl StagedBlob {
             let read = file.read_exact_at(bytes, offset);
             if read.is_err() || !range_matches(&before, offset, bytes, blob.size_bytes, &after) {
                 map.forget(index)?;
+            } else {
+                verified_bytes += bytes.len() as u64;
             }
         }
         let prefix_bytes = prefix(&map, 0, blob.size_bytes);
-        let arrived = watch::Sender::new(Arrived { prefix_bytes, ended: false });
-        Ok(Self { shared: Arc::new(Shared { blob, path, file, map: Mutex::new(map), arrived }), claim })
+        let shared = Shared {
+            blob,
+            path,
+            file,
+            map: Mutex::new(map),
+            verified_bytes: AtomicU64::new(verified_bytes),
+            phase: RwLock::new(Phase::Open { writers: 1, was_joined: false }),
+            fetched: Mutex::default(),
+            arrived: watch::Sender::new(Arrived { prefix_bytes, ended: false }),
+        };
+        Ok(Self(Arc::new(shared)))
+    }
+
+    /// One more writer of a blob that joined it with [`Shared::join`].
+    pub(super) fn joined(shared: Arc<Shared>) -> Self {
+        Self(shared)
     }
 
     /// Which blob.
     pub fn descriptor(&self) -> &Descriptor {
-        &self.shared.blob
+        &self.0.blob
     }
 
     /// Somebody who reads what has arrived.
     pub fn reader(&self) -> StagedReader {
-        StagedReader(self.shared.clone())
+        StagedReader(self.0.clone())
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+        &self.0
+    }
+
+    /// True when another session has brought a part of it, too: then one source alone is not to blame for the whole.
+    pub fn was_joined(&self) -> bool {
+        matches!(*self.0.phase(), Phase::Open { was_joined: true, .. } | Phase::Complete | Phase::Ended)
+    }
+
+    /// Waits until `range` is to be fetched here, and says which part of it, or that all of it is verified by now (`None`). A range that another
+    /// session fetches comes from there, as long as it comes: where that would take longer than [`OVERTAKEN_AFTER`], the end of it is fetched
+    /// here, so that several sources fill one blob, and a slow one holds up nobody.
+    pub async fn turn(&self, range: Range<u64>) -> Option<(Range<u64>, Fetching)> {
+        loop {
+            let missing = self.0.missing_in(&range)?;
+            if let Some(fetching) = self.0.fetch(&missing) {
+                return Some((missing, fetching));
+            }
+            let before_bytes = self.0.missing_bytes(&range);
+            if sys::deadline(OBSERVED_MS, self.verified(range.clone())).await.is_some() {
+                return None;
+            }
+            let left_bytes = self.0.missing_bytes(&range);
+            let came_bytes = before_bytes.saturating_sub(left_bytes);
+            if left_bytes.saturating_mul(OBSERVED_MS) > came_bytes.saturating_mul(OVERTAKEN_AFTER.as_millis() as u64) {
+                let missing = self.0.missing_in(&range)?;
+                let middle = (missing.start + missing.end) / 2 / RANGE_BYTES * RANGE_BYTES;
+                let part = if missing.end - missing.start <= OVERTAKEN_WHOLE_BYTES { missing } else { middle..missing.end };
+                let fetching = self.0.fetch(&part).unwrap_or_else(|| Fetching { shared: self.0.clone(), start: None });
+                return Some((part, fetching));
+            }
+        }
+    }
+
+    /// Resolves when all of `range` is verified, whoever brings it.
+    pub async fn verified(&self, range: Range<u64>) {
+        let mut arrived = self.0.arrived.subscribe();
+        while self.0.missing_in(&range).is_some() {
+            // The sender is in `self`.
+            let _ = arrived.changed().await;
+        }
     }
 
     /// The ranges that are still to be fetched, joined where they touch, lowest first.
     pub fn missing(&self) -> Vec<Range<u64>> {
-        let (map, size_bytes) = (self.shared.map(), self.shared.blob.size_bytes);
+        let (map, size_bytes) = (self.0.map(), self.0.blob.size_bytes);
         let mut missing: Vec<Range<u64>> = vec![];
         for (index, _) in map.entries().iter().enumerate().filter(|(_, entry)| entry.is_none()) {
             let start = index as u64 * RANGE_BYTES;
@@ -102,15 +193,17 @@ impl StagedBlob {
         missing
     }
 
-    /// Verified bytes.
+    /// Verified bytes, whoever brought them.
     pub fn verified_bytes(&self) -> u64 {
-        self.shared.blob.size_bytes - self.missing().iter().map(|range| range.end - range.start).sum::<u64>()
+        self.0.verified_bytes.load(Ordering::Relaxed)
     }
 
     /// Checks `bytes`, which start at a range boundary and are whole ranges, and keeps them. `after` has a hash for each
     /// range. Blocking. With one wrong byte nothing of the range that has it, and nothing behind it, is kept.
     pub fn put(&self, offset: u64, bytes: &[u8], before: RangeHash, after: &[RangeHash]) -> Result<Result<(), Mismatch>, StoreError> {
-        let (shared, size_bytes) = (&self.shared, self.shared.blob.size_bytes);
+        let (shared, size_bytes) = (&self.0, self.0.blob.size_bytes);
+        // Until this is over the file stays in staging.
+        let phase = shared.phase();
         let first = (offset / RANGE_BYTES) as usize;
         let mut entries: Vec<Entry> = Vec::with_capacity(after.len());
         let mut previous = before;
@@ -128,18 +221,32 @@ impl StagedBlob {
         if size_bytes == 0 && bytes.is_empty() && after.first() == Some(&shared.blob.digest.into()) {
             entries.push((RangeHash::START, shared.blob.digest.into()));
         }
+        if !matches!(*phase, Phase::Open { .. }) {
+            // Another session has brought all of it, and it is on its way into the store: what comes now is not needed.
+            return Ok(if verified == bytes.len() { Ok(()) } else { Err(Mismatch) });
+        }
         shared.file.write_all_at(&bytes[..verified], offset).map_err(StoreError::io("write", &shared.path))?;
         let mut map = shared.map();
+        let new = (first..first + entries.len()).filter(|&index| map.entries()[index].is_none());
+        let new_bytes: u64 = new.map(|index| range_length(size_bytes, index)).sum();
         map.record(first, &entries)?;
+        shared.verified_bytes.fetch_add(new_bytes, Ordering::Relaxed);
         // What was verified stays verified: the prefix only grows, and is followed from where it was.
         shared.arrived.send_modify(|arrived| arrived.prefix_bytes = prefix(&map, arrived.prefix_bytes, size_bytes));
         Ok(if verified == bytes.len() { Ok(()) } else { Err(Mismatch) })
     }
 
     /// The whole blob, once nothing is missing. The ranges must form one chain from the start to the digest: then the digest is proven. Where
-    /// they do not, some source lied about a hash: all is forgotten, and the error names the blob.
-    pub fn finish(self) -> Result<StagedFile, StoreError> {
-        let (shared, claim) = (self.shared, self.claim);
+    /// they do not, some source lied about a hash: all is forgotten, and the error names the blob. [`StoreError::Gone`] when another session
+    /// has finished it, and its store has not taken it.
+    pub fn finish(&self) -> Result<StagedFile, StoreError> {
+        let shared = &self.0;
+        let digest = shared.blob.digest;
+        // No range is being written while this is held, and none is written after it.
+        let mut phase = shared.phase.write().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*phase, Phase::Open { .. }) {
+            return Err(StoreError::Gone(digest));
+        }
         let map = shared.map();
         let mut previous = RangeHash::START;
         let mut hashes = Vec::with_capacity(map.entries().len());
@@ -152,18 +259,72 @@ impl StagedBlob {
                 _ => break,
             }
         }
-        if hashes.len() != map.entries().len() || previous != shared.blob.digest.into() {
+        if hashes.len() != map.entries().len() || previous != digest.into() {
+            *phase = Phase::Ended;
             remove(&shared.path, map.path());
-            return Err(StoreError::Corrupt(shared.blob.digest));
+            return Err(StoreError::Corrupt(digest));
         }
         shared.file.set_len(shared.blob.size_bytes).map_err(StoreError::io("truncate", &shared.path))?;
+        *phase = Phase::Complete;
+        let map_path = map.path().to_owned();
+        drop((map, phase));
         // The map stays beside the data until the store says that it has the blob.
-        Ok(StagedFile::of_blob(shared.path.clone(), map.path().to_owned(), &shared.blob, hashes, claim))
+        Ok(StagedFile::of_blob(shared.path.clone(), map_path, &shared.blob, hashes, Ending(shared.clone())))
     }
 
-    /// Removes its files: it is in the store by another way, or worth nothing. Whoever reads it still does.
+    /// Removes its files: it is in the store by another way, or worth nothing. Whoever reads it still does. Another session that brings it begins
+    /// anew.
     pub fn discard(&self) {
-        remove(&self.shared.path, self.shared.map().path());
+        let mut phase = self.0.phase.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*phase, Phase::Open { .. }) {
+            *phase = Phase::Ended;
+            remove(&self.0.path, self.0.map().path());
+            drop(phase);
+            self.0.end();
+        }
+    }
+}
+
+impl Drop for StagedBlob {
+    fn drop(&mut self) {
+        let mut phase = self.0.phase.write().unwrap_or_else(PoisonError::into_inner);
+        if let Phase::Open { writers, .. } = &mut *phase {
+            *writers -= 1;
+            if *writers == 0 {
+                *phase = Phase::Ended;
+                drop(phase);
+                self.0.end();
+            }
+        }
+    }
+}
+
+/// Ends a blob when its file has left staging, or is not taken.
+#[derive(Debug)]
+pub(super) struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        *self.0.phase.write().unwrap_or_else(PoisonError::into_inner) = Phase::Ended;
+        self.0.end();
+    }
+}
+
+/// A range that one session fetches. Others leave it alone as long as it comes.
+#[derive(Debug)]
+pub struct Fetching {
+    shared: Arc<Shared>,
+    /// `None`: another session fetches it, too, more slowly.
+    start: Option<u64>,
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        if let Some(start) = self.start {
+            self.shared.fetched().remove(&start);
+            // Whoever waits for it looks again.
+            self.shared.arrived.send_modify(|_| {});
+        }
     }
 }
 
@@ -235,14 +396,82 @@ impl StagedReader {
 }
 
 impl Shared {
-    /// The writer is gone. What it verified can still be read.
-    pub(super) fn end(&self) {
+    /// Makes the caller one more writer, where that is possible.
+    pub(super) fn join(&self) -> Joined {
+        match &mut *self.phase.write().unwrap_or_else(PoisonError::into_inner) {
+            Phase::Open { writers, was_joined } => {
+                *writers += 1;
+                *was_joined = true;
+                Joined::Yes
+            }
+            Phase::Complete => Joined::NotNow,
+            Phase::Ended => Joined::Never,
+        }
+    }
+
+    /// Nobody brings it any more.
+    pub(super) fn is_ended(&self) -> bool {
+        *self.phase() == Phase::Ended
+    }
+
+    /// Resolves when nobody brings it any more.
+    pub(super) async fn ended(&self) {
+        // The sender is in `self`.
+        let _ = self.arrived.subscribe().wait_for(|arrived| arrived.ended).await;
+    }
+
+    /// The writers are gone. What they verified can still be read.
+    fn end(&self) {
         self.arrived.send_modify(|arrived| arrived.ended = true);
+    }
+
+    /// From the first to the last missing byte of a range; `None` when it is verified, or nobody brings it any more.
+    fn missing_in(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        if !matches!(*self.phase(), Phase::Open { .. }) {
+            return None;
+        }
+        let map = self.map();
+        let mut missing = indexes(range).filter(|&index| map.entries().get(index).is_some_and(Option::is_none));
+        let first = missing.next()?;
+        let last = missing.next_back().unwrap_or(first);
+        let end = last as u64 * RANGE_BYTES + range_length(self.blob.size_bytes, last);
+        Some(first as u64 * RANGE_BYTES..end)
+    }
+
+    fn missing_bytes(&self, range: &Range<u64>) -> u64 {
+        let map = self.map();
+        let missing = indexes(range).filter(|&index| map.entries().get(index).is_some_and(Option::is_none));
+        missing.map(|index| range_length(self.blob.size_bytes, index)).sum()
+    }
+
+    /// The right to fetch a range; `None` when another session fetches a part of it.
+    fn fetch(self: &Arc<Self>, range: &Range<u64>) -> Option<Fetching> {
+        let mut fetched = self.fetched();
+        let overlaps = |(start, end): (&u64, &u64)| *start < range.end.max(range.start + 1) && range.start < (*end).max(start + 1);
+        if fetched.iter().any(overlaps) {
+            return None;
+        }
+        fetched.insert(range.start, range.end);
+        Some(Fetching { shared: self.clone(), start: Some(range.start) })
+    }
+
+    fn fetched(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn phase(&self) -> RwLockReadGuard<'_, Phase> {
+        self.phase.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn map(&self) -> MutexGuard<'_, Map> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The ranges that `range`, which begins at a boundary, consists of; an empty blob has one.
+fn indexes(range: &Range<u64>) -> Range<usize> {
+    let first = (range.start / RANGE_BYTES) as usize;
+    first..(range.end.div_ceil(RANGE_BYTES) as usize).max(first + 1)
 }
 
 /// Verified bytes without a gap, of which `known_bytes` are known already.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proto::hash::{RangeHash, RangeHasher};
 use proto::{Descriptor, Digest};
 
-use super::Claim;
+use super::blob::Ending;
 use crate::store::StoreError;
 
 /// A complete and verified file. One of a [`super::StagedBlob`] stays, with its map, until a store says that it has the blob: a process
@@ -28,8 +28,8 @@ enum Origin {
     Blob {
         /// The file that says which ranges are verified.
         map: PathBuf,
-        /// Dropped last: it keeps others from writing the same blob.
-        _claim: Claim,
+        /// Dropped last: others who want the blob wait for it.
+        _ending: Ending,
     },
     /// Bytes that came in one go, and can only come again.
     Writer,
@@ -37,8 +37,8 @@ enum Origin {
 
 impl StagedFile {
     /// The file of a blob that arrived in ranges.
-    pub(super) fn of_blob(path: PathBuf, map: PathBuf, blob: &Descriptor, hashes: Vec<RangeHash>, claim: Claim) -> Self {
-        Self { path, digest: blob.digest, size_bytes: blob.size_bytes, hashes, origin: Origin::Blob { map, _claim: claim } }
+    pub(super) fn of_blob(path: PathBuf, map: PathBuf, blob: &Descriptor, hashes: Vec<RangeHash>, ending: Ending) -> Self {
+        Self { path, digest: blob.digest, size_bytes: blob.size_bytes, hashes, origin: Origin::Blob { map, _ending: ending } }
     }
 
     /// Where it lies. A store that takes it over renames it from here.

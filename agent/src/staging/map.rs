@@ -81,7 +81,7 @@ pub(super) fn range_length(size_bytes: u64, index: usize) -> u64 {
 }
 
 fn path(root: &Path, blob: &Descriptor) -> PathBuf {
-    root.join(format!("{}.map", blob.digest.hex()))
+    root.join(format!("{}.map", super::stem(blob)))
 }
 
 fn decode(record: &[u8; RECORD_BYTES]) -> Option<Entry> {

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! staging/
-//!   <64 hex>.data        bytes of a blob, sparse, ranges in any order
-//!   <64 hex>.map         which of them were verified: two range hashes for each range, zeros where it is absent
+//!   <64 hex>-<size>.data bytes of a blob, sparse, ranges in any order
+//!   <64 hex>-<size>.map  which of them were verified: two range hashes for each range, zeros where it is absent
 //!   incoming-<n>         an archive member whose digest is not known yet; gone after a restart
 //! ```
 //! Nothing here is trusted after a restart: every range that the map claims is hashed again against the hashes in the map, so that neither
@@ -15,17 +15,18 @@ mod blob;
 mod file;
 mod map;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use proto::{Descriptor, Digest};
+use proto::Descriptor;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use blob::Shared;
-pub use blob::{StagedBlob, StagedReader};
+pub use blob::{Fetching, StagedBlob, StagedReader};
+use blob::{Joined, Shared};
 pub use file::{StagedFile, StagedWriter};
 
 use crate::store::{Room, StoreError};
@@ -38,17 +39,27 @@ const KEEP: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug)]
 pub struct Staging {
     root: PathBuf,
-    claims: Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>,
-    /// Blobs that somebody writes or still reads.
-    open: Mutex<HashMap<Digest, Weak<Shared>>>,
+    /// Held while a blob is opened, by its stem.
+    opening: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
+    /// Blobs that somebody writes or still reads, by their stems. A false size is another blob, and holds up nobody.
+    open: Mutex<HashMap<String, Weak<Shared>>>,
     incoming: AtomicU64,
+}
+
+/// Unfinished blobs that no session brings at the moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unclaimed {
+    /// How many.
+    pub blobs: u64,
+    /// Bytes that they take on the disk.
+    pub bytes: u64,
 }
 
 impl Staging {
     /// Opens the directory, creates it where it is absent, and removes what a former agent left that cannot be continued.
     pub fn open(root: &Path) -> Result<Arc<Self>, StoreError> {
         crate::sys::durable::create_dir(root, 0o700)?;
-        let staging = Self { root: root.to_owned(), claims: Mutex::default(), open: Mutex::default(), incoming: AtomicU64::new(0) };
+        let staging = Self { root: root.to_owned(), opening: Mutex::default(), open: Mutex::default(), incoming: AtomicU64::new(0) };
         staging.sweep(KEEP)?;
         for path in staging.files()? {
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("incoming-")) {
@@ -58,26 +69,36 @@ impl Staging {
         Ok(Arc::new(staging))
     }
 
-    /// The one right to write this blob. Waits while another session has it; comes with what is verified of it so far.
+    /// The right to bring this blob, with what is verified of it so far. Sessions that want the same blob bring it together. Waits while a store
+    /// takes the blob over.
     pub async fn claim(self: &Arc<Self>, blob: &Descriptor) -> Result<StagedBlob, StoreError> {
-        let turn = self.claims.lock().unwrap_or_else(PoisonError::into_inner).entry(blob.digest).or_default().clone();
-        let claim = Claim { guard: Some(turn.lock_owned().await), digest: blob.digest, staging: self.clone() };
+        let stem = stem(blob);
+        let turn = self.opening.lock().unwrap_or_else(PoisonError::into_inner).entry(stem.clone()).or_default().clone();
+        let _opening = Opening { staging: self, stem: &stem, _turn: turn.lock_owned().await };
+        loop {
+            let known = self.opened().get(&stem).and_then(Weak::upgrade);
+            let Some(shared) = known else { break };
+            match shared.join() {
+                Joined::Yes => return Ok(StagedBlob::joined(shared)),
+                Joined::NotNow => shared.ended().await,
+                Joined::Never => break,
+            }
+        }
         let (root, blob) = (self.root.clone(), blob.clone());
         let opening = move || {
             disk::ensure_directory(&root, 0o700)?;
-            StagedBlob::open(&root, blob, claim)
+            StagedBlob::open(&root, blob)
         };
         let staged = crate::sys::blocking_in(crate::sys::Lane::Hash, opening).await?;
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.opened();
         open.retain(|_, shared| shared.strong_count() > 0);
-        open.insert(staged.descriptor().digest, Arc::downgrade(staged.shared()));
+        open.insert(stem.clone(), Arc::downgrade(staged.shared()));
         Ok(staged)
     }
 
     /// Reads a blob that is arriving, or that somebody still reads since it arrived.
-    pub fn reader(&self, digest: &Digest) -> Option<StagedReader> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(digest).and_then(Weak::upgrade).map(StagedReader)
+    pub fn reader(&self, blob: &Descriptor) -> Option<StagedReader> {
+        self.opened().get(&stem(blob)).and_then(Weak::upgrade).map(StagedReader)
     }
 
     /// Verified bytes of a blob, by its map alone: a forecast, for plans.
@@ -99,26 +120,77 @@ impl Staging {
         StagedWriter::create(self.root.join(format!("incoming-{number}")))
     }
 
-    /// Removes what was last written longer ago than `age` and that no session holds.
+    /// Removes what was last written longer ago than `age` and that no session brings.
     pub fn sweep(&self, age: Duration) -> Result<(), StoreError> {
         let now = SystemTime::now();
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of one that was given up while it waited, the entry may have stayed.
-        claims.retain(|_, turn| Arc::strong_count(turn) > 1);
-        for path in self.files()? {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let held = Digest::from_hex(&name).is_ok_and(|digest| claims.contains_key(&digest)) || name.starts_with("incoming-");
-            let written = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).unwrap_or(now);
-            if !held && now.duration_since(written).unwrap_or_default() >= age {
-                std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        for file in self.unclaimed_files()? {
+            if now.duration_since(file.written).unwrap_or_default() >= age {
+                file.remove()?;
             }
         }
         Ok(())
     }
 
+    /// Removes what no session brings, oldest first, until `bytes` are free again, but nothing of these blobs. Returns the bytes that were freed.
+    pub fn reclaim(&self, bytes: u64, except: &[Descriptor]) -> Result<u64, StoreError> {
+        let kept: HashSet<String> = except.iter().map(stem).collect();
+        let mut blobs: HashMap<String, Vec<StagedOnDisk>> = HashMap::new();
+        for file in self.unclaimed_files()?.into_iter().filter(|file| !kept.contains(&file.stem)) {
+            blobs.entry(file.stem.clone()).or_default().push(file);
+        }
+        let mut blobs: Vec<Vec<StagedOnDisk>> = blobs.into_values().collect();
+        blobs.sort_by_key(|files| files.iter().map(|file| file.written).max());
+        let mut freed_bytes = 0;
+        for files in blobs {
+            if freed_bytes >= bytes {
+                break;
+            }
+            for file in files {
+                file.remove()?;
+                freed_bytes += file.disk_bytes;
+            }
+        }
+        Ok(freed_bytes)
+    }
+
+    /// What no session brings.
+    pub fn unclaimed(&self) -> Result<Unclaimed, StoreError> {
+        let files = self.unclaimed_files()?;
+        let blobs: HashSet<&str> = files.iter().map(|file| file.stem.as_str()).collect();
+        Ok(Unclaimed { blobs: blobs.len() as u64, bytes: files.iter().map(|file| file.disk_bytes).sum() })
+    }
+
     /// [`Staging::sweep`] with the usual age.
     pub fn sweep_old(&self) -> Result<(), StoreError> {
         self.sweep(KEEP)
+    }
+
+    /// Files of blobs that no session brings. An archive member that is being read belongs to its reader.
+    fn unclaimed_files(&self) -> Result<Vec<StagedOnDisk>, StoreError> {
+        let held: HashSet<String> = {
+            let opening: Vec<String> = self.opening.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+            let open = self.opened();
+            let live = open.iter().filter(|(_, shared)| shared.upgrade().is_some_and(|shared| !shared.is_ended()));
+            live.map(|(stem, _)| stem.clone()).chain(opening).collect()
+        };
+        let mut files = vec![];
+        for path in self.files()? {
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            if held.contains(&stem) || stem.starts_with("incoming-") {
+                continue;
+            }
+            let metadata = match std::fs::metadata(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                metadata => metadata.map_err(StoreError::io("read", &path))?,
+            };
+            let written = metadata.modified().map_err(StoreError::io("read", &path))?;
+            files.push(StagedOnDisk { path, stem, written, disk_bytes: metadata.blocks() * 512 });
+        }
+        Ok(files)
+    }
+
+    fn opened(&self) -> MutexGuard<'_, HashMap<String, Weak<Shared>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, StoreError> {
@@ -131,26 +203,41 @@ impl Staging {
     }
 }
 
-/// The right to write one blob, given back on drop.
-#[derive(Debug)]
-struct Claim {
-    guard: Option<OwnedMutexGuard<()>>,
-    digest: Digest,
-    staging: Arc<Staging>,
+/// A file of a blob that nobody brings.
+struct StagedOnDisk {
+    path: PathBuf,
+    stem: String,
+    written: SystemTime,
+    disk_bytes: u64,
 }
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        // Before the next writer has its turn.
-        let open = self.staging.open.lock().unwrap_or_else(PoisonError::into_inner).get(&self.digest).and_then(Weak::upgrade);
-        if let Some(shared) = open {
-            shared.end();
+impl StagedOnDisk {
+    fn remove(&self) -> Result<(), StoreError> {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("remove", &self.path)(error)),
+            _ => Ok(()),
         }
-        self.guard = None;
-        let mut claims = self.staging.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever waits holds the entry too; the last one out removes it.
-        if claims.get(&self.digest).is_some_and(|turn| Arc::strong_count(turn) == 1) {
-            claims.remove(&self.digest);
+    }
+}
+
+/// The name of the files of a blob, without what follows the dot.
+fn stem(blob: &Descriptor) -> String {
+    format!("{}-{}", blob.digest.hex(), blob.size_bytes)
+}
+
+/// The right to open one blob.
+struct Opening<'a> {
+    staging: &'a Staging,
+    stem: &'a str,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let mut opening = self.staging.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever waits holds the entry too, as this does through its guard; the last one out removes it.
+        if opening.get(self.stem).is_some_and(|turn| Arc::strong_count(turn) <= 2) {
+            opening.remove(self.stem);
         }
     }
 }

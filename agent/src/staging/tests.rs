@@ -54,7 +54,7 @@ async fn a_restart_keeps_what_was_verified_and_drops_what_is_damaged() {
         }
     }
     // A power cut: the map is ahead of the data.
-    let data = std::fs::OpenOptions::new().write(true).open(directory.path().join(format!("{}.data", blob.digest.hex()))).unwrap();
+    let data = std::fs::OpenOptions::new().write(true).open(directory.path().join(format!("{}.data", stem(&blob)))).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&data, &[0; 100], RANGE_BYTES + 5).unwrap();
     let staging = Staging::open(directory.path()).unwrap();
     assert_eq!(staging.staged_bytes(&blob).unwrap(), 3 * RANGE_BYTES);
@@ -87,20 +87,94 @@ async fn wrong_bytes_and_lying_hashes_are_found() {
 }
 
 #[tokio::test]
-async fn one_writer_at_a_time() {
+async fn sessions_bring_a_blob_together_and_one_hands_it_over() {
     let directory = tempfile::tempdir().unwrap();
     let staging = Staging::open(directory.path()).unwrap();
-    let (_, blob, _) = sample(100);
-    let first = staging.claim(&blob).await.unwrap();
-    let second = tokio::spawn({
+    let (bytes, blob, hashes) = sample(300_000);
+    let one = staging.claim(&blob).await.unwrap();
+    let other = staging.claim(&blob).await.unwrap();
+    assert!(one.was_joined() && other.was_joined());
+    // What one of them fetches the other leaves alone, until it is there.
+    let (range, fetching) = one.turn(0..300_000).await.unwrap();
+    assert_eq!(range, 0..300_000);
+    for index in 0..hashes.len() {
+        put(&one, &bytes, &hashes, index);
+    }
+    drop(fetching);
+    assert!(other.turn(0..300_000).await.is_none());
+    assert_eq!((one.verified_bytes(), other.verified_bytes()), (300_000, 300_000));
+    let file = one.finish().unwrap();
+    // It is on its way into the store: nothing is written to it any more.
+    put(&other, &bytes, &hashes, 0);
+    assert!(matches!(other.finish(), Err(StoreError::Gone(digest)) if digest == blob.digest));
+    let waiting = tokio::spawn({
         let (staging, blob) = (staging.clone(), blob.clone());
         async move { staging.claim(&blob).await.unwrap().verified_bytes() }
     });
     tokio::task::yield_now().await;
-    assert!(!second.is_finished());
-    drop(first);
-    assert_eq!(second.await.unwrap(), 0);
-    assert!(staging.claims.lock().unwrap().is_empty());
+    assert!(!waiting.is_finished());
+    file.stored();
+    assert_eq!(waiting.await.unwrap(), 0);
+    assert!(staging.opening.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_range_that_comes_slowly_is_fetched_from_its_end_as_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let (bytes, blob, hashes) = sample(64 * RANGE_BYTES as usize);
+    let slow = staging.claim(&blob).await.unwrap();
+    let fast = staging.claim(&blob).await.unwrap();
+    let (_, fetching) = slow.turn(0..blob.size_bytes).await.unwrap();
+    put(&slow, &bytes, &hashes, 0);
+    let (part, rest) = fast.turn(0..blob.size_bytes).await.unwrap();
+    assert_eq!(part.end, blob.size_bytes);
+    assert!(part.start > 16 * RANGE_BYTES && part.start < 48 * RANGE_BYTES, "{part:?}");
+    for index in (part.start / RANGE_BYTES) as usize..hashes.len() {
+        put(&fast, &bytes, &hashes, index);
+    }
+    drop(rest);
+    // And again, until nothing is left to wait for.
+    let (next, _) = fast.turn(0..blob.size_bytes).await.unwrap();
+    assert!(next.end == part.start && next.start > 0, "{next:?}");
+    drop(fetching);
+    assert_eq!(slow.turn(0..blob.size_bytes).await.unwrap().0.start, RANGE_BYTES);
+}
+
+#[tokio::test]
+async fn a_false_size_is_another_blob() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let (_, blob, _) = sample(100_000);
+    let _liar = staging.claim(&Descriptor { size_bytes: 7, ..blob.clone() }).await.unwrap();
+    assert!(!staging.claim(&blob).await.unwrap().was_joined());
+}
+
+#[tokio::test]
+async fn what_nobody_brings_goes_oldest_first_when_room_is_needed() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let mut blobs = vec![];
+    for size in [200_000, 200_001, 200_002, 200_003] {
+        let (bytes, blob, hashes) = sample(size);
+        put(&staging.claim(&blob).await.unwrap(), &bytes, &hashes, 0);
+        let old = SystemTime::now() - Duration::from_secs(3600 * (300_000 - size as u64));
+        for end in ["data", "map"] {
+            let file = std::fs::File::options().write(true).open(directory.path().join(format!("{}.{end}", stem(&blob)))).unwrap();
+            file.set_modified(old).unwrap();
+        }
+        blobs.push(blob);
+    }
+    let held = staging.claim(&blobs[0]).await.unwrap();
+    assert_eq!(staging.unclaimed().unwrap().blobs, 3);
+    let freed_bytes = staging.reclaim(1, &blobs[1..2]).unwrap();
+    assert!(freed_bytes > 0);
+    let staged = |blob: &Descriptor| staging.staged_bytes(blob).unwrap() > 0;
+    // The oldest of those that nobody holds or wants.
+    assert_eq!(blobs.iter().map(staged).collect::<Vec<_>>(), [true, true, false, true]);
+    drop(held);
+    staging.reclaim(u64::MAX, &[]).unwrap();
+    assert_eq!(staging.unclaimed().unwrap(), Unclaimed::default());
 }
 
 #[tokio::test]
@@ -121,9 +195,9 @@ async fn a_reader_follows_the_writer() {
     let directory = tempfile::tempdir().unwrap();
     let staging = Staging::open(directory.path()).unwrap();
     let (bytes, blob, hashes) = sample(300_000);
-    assert!(staging.reader(&blob.digest).is_none());
+    assert!(staging.reader(&blob).is_none());
     let staged = staging.claim(&blob).await.unwrap();
-    let reader = staging.reader(&blob.digest).unwrap();
+    let reader = staging.reader(&blob).unwrap();
     put(&staged, &bytes, &hashes, 2);
     assert_eq!(reader.available(2 * RANGE_BYTES, 1 << 20).await, Some(RANGE_BYTES));
     let waiting = tokio::spawn({
@@ -141,5 +215,5 @@ async fn a_reader_follows_the_writer() {
     drop(staged);
     assert_eq!(reader.available(3 * RANGE_BYTES, 1 << 20).await, None);
     assert_eq!(reader.read(0..RANGE_BYTES).unwrap(), bytes[..RANGE_BYTES as usize]);
-    assert!(staging.reader(&blob.digest).is_some(), "as long as somebody reads");
+    assert!(staging.reader(&blob).is_some(), "as long as somebody reads");
 }

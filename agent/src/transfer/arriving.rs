@@ -1,57 +1,62 @@
 //! A layer between its claim and the store.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use proto::limits::BLOCK_BYTES;
 use proto::peer::Refusal;
 
 use super::refusal;
 use crate::staging::{StagedBlob, StagedReader};
-use crate::store::{Import, Ingest, Store, StoreError};
+use crate::store::{Import, Ingest, StoreError};
 use crate::sys::{Lane, blocking_in};
 
 /// A layer that arrives.
-pub(super) struct Arriving<S: Store> {
+pub(super) struct Arriving {
     pub(super) staged: Arc<StagedBlob>,
-    /// `None`: it is being fed.
-    pub(super) ingest: Option<<S::Import as Import>::Ingest>,
-    /// Of an earlier session, and perhaps of another source.
+    /// Of an earlier session, or of one that brings the layer at the same time, and perhaps of another source.
     pub(super) staged_bytes: u64,
-    pub(super) verified_bytes: Arc<AtomicU64>,
     pub(super) reported_bytes: u64,
 }
 
-impl<S: Store> Arriving<S> {
+impl Arriving {
     /// Nothing of it has been reported yet.
-    pub(super) fn new(staged: StagedBlob, ingest: <S::Import as Import>::Ingest) -> Self {
+    pub(super) fn new(staged: StagedBlob) -> Self {
         let staged_bytes = staged.verified_bytes();
-        let verified_bytes = Arc::new(AtomicU64::new(staged_bytes));
-        Self { staged: Arc::new(staged), ingest: Some(ingest), staged_bytes, verified_bytes, reported_bytes: 0 }
+        Self { staged: Arc::new(staged), staged_bytes, reported_bytes: 0 }
+    }
+
+    /// Not all of it came in this session.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.staged_bytes > 0 || self.staged.was_joined()
     }
 }
 
-/// Whether this source is to blame for a layer that is not what its digest says: not when a part of it came in an earlier session, which is
+/// Whether this source is to blame for a layer that is not what its digest says: not when a part of it came in another session, which is
 /// forgotten now. Then a new session finds out.
-pub(super) fn blamed(error: &StoreError, staged_bytes: u64) -> Refusal {
+pub(super) fn blamed(error: &StoreError, is_mixed: bool) -> Refusal {
     match error {
-        StoreError::Corrupt(_) if staged_bytes > 0 => Refusal::StoreChanged,
+        StoreError::Corrupt(_) if is_mixed => Refusal::StoreChanged,
         error => refusal(error),
     }
 }
 
-/// A complete layer goes from staging into the store, as a file.
-pub(super) async fn hand_over<S: Store>(arriving: Arriving<S>) -> Result<(), StoreError> {
-    let digest = arriving.staged.descriptor().digest;
-    let (Some(staged), Some(ingest)) = (Arc::into_inner(arriving.staged), arriving.ingest) else {
-        return Err(StoreError::BlobMissing(digest));
-    };
+/// A complete layer goes from staging into the store, as a file, unless another session that brought it too has handed it over.
+pub(super) async fn hand_over<I: Import>(staged: Arc<StagedBlob>, import: Arc<I>) -> Result<(), StoreError> {
+    let Some(ingest) = import.ingest(staged.descriptor()).await? else { return Ok(()) };
     let file = blocking_in(Lane::Write, move || staged.finish()).await?;
     ingest.adopt(file).await
 }
 
+/// Feeds a layer into a store that unpacks, or writes, what comes. `None`: the store has it by another way.
+pub(super) async fn feed_in<I: Import>(reader: StagedReader, import: Arc<I>) -> Result<Option<()>, StoreError> {
+    match import.ingest(reader.descriptor()).await? {
+        Some(ingest) => feed(reader, ingest).await.map(Some),
+        None => Ok(None),
+    }
+}
+
 /// A layer goes into the store byte for byte while it arrives, so that an engine unpacks what is here while the rest is on its way.
-pub(super) async fn feed<I: Ingest>(reader: StagedReader, mut ingest: I) -> Result<(), StoreError> {
+async fn feed<I: Ingest>(reader: StagedReader, mut ingest: I) -> Result<(), StoreError> {
     let blob = reader.descriptor().clone();
     let mut offset = ingest.offset();
     while offset < blob.size_bytes {

@@ -88,8 +88,6 @@ impl Patience {
 pub(super) struct Fetch<'a> {
     /// Where it goes.
     pub(super) staged: &'a Arc<StagedBlob>,
-    /// Follows what was verified.
-    pub(super) verified_bytes: &'a Arc<AtomicU64>,
     /// Follows what came from this source.
     pub(super) received_bytes: &'a Arc<AtomicU64>,
     /// Does not want it to be faster.
@@ -134,9 +132,9 @@ impl Fetch<'_> {
             }
             let (header, bytes) = next?;
             let (staged, start) = (self.staged.clone(), offset);
-            let counters = [self.verified_bytes.clone(), self.received_bytes.clone()];
+            let received = self.received_bytes.clone();
             offset += bytes.len() as u64;
-            writing = Some(tokio::spawn(blocking_in(Lane::Write, move || put(&staged, start, &bytes, &header, &counters))));
+            writing = Some(tokio::spawn(blocking_in(Lane::Write, move || put(&staged, start, &bytes, &header, &received))));
             if offset >= end {
                 break;
             }
@@ -270,12 +268,10 @@ async fn block(stream: &mut Stream, left_bytes: u64, signs: &Signs) -> Result<Bl
     }
 }
 
-fn put(staged: &StagedBlob, at: u64, bytes: &[u8], header: &BlockHeader, counters: &[Arc<AtomicU64>]) -> Result<(), GetError> {
+fn put(staged: &StagedBlob, at: u64, bytes: &[u8], header: &BlockHeader, received_bytes: &AtomicU64) -> Result<(), GetError> {
     match staged.put(at, bytes, header.before, &header.after).map_err(GetError::Staging)? {
         Ok(()) => {
-            for counter in counters {
-                counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            }
+            received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             Ok(())
         }
         Err(_) => Err(GetError::Corrupt),

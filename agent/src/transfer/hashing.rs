@@ -72,6 +72,11 @@ impl Hashing {
         matches!(*self.result.borrow(), Some(Err(_)))
     }
 
+    /// It has found the blob damaged, and the store has put it aside.
+    pub(super) fn was_damaged(&self) -> bool {
+        matches!(&*self.result.borrow(), Some(Err(error)) if matches!(**error, StoreError::Corrupt(_)))
+    }
+
     /// Waits for the hashes.
     pub(super) async fn hashes(&self) -> Hashed {
         let mut result = self.result.clone();

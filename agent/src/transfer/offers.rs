@@ -107,6 +107,9 @@ impl Offer {
         let blob = self.blobs.get(digest).ok_or(StoreError::BlobMissing(*digest))?;
         let begin = || context.hashings.begin(context.store.clone(), &blob.descriptor, Some(self.held.lease.clone()));
         let mut known = blob.hashing.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_some_and(|hashing| hashing.was_damaged()) {
+            blob.damaged.store(true, Ordering::Relaxed);
+        }
         if known.as_ref().is_none_or(|hashing| hashing.has_failed()) {
             *known = Some(begin());
         }
@@ -135,7 +138,6 @@ impl Offer {
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let mut before_bytes = 0;
             for Missing { digest, size_bytes, .. } in missing {
-                // Whoever asks for the blob hears of the error.
                 let Ok(hashing) = offer.hashing(&digest, &*context) else { continue };
                 let mut hashes = std::pin::pin!(hashing.hashes());
                 let hashed = loop {
@@ -144,8 +146,9 @@ impl Offer {
                     }
                     sender.send_replace(Some(HashingProgress { done_bytes: before_bytes + hashing.progress().done_bytes, total_bytes }));
                 };
+                // Whoever asks for the blob hears of it.
                 if let Err(error) = hashed {
-                    debug!(blob = %digest, refusal = ?offer.unhashed(&digest, &error), "no hashes");
+                    debug!(blob = %digest, %error, "no hashes");
                 }
                 before_bytes += size_bytes;
             }

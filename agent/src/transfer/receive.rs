@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::arriving::{Arriving, blamed, feed, hand_over};
-use super::get::{self, Fetch, Patience};
+use super::arriving::{Arriving, blamed, feed_in, hand_over};
+use super::get::{self, Fetch, GetError, Patience};
 use super::interest::{Interest, News};
 use super::job::Place;
 use super::sharing::Sharing;
@@ -103,7 +103,7 @@ struct Session<'a, S: Store> {
     documents: Arc<Mutex<HashMap<Digest, Bytes>>>,
     /// Room for them.
     _room: Option<Share>,
-    layers: HashMap<Digest, Arriving<S>>,
+    layers: HashMap<Digest, Arriving>,
     /// Layers that the store has consumed, and would lose with this process until the image is in.
     kept: Vec<Arc<StagedBlob>>,
     /// Layers that a store which takes nothing but bytes has taken, and those of which the machine knows that they are complete.
@@ -115,7 +115,7 @@ struct Session<'a, S: Store> {
     /// Of layers that are in the store already.
     stored_bytes: u64,
     imported: Option<Imported>,
-    tasks: JoinSet<Outcome<S>>,
+    tasks: JoinSet<Outcome>,
     /// Where layers come from in a fan-out.
     sharing: Option<Arc<Sharing>>,
     reported_sources: Vec<(HostId, u64)>,
@@ -131,9 +131,9 @@ struct Session<'a, S: Store> {
 }
 
 /// What a task came to.
-enum Outcome<S: Store> {
+enum Outcome {
     Input(Input),
-    Claimed(Digest, Box<Arriving<S>>),
+    Claimed(Digest, Box<Arriving>),
     Fed(Digest),
     NotFed(Digest, StoreError),
     Imported(Imported),
@@ -304,38 +304,45 @@ impl<'a, S: Store> Session<'a, S> {
         }
     }
 
-    fn take(&mut self, outcome: Outcome<S>) {
+    fn take(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Input(Input::StoredElsewhere(digest)) => {
                 let restricted = self.context.policy.restricts_pull();
                 self.shared(&digest, if restricted { Place::Nowhere } else { Place::Store });
+                if let Some(arriving) = self.layers.remove(&digest)
+                    && !arriving.staged.was_joined()
+                {
+                    arriving.staged.discard();
+                }
                 self.tell(Input::StoredElsewhere(digest));
             }
             Outcome::Input(input) => self.tell(input),
             Outcome::Accompanied => {}
-            Outcome::Claimed(digest, mut arriving) => {
+            Outcome::Claimed(digest, arriving) => {
                 let missing = arriving.staged.missing();
-                // What an earlier session left here did not come with the job.
-                let is_ours = arriving.staged_bytes > 0 && self.context.policy.restricts_pull();
+                // What another session left or brings here did not come with the job.
+                let is_ours = arriving.is_mixed() && self.context.policy.restricts_pull();
                 self.shared(&digest, if is_ours { Place::Nowhere } else { Place::Staged(arriving.staged.reader()) });
-                if !self.context.store.properties().adopts_files
-                    && let Some(ingest) = arriving.ingest.take()
-                {
+                if let (false, Some(import)) = (self.context.store.properties().adopts_files, self.import.clone()) {
                     let reader = arriving.staged.reader();
                     self.tasks.spawn(async move {
-                        feed(reader, ingest).await.map_or_else(|error| Outcome::NotFed(digest, error), |()| Outcome::Fed(digest))
+                        match feed_in(reader, import).await {
+                            Ok(Some(())) => Outcome::Fed(digest),
+                            Ok(None) => Outcome::Input(Input::StoredElsewhere(digest)),
+                            Err(error) => Outcome::NotFed(digest, error),
+                        }
                     });
                 }
                 self.layers.insert(digest, *arriving);
                 self.tell(Input::Claimed { digest, missing });
             }
             Outcome::NotFed(digest, error) => {
-                let staged_bytes = self.layers.get(&digest).map_or(0, |arriving| arriving.staged_bytes);
+                let is_mixed = self.layers.get(&digest).is_some_and(Arriving::is_mixed);
                 // The hashes fit the bytes, but not the digest: some source lied, and all of it is suspect.
                 if let (StoreError::Corrupt(_), Some(arriving)) = (&error, self.layers.get(&digest)) {
                     arriving.staged.discard();
                 }
-                self.tell(Input::Failed(blamed(&error, staged_bytes)));
+                self.tell(Input::Failed(blamed(&error, is_mixed)));
             }
             Outcome::Fed(digest) => {
                 self.fed.insert(digest);
@@ -381,64 +388,82 @@ impl<'a, S: Store> Session<'a, S> {
 
     fn claim(&mut self, layer: Descriptor) {
         let (context, import) = (self.context.clone(), self.import.clone());
+        // A store that is fed says so when its feeding begins, which may wait for another session that feeds the same layer.
+        let looks = context.store.properties().adopts_files;
         self.tasks.spawn(async move {
             let digest = layer.digest;
             let claim = async {
                 let staged = context.staging.claim(&layer).await?;
                 let import = import.ok_or(StoreError::BlobMissing(digest))?;
-                Ok::<_, StoreError>(match import.ingest(&layer).await? {
-                    Some(ingest) => Outcome::Claimed(digest, Box::new(Arriving::new(staged, ingest))),
-                    None => {
-                        staged.discard();
-                        Outcome::Input(Input::StoredElsewhere(digest))
-                    }
-                })
+                if looks && import.ingest(&layer).await?.is_none() {
+                    return Ok(Outcome::Input(Input::StoredElsewhere(digest)));
+                }
+                Ok::<_, StoreError>(Outcome::Claimed(digest, Box::new(Arriving::new(staged))))
             };
             claim.await.unwrap_or_else(|error| Outcome::Input(Input::Failed(refusal(&error))))
         });
     }
 
     fn fetch(&mut self, digest: Digest, range: Range<u64>) {
-        let Some(arriving) = self.layers.get(&digest) else { return };
-        let (peer, sharing) = (self.peer.clone(), self.sharing.clone());
-        let (staged, verified_bytes) = (arriving.staged.clone(), arriving.verified_bytes.clone());
+        let Some(arriving) = self.layers.get(&digest) else {
+            // The store has the layer by another way meanwhile.
+            return self.tell(Input::Fetched { digest });
+        };
+        let (peer, sharing, staged) = (self.peer.clone(), self.sharing.clone(), arriving.staged.clone());
         let (received, limit) = (self.received_bytes.clone(), self.interest.limit.clone());
         let hashing = self.hashing.clone();
         self.tasks.spawn(async move {
             let fetch = Fetch {
                 staged: &staged,
-                verified_bytes: &verified_bytes,
                 received_bytes: &received,
                 limit: limit.as_deref(),
                 hashes: None,
                 patience: Patience::ORIGIN,
                 hashing: Some(&hashing),
             };
-            let mut at = range.start;
-            let fetched = match sharing {
-                Some(sharing) => sharing.fetch(fetch, range.start, range.end).await,
-                None => fetch.run(&peer, &mut at, range.end, std::future::pending()).await,
+            let fetched = async {
+                // Other sessions may bring parts of it.
+                while let Some((part, _fetching)) = staged.turn(range.clone()).await {
+                    let mut at = part.start;
+                    let fetching = async {
+                        match &sharing {
+                            Some(sharing) => sharing.fetch(fetch, part.start, part.end).await,
+                            None => fetch.run(&peer, &mut at, part.end, std::future::pending()).await,
+                        }
+                    };
+                    tokio::select! {
+                        biased;
+                        () = staged.verified(part.clone()) => {}
+                        fetched = fetching => fetched?,
+                    }
+                }
+                Ok(())
             };
-            input(match fetched {
+            input(match fetched.await {
                 Ok(()) => Ok(Input::Fetched { digest }),
-                Err(error) => Err(error.refusal(digest)),
+                Err(error) => Err(GetError::refusal(error, digest)),
             })
         });
     }
 
     fn store(&mut self, digest: Digest) {
-        let adopts = self.layers.get(&digest).is_some_and(|arriving| arriving.ingest.is_some());
-        if !adopts {
+        if !self.context.store.properties().adopts_files {
             self.complete.insert(digest);
             return self.stored_when_fed(digest);
         }
-        let Some(arriving) = self.layers.remove(&digest) else { return };
-        self.stored_bytes += arriving.staged.descriptor().size_bytes;
-        self.finished.push(Progress { digest, verified_bytes: arriving.staged.descriptor().size_bytes });
-        let staged_bytes = arriving.staged_bytes;
+        let (Some(arriving), Some(import)) = (self.layers.remove(&digest), self.import.clone()) else { return };
+        self.count_whole(&arriving);
+        let is_mixed = arriving.is_mixed();
         self.tasks.spawn(async move {
-            input(hand_over(arriving).await.map(|()| Input::Stored(digest)).map_err(|error| blamed(&error, staged_bytes)))
+            input(hand_over(arriving.staged, import).await.map(|()| Input::Stored(digest)).map_err(|error| blamed(&error, is_mixed)))
         });
+    }
+
+    /// All bytes of a layer are verified.
+    fn count_whole(&mut self, arriving: &Arriving) {
+        let (digest, size_bytes) = (arriving.staged.descriptor().digest, arriving.staged.descriptor().size_bytes);
+        self.stored_bytes += size_bytes;
+        self.finished.push(Progress { digest, verified_bytes: size_bytes });
     }
 
     /// The last byte was verified, and the store has all of them.
@@ -447,8 +472,7 @@ impl<'a, S: Store> Session<'a, S> {
             return;
         }
         let Some(arriving) = self.layers.remove(&digest) else { return };
-        self.stored_bytes += arriving.staged.descriptor().size_bytes;
-        self.finished.push(Progress { digest, verified_bytes: arriving.staged.descriptor().size_bytes });
+        self.count_whole(&arriving);
         match self.context.store.properties().durable_ingests {
             true => arriving.staged.discard(),
             // The store has it for good only with the image.
@@ -515,7 +539,7 @@ impl<'a, S: Store> Session<'a, S> {
     async fn report(&mut self, stream: &mut Stream) {
         let mut reports = std::mem::take(&mut self.finished);
         for (digest, arriving) in &mut self.layers {
-            let verified_bytes = arriving.verified_bytes.load(Ordering::Relaxed);
+            let verified_bytes = arriving.staged.verified_bytes();
             if verified_bytes > arriving.reported_bytes {
                 arriving.reported_bytes = verified_bytes;
                 reports.push(Progress { digest: *digest, verified_bytes });
@@ -523,7 +547,7 @@ impl<'a, S: Store> Session<'a, S> {
         }
         if let Some(transfer) = self.interest.transfer {
             let total_bytes = self.missing.iter().map(|missing| missing.size_bytes - missing.staged_bytes).sum();
-            let arriving = self.layers.values().map(|arriving| arriving.verified_bytes.load(Ordering::Relaxed)).sum::<u64>();
+            let arriving = self.layers.values().map(|arriving| arriving.staged.verified_bytes()).sum::<u64>();
             transfer.progress((self.stored_bytes + arriving).min(total_bytes), total_bytes);
         }
         let received_bytes = self.received_bytes();
@@ -588,6 +612,6 @@ async fn renewed(sharing: Option<&Arc<Sharing>>) {
     }
 }
 
-fn input<S: Store>(result: Result<Input, Refusal>) -> Outcome<S> {
+fn input(result: Result<Input, Refusal>) -> Outcome {
     Outcome::Input(result.unwrap_or_else(Input::Failed))
 }

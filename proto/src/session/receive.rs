@@ -163,15 +163,14 @@ impl Receive {
                 self.advance();
             }
             (Phase::Layers, Input::Claimed { digest, missing }) => self.claimed(digest, missing)?,
-            (Phase::Layers, Input::StoredElsewhere(digest)) => {
-                self.layer(digest, LayerState::Claiming)?.state = LayerState::Stored;
-                self.advance();
-            }
+            (Phase::Layers, Input::StoredElsewhere(digest)) => self.stored_elsewhere(digest)?,
             (Phase::Layers, Input::Fetched { digest }) => self.fetched(digest)?,
             (Phase::Layers, Input::Unfetched { digest, range }) => {
-                self.layer(digest, LayerState::Fetching)?;
                 self.fetching = self.fetching.checked_sub(1).ok_or(OutOfTurn("the end of an extent"))?;
-                self.extents.push_front((digest, range));
+                if self.layer(digest, LayerState::Stored).is_err() {
+                    self.layer(digest, LayerState::Fetching)?;
+                    self.extents.push_front((digest, range));
+                }
                 self.advance();
             }
             (Phase::Layers, Input::Stored(digest)) => {
@@ -222,10 +221,28 @@ impl Receive {
     }
 
     fn fetched(&mut self, digest: Digest) -> Result<(), OutOfTurn> {
-        let layer = self.layer(digest, LayerState::Fetching)?;
-        layer.open_extents = layer.open_extents.checked_sub(1).ok_or(OutOfTurn("the end of an extent"))?;
         self.fetching = self.fetching.checked_sub(1).ok_or(OutOfTurn("the end of an extent"))?;
-        self.store_when_complete(digest);
+        // What was under way when the layer came in otherwise still ends.
+        if self.layer(digest, LayerState::Stored).is_err() {
+            let layer = self.layer(digest, LayerState::Fetching)?;
+            layer.open_extents = layer.open_extents.checked_sub(1).ok_or(OutOfTurn("the end of an extent"))?;
+            self.store_when_complete(digest);
+        }
+        self.advance();
+        Ok(())
+    }
+
+    /// Before its claim, or while it is fetched: what is not under way yet is not fetched any more.
+    fn stored_elsewhere(&mut self, digest: Digest) -> Result<(), OutOfTurn> {
+        let is_claiming = self.layer(digest, LayerState::Claiming).is_ok();
+        let state = if is_claiming { LayerState::Claiming } else { LayerState::Fetching };
+        let layer = match self.layer(digest, state) {
+            // All of it had come, too.
+            Err(_) => self.layer(digest, LayerState::Storing)?,
+            layer => layer?,
+        };
+        layer.state = LayerState::Stored;
+        self.extents.retain(|(of, _)| *of != digest);
         self.advance();
         Ok(())
     }
