@@ -17,7 +17,7 @@ use crate::discovery::Peers;
 use crate::net::{Net, NetConfig, NetError, Peer};
 use crate::staging::Staging;
 use crate::store::{Store, StoreError};
-use crate::transfer::{self, Context, Hashings, Jobs, Offers, Relay, Transfers};
+use crate::transfer::{self, Context, Hashings, Jobs, Offers, Relay, Reservations, Transfers};
 use crate::trust::{Policy, Trust, TrustError};
 use crate::{control, membership, sys};
 
@@ -80,6 +80,7 @@ impl Agent {
             peers: peers.clone(),
             mdns_interfaces: config.mdns.then(|| config.interfaces.clone()),
             policy,
+            reservations: Reservations::default(),
             hashings: Hashings::default(),
             offers: Offers::default(),
             jobs: Jobs::default(),

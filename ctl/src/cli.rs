@@ -57,6 +57,11 @@ pub(crate) enum Command {
     WhoHas(cmd::who_has::Args),
     /// Hash every blob again, and put damaged ones aside
     Scrub,
+    /// Free what is kept of transfers that were not finished
+    ///
+    /// What has arrived of an image is kept for a day, so that the same command goes on from there. It goes by itself when another image needs
+    /// the room. imgctl status and imgctl doctor say how much it is.
+    Prune,
     Fleet(cmd::fleet::Args),
     /// List the hosts that are seen
     Peers,
@@ -71,7 +76,7 @@ pub(crate) enum Command {
 /// The verbs as people look for them.
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Move images", &["send", "pull", "status", "cancel"]),
-    ("Images of this host", &["ls", "load", "save", "tag", "rm", "inspect", "diff", "who-has", "scrub"]),
+    ("Images of this host", &["ls", "load", "save", "tag", "rm", "inspect", "diff", "who-has", "scrub", "prune"]),
     ("Hosts", &["fleet", "peers"]),
     ("Help", &["doctor", "demo", "help"]),
 ];

@@ -40,7 +40,9 @@ fn fixed(kind: &FailureKind) -> &'static str {
         FailureKind::NotSigner(_) => "imgctl fleet ls shows which host holds the key of the fleet: run it there",
         FailureKind::Token => "imgctl fleet invite, on the host that holds the key of the fleet, prints a new token",
         FailureKind::Denied => "policy.toml in /etc/imgd on the host that refused says who may push and pull what",
-        FailureKind::NoSpace => "imgctl rm IMAGE makes room there; what has arrived is kept, the same command goes on from there",
+        FailureKind::NoSpace => {
+            "imgctl rm IMAGE, or docker image prune where Docker keeps them, makes room there; imgctl prune frees unfinished transfers"
+        }
         FailureKind::PlatformAbsent(_) => "imgctl inspect IMAGE shows its platforms; --platform selects one, --all-platforms all",
         FailureKind::NameTaken(_) => "imgctl fleet ls shows which names are taken",
         FailureKind::InvalidArchive => "imgctl load takes what imgctl save, docker save and podman save write, plain, gzip or zstd",

@@ -13,6 +13,7 @@ mod layout;
 mod mistakes;
 mod network;
 mod roll_out;
+mod room;
 mod send;
 mod store_conformance;
 mod system_calls;

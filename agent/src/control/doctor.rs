@@ -18,6 +18,7 @@ const FREE_BYTES: u64 = 1 << 30;
 /// Checks this host, and the way to `host` when it is named.
 pub(super) async fn doctor<S: Store>(context: &Context<S>, client: &Client, host: Option<&str>) -> Done {
     let mut checks = store(context).await;
+    checks.extend(unfinished(context).await);
     checks.extend([socket(context), fleet(context), certificate(context), interfaces(context)]);
     if let Some(host) = host {
         let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
@@ -42,6 +43,25 @@ async fn store<S: Store>(context: &Context<S>) -> Vec<Check> {
         (Err(error), _) | (_, Err(error)) => check(Verdict::Wrong, "store", format!("{kind}: {error}"), Some("see journalctl -u imgd")),
     });
     checks
+}
+
+/// What is kept of transfers that were not finished, when there is any.
+async fn unfinished<S: Store>(context: &Context<S>) -> Option<Check> {
+    let staging = context.staging.clone();
+    match crate::sys::blocking(move || staging.unclaimed()).await {
+        Ok(unclaimed) if unclaimed.blobs == 0 => None,
+        Ok(unclaimed) => {
+            let kept =
+                format!("{} MB of unfinished transfers are kept for a day ({} layers)", unclaimed.bytes / 1_000_000, unclaimed.blobs);
+            Some(check(
+                Verdict::Ok,
+                "staging",
+                format!("{kept}; imgctl prune frees them, and so does the next image that needs the room"),
+                None,
+            ))
+        }
+        Err(error) => Some(check(Verdict::Wrong, "staging", error.to_string(), Some("see journalctl -u imgd"))),
+    }
 }
 
 fn found(finding: Finding) -> Check {

@@ -11,6 +11,7 @@ mod job;
 mod list;
 mod load;
 mod peers;
+mod prune;
 mod pull;
 mod relay;
 mod roll_out;
@@ -131,6 +132,7 @@ async fn quick<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Client
         Request::Diff { image, hosts } => diff::diff(context, client, &image, &hosts).await,
         Request::WhoHas(image) => diff::who_has(context, client, &image).await,
         Request::Scrub => scrub::scrub(context, client).await,
+        Request::Prune => prune::prune(context, client).await,
         Request::Fleet(request) => fleet::fleet(context, client, request).await,
         Request::Doctor(host) => doctor::doctor(context, client, host.as_deref()).await,
     }

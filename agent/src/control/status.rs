@@ -4,8 +4,10 @@ use proto::control::{Event, FailureKind, Status};
 
 use super::Done;
 use super::client::Client;
-use super::failure::failure;
+use super::failure::{self, failure};
 use super::job::Jobs;
+use crate::staging::Unclaimed;
+use crate::sys;
 use crate::transfer::Context;
 
 /// Transfers that run, and the last ones that ran; or one send, until it is over. Who looks on stops nothing by going away.
@@ -20,6 +22,14 @@ pub(super) async fn status<S>(context: &Context<S>, jobs: &Jobs, client: &Client
     }
     for row in rows {
         client.event(Event::Transfer(row)).await;
+    }
+    if request.id.is_none() {
+        let staging = context.staging.clone();
+        let unclaimed = sys::blocking(move || staging.unclaimed()).await;
+        let Unclaimed { blobs, bytes } = unclaimed.map_err(|error| failure::store("cannot tell what is kept", &error))?;
+        if blobs > 0 {
+            client.event(Event::Unfinished { blobs, bytes }).await;
+        }
     }
     Ok(())
 }

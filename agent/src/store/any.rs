@@ -321,6 +321,10 @@ impl Store for AnyStore {
         on!(Backend, self.backend().await?, store => store.maintain().await)
     }
 
+    async fn reclaim(&self) -> Result<u64, StoreError> {
+        on!(Backend, self.backend().await?, store => store.reclaim().await)
+    }
+
     async fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
         on!(Backend, self.backend().await?, store => store.scrub(blob, report).await)
     }

@@ -275,6 +275,11 @@ impl Store for MemoryStore {
         Ok(self.shared.state().collect(&self.shared.leases))
     }
 
+    async fn reclaim(&self) -> Result<u64, StoreError> {
+        let mut state = self.shared.state();
+        Ok(std::mem::take(&mut state.parts).values().map(|part| part.len() as u64).sum())
+    }
+
     async fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
         let mut scrubbed = vec![];
         {

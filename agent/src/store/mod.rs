@@ -77,6 +77,10 @@ pub trait Store: Send + Sync + 'static {
     /// Housekeeping, once an hour: removes what nothing refers to any more and nobody is about to continue. Returns the bytes that were freed.
     fn maintain(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
+    /// Gives up what imports that were given up have left to be continued; the disk is full, or somebody wants the room. Returns the bytes that
+    /// were freed, as far as they are known.
+    fn reclaim(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
     /// Hashes blobs again: this one, or all. What is damaged is put aside (never served, fetched again by the next import) and reported.
     fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> impl Future<Output = Result<(), StoreError>> + Send;
 }

@@ -15,8 +15,8 @@ mod provide;
 mod pull;
 mod receive;
 mod registry;
+mod reservation;
 mod retry;
-mod room;
 mod send;
 mod serve;
 mod share;
@@ -43,6 +43,7 @@ pub use offers::Offers;
 pub use pinned::Pinned;
 pub use pull::pull;
 pub use registry::{Transfer, Transfers};
+pub use reservation::Reservations;
 pub use send::{SendJob, Sent, send};
 pub use serve::serve;
 
@@ -66,6 +67,8 @@ pub struct Context<S> {
     pub mdns_interfaces: Option<Vec<String>>,
     /// Who may do what here.
     pub policy: Policy,
+    /// Room that sessions have reserved here.
+    pub reservations: Reservations,
     /// What is being hashed before it is served.
     pub hashings: Hashings,
     /// What peers may read here now.

@@ -22,8 +22,9 @@ use super::arriving::{Arriving, blamed, feed_in, hand_over};
 use super::get::{self, Fetch, GetError, Patience};
 use super::interest::{Interest, News};
 use super::job::Place;
+use super::reservation::Reservation;
 use super::sharing::Sharing;
-use super::{Context, documents, refusal, room};
+use super::{Context, documents, refusal};
 use crate::net::{Peer, Share, Stream};
 use crate::staging::{StagedBlob, Staging};
 use crate::store::{Import, Imported, Ingest, Store, StoreError};
@@ -109,6 +110,8 @@ struct Session<'a, S: Store> {
     /// Layers that a store which takes nothing but bytes has taken, and those of which the machine knows that they are complete.
     fed: HashSet<Digest>,
     complete: HashSet<Digest>,
+    /// On the disks of this host.
+    reservation: Option<Reservation>,
     received_bytes: Arc<AtomicU64>,
     /// How far the source is that hashes before it serves.
     hashing: watch::Sender<Option<HashingProgress>>,
@@ -155,6 +158,7 @@ impl<'a, S: Store> Session<'a, S> {
             kept: vec![],
             fed: HashSet::new(),
             complete: HashSet::new(),
+            reservation: None,
             received_bytes: Arc::default(),
             hashing: watch::Sender::new(None),
             stored_bytes: 0,
@@ -238,12 +242,9 @@ impl<'a, S: Store> Session<'a, S> {
         let mut import = store.import(offer.image.clone()).await.map_err(|error| refusal(&error))?;
         let missing = import.missing().await.map_err(|error| refusal(&error))?;
         let missing = staged(&self.context.staging, missing).await.map_err(|error| refusal(&error))?;
-        let arriving: u64 = missing.iter().map(|blob| blob.size_bytes - blob.staged_bytes).sum();
-        if arriving > 0 {
-            let rooms = store.room().await.map_err(|error| refusal(&error))?;
-            let staging = self.context.staging.clone();
-            let staging_room = sys::blocking(move || staging.room()).await.map_err(|error| refusal(&error))?;
-            room::check(arriving, staging_room, &rooms)?;
+        if !offer.dry_run {
+            let blobs = offer.image.blobs().into_iter().cloned().collect();
+            self.reservation = Some(self.context.reservations.reserve(self.context, &missing, blobs).await?);
         }
         let lacks = |document: &&&Descriptor| missing.iter().any(|missing| missing.digest == document.digest);
         let documents_bytes: u64 = offer.image.documents().iter().filter(lacks).map(|document| document.size_bytes).sum();
@@ -551,6 +552,9 @@ impl<'a, S: Store> Session<'a, S> {
             transfer.progress((self.stored_bytes + arriving).min(total_bytes), total_bytes);
         }
         let received_bytes = self.received_bytes();
+        if let Some(reservation) = &self.reservation {
+            reservation.arrived(received_bytes);
+        }
         if let Some((since, bytes)) = &mut self.orphaned {
             if received_bytes > *bytes {
                 (*since, *bytes) = (Instant::now(), received_bytes);

@@ -8,15 +8,24 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::report::{Direction, Origin, Report};
 
-/// Every transfer, running or recent, of this job or of all.
-pub(super) fn rows(context: &Context, id: Option<u64>) -> Result<Vec<TransferRow>, Error> {
-    let mut rows = vec![];
-    context.each(&Request::Status(Status { id, watch: false }), |event| {
-        if let Event::Transfer(row) = event {
-            rows.push(row);
-        }
+/// What the agent knows of transfers.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Every transfer, running or recent, of one job or of all.
+    pub(super) rows: Vec<TransferRow>,
+    /// Blobs that transfers have not finished, and their bytes.
+    pub(super) unfinished: Option<(u64, u64)>,
+}
+
+/// Asks the agent for the transfers of this job, or for all.
+pub(super) fn known(context: &Context, id: Option<u64>) -> Result<Known, Error> {
+    let mut known = Known::default();
+    context.each(&Request::Status(Status { id, watch: false }), |event| match event {
+        Event::Transfer(row) => known.rows.push(row),
+        Event::Unfinished { blobs, bytes } => known.unfinished = Some((blobs, bytes)),
+        _ => {}
     })?;
-    Ok(rows)
+    Ok(known)
 }
 
 /// A report for a job with these transfers. One host has its layers shown, as `send` does it.

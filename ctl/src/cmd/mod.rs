@@ -13,6 +13,7 @@ pub(crate) mod ls;
 pub(crate) mod manual;
 pub(crate) mod peers;
 pub(crate) mod platforms;
+pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod rm;
 pub(crate) mod save;
@@ -106,6 +107,7 @@ fn run(context: &Context, command: Command) -> Result {
         Command::Diff(args) => diff::run(context, args),
         Command::WhoHas(args) => who_has::run(context, args),
         Command::Scrub => scrub::run(context),
+        Command::Prune => prune::run(context),
         Command::Fleet(args) => fleet::run(context, args),
         Command::Peers => peers::run(context),
         Command::Doctor(args) => doctor::run(context, args),

@@ -134,7 +134,7 @@ pub(crate) fn prepare(args: Args) -> (Request, Report) {
 
 /// What failed of an earlier send, again.
 fn retry(context: &Context, retry: Retry) -> super::Result {
-    let rows = job::rows(context, Some(retry.id))?;
+    let rows = job::known(context, Some(retry.id))?.rows;
     let mut report = job::report(rows.iter().filter(|row| row.state != TransferState::Done));
     report.detached = retry.detach;
     transfer::run(context, &Request::Retry(retry), report)

@@ -6,6 +6,7 @@ use proto::control::{Request, Status, TransferRow, TransferState};
 use proto::text::escape;
 use serde_json::json;
 
+use super::job::Known;
 use super::{job, transfer};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -31,7 +32,7 @@ pub(crate) struct Args {
 
 /// Shows transfers, or one send until it ends.
 pub(crate) fn run(context: &Context, args: &Args) -> super::Result {
-    let rows = job::rows(context, args.id)?;
+    let Known { rows, unfinished } = job::known(context, args.id)?;
     if args.watch {
         return watch(context, args.id, &rows);
     }
@@ -45,6 +46,11 @@ pub(crate) fn run(context: &Context, args: &Args) -> super::Result {
     let parts = if args.id.is_some() { rows.iter().map(|row| vec![row]).collect() } else { jobs(&rows) };
     table.extend(parts.iter().map(|part| line(part)));
     context.output.table(&table);
+    if let Some((blobs, bytes)) = unfinished {
+        context.output.object(&json!({"event": "unfinished", "blobs": blobs, "bytes": bytes}));
+        let kept = format!("{} of {} that no transfer has finished are kept for a day", size(bytes), count(blobs, "layer"));
+        context.output.line(&format!("{kept}; imgctl prune frees them"));
+    }
     Ok(Exit::Done)
 }
 

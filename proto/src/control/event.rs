@@ -133,6 +133,20 @@ pub enum Event {
     Resolved(Resolved),
     /// A name that leads to another image now. Only to a client with [`super::JOB_NEWS`].
     Moved(Moved),
+    /// What is kept of transfers that were not finished, after the rows of `status`. Only to a client with [`super::JOB_NEWS`].
+    Unfinished {
+        /// How many blobs.
+        blobs: u64,
+        /// Bytes that they take in the staging area.
+        bytes: u64,
+    },
+    /// What `prune` has freed.
+    Pruned {
+        /// Bytes in the staging area.
+        staged_bytes: u64,
+        /// Bytes in the store, as far as they are known.
+        stored_bytes: u64,
+    },
 }
 
 /// What a host lacks of an image.
@@ -408,7 +422,7 @@ pub struct Hashing {
 impl Event {
     /// True for an event that only a client with [`super::JOB_NEWS`], or a peer with [`crate::peer::SIGNS_OF_LIFE`], understands.
     pub fn is_job_news(&self) -> bool {
-        matches!(self, Self::Hashing(_) | Self::Resolved(_) | Self::Moved(_))
+        matches!(self, Self::Hashing(_) | Self::Resolved(_) | Self::Moved(_) | Self::Unfinished { .. })
     }
 }
 

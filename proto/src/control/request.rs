@@ -54,6 +54,8 @@ pub enum Request {
     Fleet(Fleet),
     /// `doctor`: events `Check`.
     Doctor(Option<String>),
+    /// `prune`: event `Pruned`.
+    Prune,
 }
 
 /// Which hosts are meant.
@@ -242,6 +244,7 @@ impl Request {
             Self::WhoHas(_) => "who-has",
             Self::Scrub => "scrub",
             Self::Doctor(_) => "doctor",
+            Self::Prune => "prune",
             Self::Fleet(Fleet::Init) => "fleet init",
             Self::Fleet(Fleet::Invite { .. }) => "fleet invite",
             Self::Fleet(Fleet::Join { .. }) => "fleet join",
@@ -268,7 +271,7 @@ impl Bounded for Request {
             Self::WhoHas(image) => text(image),
             Self::Doctor(host) => host.as_deref().is_none_or(text),
             Self::Fleet(fleet) => fleet.within_limits(),
-            Self::Peers | Self::Retry(_) | Self::Status(_) | Self::Cancel(_) | Self::Load | Self::Scrub => true,
+            Self::Peers | Self::Retry(_) | Self::Status(_) | Self::Cancel(_) | Self::Load | Self::Scrub | Self::Prune => true,
         }
     }
 }

@@ -57,6 +57,7 @@ fn requests() -> Vec<Request> {
         Request::Scrub,
         Request::Fleet(Fleet::Init),
         Request::Doctor(None),
+        Request::Prune,
         Request::Doctor(Some(text("b"))),
     ]
 }
@@ -137,6 +138,8 @@ fn transfer_events() -> Vec<Event> {
         Event::Hashing(Hashing { host: host.clone(), image: image.clone(), source: text("a"), done_bytes: 6, total_bytes: 7 }),
         Event::Resolved(Resolved { image: image.clone(), root: digest("root"), image_id: digest("id") }),
         Event::Moved(Moved { image: image.clone(), sent: digest("id"), image_id: None }),
+        Event::Unfinished { blobs: 3, bytes: 4 },
+        Event::Pruned { staged_bytes: 5, stored_bytes: 6 },
         Event::Done(done()),
         Event::HostFailed { host, image, failure: failure(FailureKind::NoSpace) },
         Event::Summary(Summary { total: 1, done: 2, failed: 3, egress_bytes: 4, elapsed_ms: 5 }),

@@ -26,6 +26,15 @@ const LIFE: Duration = Duration::days(30);
 /// What an import that was given up has brought is kept this long.
 const KEEP: Duration = Duration::days(1);
 
+/// What is kept of imports that were given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Abandoned {
+    /// What is less than a day old.
+    Day,
+    /// Nothing: the room is needed.
+    Nothing,
+}
+
 /// What a lease is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -173,13 +182,16 @@ impl Shared {
     }
 
     /// Deletes what is of no use any more: leases of images that a former process held. Those of imports wait for the next try.
-    pub(super) async fn sweep(&self) -> Result<(), StoreError> {
+    pub(super) async fn sweep(&self, abandoned: Abandoned) -> Result<(), StoreError> {
         let ours = self.lease_list(vec![format!("labels.{AGENT:?}=={:?}", self.agent)]).await?;
         let imports: HashSet<String> =
             self.lease_list(vec![format!("labels.{AGENT:?}=={:?},labels.{IMPORT:?}", self.agent)]).await?.into_iter().collect();
         {
             let mut ids = self.lease_ids();
-            let oldest = OffsetDateTime::now_utc() - KEEP;
+            let oldest = match abandoned {
+                Abandoned::Day => OffsetDateTime::now_utc() - KEEP,
+                Abandoned::Nothing => OffsetDateTime::now_utc(),
+            };
             let is_stale = |id: &String| !imports.contains(id) || taken_at(id).is_none_or(|taken| taken < oldest);
             let stale: Vec<String> = ours.into_iter().filter(|id| is_stale(id) && !ids.live.contains(id)).collect();
             ids.dropped.extend(stale);

@@ -162,7 +162,7 @@ impl Shared {
     /// Deletes, once, what a former process of this agent left behind.
     async fn sweep_once(&self) -> Result<(), StoreError> {
         if !self.swept.load(Ordering::Relaxed) {
-            self.sweep().await?;
+            self.sweep(lease::Abandoned::Day).await?;
             self.swept.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -224,6 +224,10 @@ impl Store for ContainerdStore {
 
     async fn maintain(&self) -> Result<u64, StoreError> {
         self.shared.maintain().await
+    }
+
+    async fn reclaim(&self) -> Result<u64, StoreError> {
+        self.shared.reclaim().await
     }
 
     async fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {

@@ -7,6 +7,7 @@ use proto::{Descriptor, Digest, Reference};
 
 use super::Shared;
 use super::content::{Infos, Presence};
+use super::lease::Abandoned;
 use crate::store::{Query, Removed, StoreError};
 use crate::sys::blocking;
 
@@ -39,7 +40,17 @@ impl Shared {
 
     /// See [`crate::store::Store::maintain`].
     pub(super) async fn maintain(self: &Arc<Self>) -> Result<u64, StoreError> {
-        self.sweep().await?;
+        self.sweep(Abandoned::Day).await?;
+        self.collect_unkept().await
+    }
+
+    /// See [`crate::store::Store::reclaim`].
+    pub(super) async fn reclaim(self: &Arc<Self>) -> Result<u64, StoreError> {
+        self.sweep(Abandoned::Nothing).await?;
+        self.collect_unkept().await
+    }
+
+    async fn collect_unkept(self: &Arc<Self>) -> Result<u64, StoreError> {
         let before = self.every_info(vec![]).await?;
         self.collect().await?;
         let kept: HashSet<Digest> = self.every_info(vec![]).await?.into_keys().collect();

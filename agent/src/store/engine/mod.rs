@@ -279,6 +279,10 @@ impl Store for EngineStore {
         self.ready().await?.maintain().await
     }
 
+    async fn reclaim(&self) -> Result<u64, StoreError> {
+        self.ready().await?.reclaim().await
+    }
+
     async fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
         self.ready().await?.scrub(blob, report).await
     }

@@ -82,6 +82,16 @@ impl Shared {
         Ok(self.freed_bytes(&before, &after, |_| 0))
     }
 
+    /// See [`crate::store::Store::reclaim`].
+    pub(super) async fn reclaim(&self) -> Result<u64, StoreError> {
+        let before = self.inventory().await?;
+        for row in before.rows.iter().filter(|row| row.partial_of.is_some() && row.names.is_empty() && !self.is_in_use(&row.id)) {
+            self.remove_partial(&row.id).await;
+        }
+        let after = self.inventory().await?;
+        Ok(self.freed_bytes(&before, &after, |_| 0))
+    }
+
     /// Layers that are gone, as archives, and what `documents` says of images that are gone.
     fn freed_bytes(&self, before: &Inventory, after: &Inventory, documents: impl Fn(&Digest) -> u64) -> u64 {
         let kept = after.chains();

@@ -24,6 +24,15 @@ use crate::store::StoreError;
 use crate::store::leases::Leases;
 use crate::sys::file;
 
+/// What is kept of imports that were given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Abandoned {
+    /// What is less than a day old.
+    Day,
+    /// Nothing: the room is needed.
+    Nothing,
+}
+
 /// What an import that was given up has brought is kept this long.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 
@@ -43,8 +52,8 @@ pub(super) struct Collected {
 }
 
 /// Marks and sweeps. The caller holds the lock of the names, so that no commit comes between. An error while marking leaves every blob in place.
-pub(super) fn collect(blobs: &Blobs, names: &Names, leases: &Leases) -> Result<Collected, StoreError> {
-    let (kept, outdated) = imports(blobs)?;
+pub(super) fn collect(blobs: &Blobs, names: &Names, leases: &Leases, abandoned: Abandoned) -> Result<Collected, StoreError> {
+    let (kept, outdated) = imports(blobs, leases, abandoned)?;
     let mut marked = mark(blobs, names)?;
     marked.extend(kept);
     let candidates = unmarked(blobs, &marked)?;
@@ -58,16 +67,18 @@ pub(super) fn collect(blobs: &Blobs, names: &Names, leases: &Leases) -> Result<C
     for path in outdated {
         remove(&path)?;
     }
-    sweep_own(blobs, leases)?;
+    sweep_own(blobs, leases, abandoned)?;
     Ok(collected)
 }
 
-/// Blobs of imports that were given up less than a day ago, and the notes of older ones.
-fn imports(blobs: &Blobs) -> Result<(Vec<Digest>, Vec<PathBuf>), StoreError> {
+/// Blobs of imports that go on, or are kept after they were given up, and the notes of others.
+fn imports(blobs: &Blobs, leases: &Leases, abandoned: Abandoned) -> Result<(Vec<Digest>, Vec<PathBuf>), StoreError> {
     let (mut kept, mut outdated) = (vec![], vec![]);
     for entry in own_files(blobs, "imports")? {
-        match age(&entry) < KEEP {
-            true => kept.extend(abandoned(&entry.path())?),
+        // The root of an import that goes on is leased.
+        let goes_on = digest_of(&entry).is_some_and(|root| leases.unless_leased(&root, || ()).is_none());
+        match goes_on || (abandoned == Abandoned::Day && age(&entry) < KEEP) {
+            true => kept.extend(announced(&entry.path())?),
             false => outdated.push(entry.path()),
         }
     }
@@ -215,7 +226,7 @@ fn read_document(blobs: &Blobs, digest: &Digest) -> Result<Document, StoreError>
 }
 
 /// The blobs that an import was to bring. None when its note has just gone.
-fn abandoned(path: &Path) -> Result<Vec<Digest>, StoreError> {
+fn announced(path: &Path) -> Result<Vec<Digest>, StoreError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(bytes.as_chunks::<32>().0.iter().map(|digest| Digest::from_bytes(*digest)).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
@@ -224,7 +235,7 @@ fn abandoned(path: &Path) -> Result<Vec<Digest>, StoreError> {
 }
 
 /// Removes our own files about blobs that are gone, and old ones.
-fn sweep_own(blobs: &Blobs, leases: &Leases) -> Result<(), StoreError> {
+fn sweep_own(blobs: &Blobs, leases: &Leases, abandoned: Abandoned) -> Result<(), StoreError> {
     for entry in own_files(blobs, "hashes")? {
         let is_of_nothing = match digest_of(&entry) {
             Some(digest) => blobs.metadata(&digest)?.is_none(),
@@ -235,7 +246,7 @@ fn sweep_own(blobs: &Blobs, leases: &Leases) -> Result<(), StoreError> {
         }
     }
     for entry in own_files(blobs, "ingest")? {
-        if age(&entry) >= KEEP
+        if (abandoned == Abandoned::Nothing || age(&entry) >= KEEP)
             && let Some(digest) = digest_of(&entry)
         {
             leases.unless_leased(&digest, || remove(&entry.path())).transpose()?;

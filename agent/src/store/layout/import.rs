@@ -9,6 +9,7 @@ use proto::{Descriptor, Digest, Image};
 
 use super::Layout;
 use super::blobs::Presence;
+use super::collect::Abandoned;
 use super::index::{Index, Names};
 use super::ingest::LayoutIngest;
 use crate::store::leases::Leased;
@@ -147,7 +148,7 @@ impl Layout {
         let _ = std::fs::remove_file(self.blobs.own_directory("imports").join(image.root.digest.hex()));
         if (before.is_some() && !is_there) || self.deferred.load(Ordering::Relaxed) {
             // The image is in, whatever becomes of the old one.
-            if let Err(error) = self.collect(index) {
+            if let Err(error) = self.collect(index, Abandoned::Day) {
                 tracing::warn!(%error, "cannot collect what is not referred to any more");
             }
         }

@@ -37,6 +37,7 @@ use proto::{Descriptor, Digest, Image, Reference};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 use self::blobs::Blobs;
+use self::collect::Abandoned;
 use self::index::{Index, Names};
 use super::leases::Leases;
 use super::turns::Turns;
@@ -124,10 +125,10 @@ impl Layout {
     }
 
     /// Collects, with the names as they are on the disk.
-    fn collect(&self, index: &mut Index) -> Result<u64, StoreError> {
+    fn collect(&self, index: &mut Index, abandoned: Abandoned) -> Result<u64, StoreError> {
         // Until it has succeeded another collection has to follow.
         self.deferred.store(true, Ordering::Relaxed);
-        let collected = collect::collect(&self.blobs, &*index.read()?, &self.leases)?;
+        let collected = collect::collect(&self.blobs, &*index.read()?, &self.leases, abandoned)?;
         self.deferred.store(collected.deferred, Ordering::Relaxed);
         Ok(collected.freed_bytes)
     }
@@ -193,7 +194,7 @@ impl Layout {
         }
         let name = references.first().map_or_else(|| image_id.to_string(), |reference| reference.familiar());
         index.write(&names.without(&positions))?;
-        let freed = self.collect(index);
+        let freed = self.collect(index, Abandoned::Day);
         let freed_bytes = freed.map_err(|source| StoreError::NotFreed { name: name.clone(), source: Box::new(source) })?;
         Ok(Removed { name, freed_bytes })
     }
@@ -297,7 +298,11 @@ impl Store for LayoutStore {
     /// Also what leases kept from the last collection, and what imports that were given up more than a day ago have left. Names that go or
     /// move collect by themselves.
     async fn maintain(&self) -> Result<u64, StoreError> {
-        self.layout.with_names(|layout, index, _| layout.collect(index)).await
+        self.layout.with_names(|layout, index, _| layout.collect(index, Abandoned::Day)).await
+    }
+
+    async fn reclaim(&self) -> Result<u64, StoreError> {
+        self.layout.with_names(|layout, index, _| layout.collect(index, Abandoned::Nothing)).await
     }
 
     async fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {

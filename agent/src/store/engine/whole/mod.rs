@@ -195,6 +195,10 @@ impl Store for WholeStore {
         self.passage.layout.maintain().await
     }
 
+    async fn reclaim(&self) -> Result<u64, StoreError> {
+        self.passage.layout.reclaim().await
+    }
+
     async fn scrub(&self, blob: Option<Digest>, report: mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
         self.passage.layout.scrub(blob, report).await
     }

@@ -1,0 +1,21 @@
+//! `imgctl prune`: what is kept of transfers that were not finished goes.
+
+use proto::control::Event;
+
+use super::Done;
+use super::client::Client;
+use super::failure;
+use crate::store::Store;
+use crate::sys;
+use crate::transfer::Context;
+
+/// Frees what no transfer brings at the moment.
+pub(super) async fn prune<S: Store>(context: &Context<S>, client: &Client) -> Done {
+    let what = "cannot free what is kept of transfers";
+    let staging = context.staging.clone();
+    let staged = sys::blocking(move || staging.reclaim(u64::MAX, &[])).await;
+    let staged_bytes = staged.map_err(|error| failure::store(what, &error))?;
+    let stored_bytes = context.store.reclaim().await.map_err(|error| failure::store(what, &error))?;
+    client.event(Event::Pruned { staged_bytes, stored_bytes }).await;
+    Ok(())
+}

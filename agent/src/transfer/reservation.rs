@@ -1,0 +1,165 @@
+//! Room on the disks of this host, reserved at admission for what is about to arrive: two images that fit one by one, and not together, do not
+//! fill a disk between them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use proto::Descriptor;
+use proto::peer::{Missing, Refusal};
+use tracing::info;
+
+use super::{Context, refusal};
+use crate::store::{Room, Store};
+use crate::sys;
+
+/// Room that is left on every disk whatever arrives.
+const SPARE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// What the sessions of this host have reserved.
+#[derive(Debug, Default)]
+pub struct Reservations(Mutex<Vec<Weak<Reserved>>>);
+
+/// Room for one image. Given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Reservation(#[allow(dead_code)] Arc<Reserved>);
+
+#[derive(Debug)]
+struct Reserved {
+    /// Bytes on each device that are still to be written, when nothing has arrived.
+    needed: HashMap<u64, u64>,
+    /// The device of staging, on which what has arrived is written already.
+    staging_device: u64,
+    arrived_bytes: AtomicU64,
+}
+
+/// Why there is no room.
+#[derive(Debug, PartialEq, Eq)]
+enum Shortage {
+    /// Even alone it does not fit.
+    Full { needed_bytes: u64, free_bytes: u64 },
+    /// It fits once others have what they have reserved.
+    Reserved,
+}
+
+impl Reservation {
+    /// So many bytes have arrived so far.
+    pub(super) fn arrived(&self, bytes: u64) {
+        self.0.arrived_bytes.store(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Reserved {
+    fn outstanding_bytes(&self, device: u64) -> u64 {
+        let needed_bytes = self.needed.get(&device).copied().unwrap_or(0);
+        let written_bytes = if device == self.staging_device { self.arrived_bytes.load(Ordering::Relaxed) } else { 0 };
+        needed_bytes.saturating_sub(written_bytes)
+    }
+}
+
+impl Reservations {
+    /// Reserves room for what is missing of an image. Under pressure what nobody brings goes first, oldest first, and what imports that were given
+    /// up have left in the store. `Busy` while others have reserved the room that is missing.
+    pub(super) async fn reserve<S: Store>(
+        &self,
+        context: &Context<S>,
+        missing: &[Missing],
+        blobs: Vec<Descriptor>,
+    ) -> Result<Reservation, Refusal> {
+        let arriving_bytes: u64 = missing.iter().map(|blob| blob.size_bytes - blob.staged_bytes).sum();
+        match self.take(arriving_bytes, &rooms(context).await?) {
+            Ok(reservation) => return Ok(reservation),
+            Err(Shortage::Reserved) => return Err(Refusal::Busy),
+            Err(Shortage::Full { needed_bytes, .. }) => reclaim(context, needed_bytes, blobs).await?,
+        }
+        self.take(arriving_bytes, &rooms(context).await?).map_err(|shortage| match shortage {
+            Shortage::Full { needed_bytes, free_bytes } => Refusal::NoSpace { needed_bytes, free_bytes },
+            Shortage::Reserved => Refusal::Busy,
+        })
+    }
+
+    /// `rooms`: that of staging first.
+    fn take(&self, arriving_bytes: u64, rooms: &[Room]) -> Result<Reservation, Shortage> {
+        let mut together: Vec<Room> = vec![];
+        rooms.iter().for_each(|room| room.add_to(&mut together));
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|reserved| reserved.strong_count() > 0);
+        let mut needed = HashMap::new();
+        for room in together.into_iter().filter(|_| arriving_bytes > 0) {
+            let needed_bytes = (arriving_bytes / 100).saturating_mul(room.needed_percent) + arriving_bytes % 100;
+            let with_spare_bytes = needed_bytes.saturating_add(SPARE_BYTES);
+            if with_spare_bytes > room.free_bytes {
+                return Err(Shortage::Full { needed_bytes: with_spare_bytes, free_bytes: room.free_bytes });
+            }
+            let reserved_bytes: u64 = all.iter().filter_map(Weak::upgrade).map(|other| other.outstanding_bytes(room.device)).sum();
+            if with_spare_bytes.saturating_add(reserved_bytes) > room.free_bytes {
+                return Err(Shortage::Reserved);
+            }
+            needed.insert(room.device, needed_bytes);
+        }
+        let staging_device = rooms.first().map_or(0, |room| room.device);
+        let reserved = Arc::new(Reserved { needed, staging_device, arrived_bytes: AtomicU64::new(0) });
+        all.push(Arc::downgrade(&reserved));
+        Ok(Reservation(reserved))
+    }
+}
+
+/// Room in staging, which takes every byte that arrives, and in the store, on the same file system or on others.
+async fn rooms<S: Store>(context: &Context<S>) -> Result<Vec<Room>, Refusal> {
+    let staging = context.staging.clone();
+    let mut rooms = vec![sys::blocking(move || staging.room()).await.map_err(|error| refusal(&error))?];
+    rooms.extend(context.store.room().await.map_err(|error| refusal(&error))?);
+    Ok(rooms)
+}
+
+async fn reclaim<S: Store>(context: &Context<S>, bytes: u64, except: Vec<Descriptor>) -> Result<(), Refusal> {
+    let staging = context.staging.clone();
+    let staged_bytes = sys::blocking(move || staging.reclaim(bytes, &except)).await.map_err(|error| refusal(&error))?;
+    let stored_bytes = if staged_bytes < bytes { context.store.reclaim().await.map_err(|error| refusal(&error))? } else { 0 };
+    if staged_bytes + stored_bytes > 0 {
+        info!(staged_bytes, stored_bytes, "unfinished transfers made room");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn room(device: u64, free_mib: u64, needed_percent: u64) -> Room {
+        Room { device, free_bytes: free_mib * MIB, needed_percent }
+    }
+
+    #[test]
+    fn what_others_have_reserved_is_not_free() {
+        let reservations = Reservations::default();
+        let disk = [room(1, 300, 100)];
+        let first = reservations.take(200 * MIB, &disk).unwrap();
+        assert_eq!(reservations.take(200 * MIB, &disk).unwrap_err(), Shortage::Reserved);
+        assert!(reservations.take(50 * MIB, &disk).is_ok());
+        // What has arrived is gone from the free bytes already.
+        first.arrived(150 * MIB);
+        let now = [room(1, 150, 100)];
+        assert!(reservations.take(80 * MIB, &now).is_ok());
+        assert_eq!(reservations.take(90 * MIB, &now).unwrap_err(), Shortage::Reserved);
+        drop(first);
+        assert!(reservations.take(90 * MIB, &now).is_ok());
+        let full = Shortage::Full { needed_bytes: 166 * MIB, free_bytes: 150 * MIB };
+        assert_eq!(reservations.take(150 * MIB, &now).unwrap_err(), full);
+        assert!(reservations.take(0, &[room(1, 0, 100)]).is_ok(), "nothing to come needs no room");
+    }
+
+    #[test]
+    fn every_disk_counts_for_itself() {
+        let reservations = Reservations::default();
+        // An engine that unpacks on a disk of its own, and one on the disk of staging.
+        let apart = [room(1, 200, 100), room(2, 500, 300)];
+        let _first = reservations.take(100 * MIB, &apart).unwrap();
+        assert_eq!(reservations.take(100 * MIB, &apart).unwrap_err(), Shortage::Reserved);
+        let together = [room(3, 350, 100), room(3, 350, 300)];
+        assert!(matches!(reservations.take(100 * MIB, &together).unwrap_err(), Shortage::Full { .. }));
+    }
+}
