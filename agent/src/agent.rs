@@ -68,6 +68,7 @@ impl Agent {
         let peers = Peers::open(&config.state_dir, config.peers.clone())?;
         let kind = store.properties().kind.to_owned();
         let (net, welcomed) = Net::bind(NetConfig { listen: config.listen, store: kind }, trust.clone(), peers.clone())?;
+        let journal = control::Journal::open(&config.state_dir)?;
         let (listener, inherited) = listen(config)?;
         let address = net.local_address().unwrap_or(config.listen);
         let shutdown = CancellationToken::new();
@@ -91,7 +92,7 @@ impl Agent {
         });
         let mut agent =
             Self { address, socket: config.socket.clone(), inherited, net, peers, shutdown, tasks: JoinSet::new(), _lock: lock };
-        agent.spawn(&context, config, listener, welcomed, relayed);
+        agent.spawn(&context, config, (journal, listener), welcomed, relayed);
         info!(name = context.trust.name(), id = ?context.trust.id(), %address, socket = %config.socket.display(), "agent started");
         Ok(agent)
     }
@@ -140,7 +141,7 @@ impl Agent {
         &mut self,
         context: &Arc<Context<S>>,
         config: &Config,
-        listener: UnixListener,
+        (journal, listener): (control::Journal, UnixListener),
         welcomed: mpsc::Receiver<Peer>,
         relayed: mpsc::Receiver<Relay>,
     ) {
@@ -153,7 +154,7 @@ impl Agent {
         }
         self.task("spreader", membership::spread_changes(context.clone()));
         // Ends by itself when the agent stops, after its clients have heard of it.
-        let serving = control::serve(context.clone(), listener, relayed);
+        let serving = control::serve(context.clone(), journal, listener, relayed);
         self.tasks.spawn(async move {
             serving.await;
             "control"

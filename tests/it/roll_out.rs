@@ -1,5 +1,6 @@
 //! One command for many hosts: which of them when, what comes of it, and what can be asked about it later.
 
+use agent::store::{Import, Store};
 use proto::Digest;
 use proto::control::{Event, FailureKind, Request, Retry, Send, Status, Summary};
 use tests::fleet::{self, Client, Host, PATIENCE, done, failed, send};
@@ -369,4 +370,108 @@ async fn a_roll_out_is_of_one_image_whatever_becomes_of_its_name() {
     assert_eq!(resolved.unwrap().image_id, old.image_id());
     let moved = events.iter().find_map(|event| if let Event::Moved(moved) = event { Some(moved) } else { None }).expect("it is said");
     assert_eq!((moved.sent, moved.image_id), (old.image_id(), Some(new.image_id())));
+}
+
+/// The events of a send, from its last word on everything to its end.
+async fn watched(host: &Host, id: u64) -> Result<Vec<Event>, proto::control::Failure> {
+    host.ask(Request::Status(Status { id: Some(id), watch: true })).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_detached_send_goes_on_after_a_restart_with_the_image_that_it_began_with() {
+    let (old, new) = (Recipe::new(92, &[2_000_000]).build("demo:1"), Recipe::new(93, &[1_000]).build("demo:2"));
+    let mut hosts = stopped(&["a", "b", "c"]);
+    hosts[0].have(&old).await;
+    hosts[0].have(&new).await;
+    fleet::found(&mut hosts).await;
+    let request = Send { detach: true, max_parallel: Some(1), host_limit_bytes_per_s: Some(1_000_000), ..send("demo:1", &["b", "c"]) };
+    let accepted = hosts[0].must(Request::Send(request)).await;
+    let Some(Event::Accepted { id }) = accepted.first() else { panic!("{accepted:?}") };
+    // One host has it, the other one has begun.
+    let mut watching = Client::connect(&hosts[0].socket()).await;
+    watching.write(&Request::Status(Status { id: Some(*id), watch: true })).await;
+    while !matches!(watching.next().await, Event::Done(_)) {}
+    while !matches!(watching.next().await, Event::Progress(_)) {}
+    hosts[0].stop().await;
+    // Meanwhile the name moves, and another one keeps the image.
+    {
+        let store = hosts[0].store();
+        for (name, image) in [("kept:1", &old.image), ("demo:1", &new.image)] {
+            let mut import = store.import(proto::Image { reference: Some(name.parse().unwrap()), ..image.clone() }).await.unwrap();
+            assert!(import.missing().await.unwrap().is_empty());
+            import.commit().await.unwrap();
+        }
+    }
+    hosts[0].start().await;
+    let events = watched(&hosts[0], *id).await.unwrap();
+    assert_eq!(done(&events).len(), 2, "{events:?}");
+    assert_eq!((summary(&events).total, summary(&events).done), (2, 2));
+    for host in &hosts[1..] {
+        assert_eq!(host.images().await, [("demo:1".to_owned(), old.image_id())]);
+    }
+    // And it is remembered after one more restart.
+    hosts[0].stop().await;
+    hosts[0].start().await;
+    let rows = hosts[0].must(Request::Status(Status { id: Some(*id), watch: false })).await;
+    assert_eq!(rows.iter().filter(|row| matches!(row, Event::Transfer(_))).count(), 2, "{rows:?}");
+    assert_eq!(done(&watched(&hosts[0], *id).await.unwrap()).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_is_sent_again_after_a_restart() {
+    let sample = Recipe::new(94, &[10_000]).build("demo:1");
+    let mut hosts = hosts(&["a", "b", "c"], &sample, Some("c")).await;
+    let events = hosts[0].must(Request::Send(send("demo:1", &["b", "c"]))).await;
+    let Some(Event::Accepted { id }) = events.first() else { panic!("{events:?}") };
+    assert_eq!(failed(&events)[0].0, "c");
+    hosts[0].stop().await;
+    std::fs::remove_file(hosts[2].path().join("policy.toml")).unwrap();
+    hosts[2].stop().await;
+    hosts[2].start().await;
+    hosts[0].start().await;
+    let again = hosts[0].must(Request::Retry(Retry { id: *id, detach: false })).await;
+    assert_eq!(done(&again).iter().map(|done| done.host.as_str()).collect::<Vec<_>>(), ["c"], "{again:?}");
+    let Some(Event::Accepted { id: next }) = again.first() else { panic!("{again:?}") };
+    assert!(next > id, "numbers are not given twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_from_another_host_goes_on_when_that_one_restarts() {
+    let sample = Recipe::new(95, &[3_000_000]).build("demo:1");
+    let mut hosts = stopped(&["a", "b", "c"]);
+    hosts[1].have(&sample).await;
+    fleet::found(&mut hosts).await;
+    let request = Send { from: Some("b".to_owned()), host_limit_bytes_per_s: Some(1_000_000), ..send("demo:1", &["c"]) };
+    let mut client = Client::connect(&hosts[0].socket()).await;
+    client.write(&Request::Send(request)).await;
+    while !matches!(client.next().await, Event::Progress(_)) {}
+    hosts[1].stop().await;
+    hosts[1].start().await;
+    let mut events = vec![];
+    let ending = tokio::time::timeout(PATIENCE, async {
+        loop {
+            match client.next().await {
+                Event::End => return,
+                Event::Failed(failure) => panic!("{failure:?}"),
+                event => events.push(event),
+            }
+        }
+    });
+    ending.await.expect("it goes on");
+    assert_eq!((summary(&events).total, summary(&events).done), (1, 1), "{events:?}");
+    assert_eq!(hosts[2].images().await, [("demo:1".to_owned(), sample.image_id())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fan_out_keeps_to_a_small_limit_and_leaves_its_host_once() {
+    let sample = Recipe::new(96, &[150_000]).build("demo:1");
+    let hosts = hosts(&["a", "b", "c", "d"], &sample, None).await;
+    let request = Send { limit_bytes_per_s: Some(10_000), ..send("demo:1", &["b", "c", "d"]) };
+    let events = hosts[0].must(Request::Send(request)).await;
+    assert_eq!(done(&events).len(), 3, "{events:?}");
+    let layer_bytes = sample.image.layers()[0].descriptor.size_bytes;
+    let documents_bytes: u64 = sample.image.documents().iter().map(|document| document.size_bytes).sum();
+    // Documents go from the head to every host.
+    let egress_bytes = summary(&events).egress_bytes - 3 * documents_bytes;
+    assert!(egress_bytes * 100 <= layer_bytes * 105, "{egress_bytes} bytes left for a layer of {layer_bytes}");
 }

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use proto::Digest;
-use proto::control::{Event, Failure, FailureKind, Resolved, Send};
+use proto::control::{Event, Failure, FailureKind, Resolved, Send, TransferRow, TransferState};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -12,9 +13,15 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::failure::failure;
+use super::journal::{Journal, Saved};
+use crate::store::StoreError;
+use crate::sys;
 
-/// Ended jobs that are remembered.
-const RECENT: usize = 32;
+/// Bytes of ended jobs that are remembered; those that other hosts asked for are counted for themselves.
+const RECENT_BYTES: usize = 16 * 1024 * 1024;
+
+/// How often a job that goes on is saved at most.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// More than the largest job comes to; what another host claims beyond it is not kept.
 const EVENTS: usize = 200_000;
@@ -25,6 +32,8 @@ pub(super) struct Jobs {
     jobs: Mutex<VecDeque<Arc<Job>>>,
     /// Carries them out. They end with it, and are waited for when the agent stops.
     tasks: Mutex<JoinSet<()>>,
+    /// Where those of clients are kept; `None` in tests.
+    journal: Option<Arc<Journal>>,
 }
 
 /// One `send`: every image to every host.
@@ -35,6 +44,8 @@ pub(super) struct Job {
     /// What was asked for, with the hosts by their names.
     pub(super) request: Send,
     asker: Asker,
+    /// Cancelled when the agent is about to stop.
+    agent: CancellationToken,
     /// Stops what is not done.
     pub(super) cancel: CancellationToken,
     record: Mutex<Record>,
@@ -76,21 +87,87 @@ enum Key {
 }
 
 impl Jobs {
+    /// With the jobs of an earlier life of the agent. Those that went on then, and were to go on without a client, are given back, to be gone on
+    /// with; the others end.
+    pub(super) async fn open(journal: Journal, parent: &CancellationToken) -> Result<(Self, Vec<Arc<Job>>), StoreError> {
+        let journal = Arc::new(journal);
+        let jobs = Self { journal: Some(journal.clone()), ..Self::default() };
+        let mut pending = vec![];
+        for saved in sys::blocking(move || journal.load()).await? {
+            let job = Job::new(saved.id, saved.request, Asker::Client, parent);
+            saved.events.into_iter().for_each(|event| job.tell(event));
+            match saved.result {
+                Some(result) => job.end(result),
+                None if job.request.detach => pending.push(job.clone()),
+                None => job.end(Err(failure(FailureKind::ShuttingDown, "the agent was restarted in the middle of it"))),
+            }
+            jobs.jobs().push_back(job);
+        }
+        Ok((jobs, pending))
+    }
+
+    /// The highest number of a job that is known.
+    pub(super) fn last_id(&self) -> u64 {
+        self.jobs().iter().map(|job| job.id).max().unwrap_or(0)
+    }
+
+    /// All that are known.
+    pub(super) fn all(&self) -> Vec<Arc<Job>> {
+        self.jobs().iter().cloned().collect()
+    }
+
     /// Remembers a job that begins; it is over with `parent`.
     pub(super) fn begin(&self, id: u64, request: Send, asker: Asker, parent: &CancellationToken) -> Arc<Job> {
-        let (record, version) = (Mutex::default(), watch::Sender::new(0));
-        let job = Arc::new(Job { id, request, asker, cancel: parent.child_token(), record, version });
+        let job = Job::new(id, request, asker, parent);
         job.tell(Event::Accepted { id });
         let mut jobs = self.jobs();
         // What others ask for takes the place of nothing that was asked for here.
-        let is_old = |job: &Arc<Job>| job.asker == asker && job.is_over();
-        if jobs.iter().filter(|job| is_old(job)).count() >= RECENT
-            && let Some(oldest) = jobs.iter().position(is_old)
-        {
-            jobs.remove(oldest);
-        }
+        let is_old = |job: &&Arc<Job>| job.asker == asker && job.is_over();
+        let mut bytes: usize = jobs.iter().filter(is_old).map(|job| job.bytes()).sum();
+        jobs.retain(|job| {
+            let is_forgotten = bytes > RECENT_BYTES && is_old(&job);
+            if is_forgotten {
+                bytes -= job.bytes();
+            }
+            !is_forgotten
+        });
         jobs.push_back(job.clone());
         job
+    }
+
+    /// Keeps a job on disk as it is now, where a client of this host has asked for it.
+    pub(super) async fn save(&self, job: &Job) {
+        if let Some(journal) = self.journal.clone().filter(|_| job.asker == Asker::Client && !job.request.dry_run) {
+            save(journal, job.saved()).await;
+        }
+    }
+
+    /// Keeps a job on disk as it goes on, until it is over. One that goes on without a client is not over when the agent stops.
+    fn keep(&self, job: &Arc<Job>) -> impl Future<Output = ()> + std::marker::Send + use<> {
+        let journal = self.journal.clone().filter(|_| job.asker == Asker::Client && !job.request.dry_run);
+        let job = job.clone();
+        async move {
+            let Some(journal) = journal else { return };
+            let (mut version, mut kept) = (job.version.subscribe(), None);
+            loop {
+                version.borrow_and_update();
+                let saved = job.saved();
+                if job.is_to_go_on() {
+                    return;
+                }
+                let is_over = saved.result.is_some();
+                if kept.as_ref() != Some(&saved) {
+                    save(journal.clone(), saved.clone()).await;
+                    kept = Some(saved);
+                }
+                if is_over {
+                    return;
+                }
+                // The sender is in `job`.
+                let _ = version.changed().await;
+                let _ = sys::deadline(SAVE_EVERY.as_millis() as u64, job.over()).await;
+            }
+        }
     }
 
     /// Carries a job out. When that ends without an end of the job, because of a defect, whoever follows the job hears it.
@@ -98,6 +175,7 @@ impl Jobs {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         let work = AbortOnDropHandle::new(tokio::spawn(work.in_current_span()));
+        tasks.spawn(self.keep(&job));
         tasks.spawn(async move {
             if let Err(error) = work.await {
                 tracing::error!(job = job.id, %error, "a send has failed by a defect");
@@ -133,7 +211,90 @@ impl Jobs {
     }
 }
 
+async fn save(journal: Arc<Journal>, saved: Saved) {
+    let id = saved.id;
+    if let Err(error) = sys::blocking(move || journal.save(&saved)).await {
+        tracing::warn!(job = id, %error, "a send is not kept on disk");
+    }
+}
+
 impl Job {
+    fn new(id: u64, request: Send, asker: Asker, parent: &CancellationToken) -> Arc<Self> {
+        let (record, version) = (Mutex::default(), watch::Sender::new(0));
+        Arc::new(Self { id, request, asker, agent: parent.clone(), cancel: parent.child_token(), record, version })
+    }
+
+    /// As it is kept on disk: without steps, and without what is only true of this life of the agent.
+    fn saved(&self) -> Saved {
+        let record = self.record();
+        let is_step = |key: &Key| matches!(key, Key::Planned(..) | Key::Progress(..) | Key::Drawn(..) | Key::Hashing(_) | Key::Waiting(_));
+        let events = record.events.values().filter(|(key, _)| !is_step(key)).map(|(_, event)| event.clone());
+        Saved { id: self.id, request: self.request.clone(), events: events.collect(), result: record.result.clone() }
+    }
+
+    /// The agent stops, and the job goes on when it is started again.
+    fn is_to_go_on(&self) -> bool {
+        self.request.detach && self.agent.is_cancelled()
+    }
+
+    /// Resolves when it is over.
+    async fn over(&self) {
+        let mut version = self.version.subscribe();
+        while !self.is_over() {
+            // The sender is in `self`.
+            let _ = version.changed().await;
+        }
+    }
+
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize {
+        self.record().events.values().map(|(_, event)| event_bytes(event)).sum()
+    }
+
+    /// Hosts of which not every image has ended, and how many have.
+    pub(super) fn pending(&self) -> (Vec<String>, usize) {
+        let record = self.record();
+        let count = |is: &dyn Fn(&Key) -> bool| record.events.values().filter(|(key, _)| is(key)).count();
+        let is_over = |host: &String| {
+            let queued = count(&|key| matches!(key, Key::Queued(of, _) if of == host));
+            queued > 0 && count(&|key| matches!(key, Key::Ended(of, _) if of == host)) >= queued
+        };
+        let (over, pending): (Vec<String>, Vec<String>) = self.request.hosts.names.iter().cloned().partition(is_over);
+        (pending, over.len())
+    }
+
+    /// What has come of it so far.
+    pub(super) fn ended(&self) -> (u64, u64) {
+        let record = self.record();
+        let done = record.events.values().filter(|(_, event)| matches!(event, Event::Done(_))).count() as u64;
+        let failed = record.events.values().filter(|(_, event)| matches!(event, Event::HostFailed { .. })).count() as u64;
+        (done, failed)
+    }
+
+    /// How it went with every image of every host that ended, for `status`.
+    pub(super) fn rows(&self) -> Vec<TransferRow> {
+        let row = |host: &str, image: &str, state, bytes| TransferRow {
+            id: self.id,
+            incoming: false,
+            image: image.to_owned(),
+            host: host.to_owned(),
+            state,
+            done_bytes: bytes,
+            total_bytes: bytes,
+            elapsed_ms: 0,
+        };
+        let ended = |(_, event): &(Key, Event)| match event {
+            Event::Done(done) => {
+                Some(TransferRow { elapsed_ms: done.elapsed_ms, ..row(&done.host, &done.image, TransferState::Done, done.sent_bytes) })
+            }
+            Event::HostFailed { host, image, failure } => {
+                Some(row(host, image, TransferState::Failed(failure.causes.last().cloned().unwrap_or_default()), 0))
+            }
+            _ => None,
+        };
+        self.record().events.values().filter_map(ended).collect()
+    }
+
     /// Something has happened.
     pub(super) fn tell(&self, event: Event) {
         let mut record = self.record();
@@ -254,6 +415,17 @@ impl Record {
             _ => return None,
         })
     }
+}
+
+/// About what an event takes in memory.
+fn event_bytes(event: &Event) -> usize {
+    let more = match event {
+        Event::Planned(planned) => planned.layers.len() * 64,
+        Event::Done(done) => done.sources.len() * 48,
+        Event::HostFailed { failure, .. } => failure.causes.iter().map(String::len).sum(),
+        _ => 0,
+    };
+    512 + more
 }
 
 /// What of a job is sent again: the request for it. Every image that failed somewhere goes to every host where something did: what is there

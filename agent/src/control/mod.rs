@@ -8,6 +8,7 @@ mod fleet;
 mod hosts;
 mod images;
 mod job;
+mod journal;
 mod list;
 mod load;
 mod peers;
@@ -30,6 +31,7 @@ use tracing::{Instrument, debug, error, info_span};
 
 use self::client::Client;
 use self::job::Jobs;
+pub use self::journal::Journal;
 use crate::store::Store;
 use crate::sys::socket::PeerUser;
 use crate::transfer::{Context, Relay};
@@ -41,9 +43,10 @@ const ANSWER_MS: u64 = 8_000;
 /// A verb's result: what it had to say it has said as events.
 type Done = Result<(), Failure>;
 
-/// Serves clients until the agent stops. Then running requests are told, and get a moment to tell their clients.
-pub async fn serve<S: Store>(context: Arc<Context<S>>, listener: UnixListener, mut relays: mpsc::Receiver<Relay>) {
-    let jobs = Arc::new(Jobs::default());
+/// Serves clients until the agent stops. Then running requests are told, and get a moment to tell their clients. Jobs of an earlier life of the
+/// agent that go on without a client are gone on with.
+pub async fn serve<S: Store>(context: Arc<Context<S>>, journal: Journal, listener: UnixListener, mut relays: mpsc::Receiver<Relay>) {
+    let jobs = Arc::new(send::go_on(&context, journal).await);
     let (mut clients, mut relayed) = (JoinSet::new(), JoinSet::new());
     loop {
         tokio::select! {

@@ -1,8 +1,9 @@
 //! A send from a third host: what is asked of it here, and what it does when it is asked.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use proto::control::{Event, Failure, FailureKind, Send, TransferState};
+use proto::control::{Event, Failure, FailureKind, Hosts, Send, Summary, TransferState};
 use proto::host::Member;
 use proto::limits::{RELAYED_LAYERS, STALL_TIMEOUT_MS};
 use proto::peer::{Answer, Request, SHARED_OFFERS, SIGNS_OF_LIFE};
@@ -16,31 +17,62 @@ use super::send;
 use crate::net::NetError;
 use crate::store::Store;
 use crate::sys;
-use crate::transfer::{Context, Relay, Transfer};
+use crate::transfer::{Context, Relay, Retry, Transfer};
 
 /// How long whoever asked may take to hear the last word.
 const LAST_WORD_MS: u64 = 1_000;
 
-/// Has `source` carry out the job, and ends it.
+/// Has `source` carry out the job, and ends it. A source that is lost is waited for, and asked again for what is not done.
 pub(super) async fn run<S: Store>(context: Arc<Context<S>>, job: Arc<Job>, source: Member) {
+    let started = Instant::now();
     let transfers = job.request.hosts.names.iter().map(|host| {
         let image = job.request.images.join(" ");
         context.transfers.start(job.id, false, &image, host, &job.cancel)
     });
     let transfers: Vec<Transfer> = transfers.collect();
     let cancelled = cancelled(&transfers);
+    let asking = async {
+        let (mut retry, mut egress_bytes) = (Retry::default(), 0);
+        loop {
+            let lost = match ask(&context, &job, &source, &transfers, &mut egress_bytes).await {
+                Ok(()) => return Ok(egress_bytes),
+                Err(Ended::Failed(failure)) => return Err(failure),
+                Err(Ended::Lost(failure)) => failure,
+            };
+            let received_bytes = transfers.iter().map(Transfer::done_bytes).sum();
+            let Some(pause) = retry.next(received_bytes) else { return Err(lost) };
+            warn!(source = source.name, causes = ?lost.causes, "the source is lost, trying again");
+            for host in job.pending().0 {
+                job.tell(Event::Waiting { host, reason: format!("{} is lost", source.name) });
+            }
+            tokio::time::sleep(pause).await;
+        }
+    };
     let result = tokio::select! {
-        result = ask(&context, &job, &source, &transfers) => result,
+        result = asking => result,
         () = cancelled => Err(failure(FailureKind::Cancelled, format!("cannot send from {}: cancelled", source.name))),
     };
     for transfer in transfers.iter().filter(|transfer| transfer.is_running()) {
         match &result {
-            Ok(()) => transfer.end(TransferState::Done),
+            Ok(_) => transfer.end(TransferState::Done),
             Err(failure) if failure.kind == FailureKind::Cancelled => transfer.end(TransferState::Cancelled),
             Err(failure) => transfer.end(TransferState::Failed(failure.causes.join(": "))),
         }
     }
-    job.end(result);
+    if let Ok(egress_bytes) = result {
+        let (done, failed) = job.ended();
+        let elapsed_ms = started.elapsed().as_millis() as u64;
+        job.tell(Event::Summary(Summary { total: done + failed, done, failed, egress_bytes, elapsed_ms }));
+    }
+    job.end(result.map(drop));
+}
+
+/// How asking a source ended.
+enum Ended {
+    /// It says why not.
+    Failed(Failure),
+    /// It is gone, or leaves, after it was reached once; it may come back.
+    Lost(Failure),
 }
 
 /// Carries out what a peer asks for, and tells it. Its going away cancels what is not done.
@@ -93,37 +125,60 @@ pub(super) async fn answer<S: Store>(context: Arc<Context<S>>, jobs: Arc<Jobs>, 
     let _ = sys::deadline(LAST_WORD_MS, telling).await;
 }
 
-async fn ask<S: Store>(context: &Context<S>, job: &Job, source: &Member, transfers: &[Transfer]) -> Result<(), Failure> {
+async fn ask<S: Store>(
+    context: &Context<S>,
+    job: &Job,
+    source: &Member,
+    transfers: &[Transfer],
+    egress_bytes: &mut u64,
+) -> Result<(), Ended> {
     let what = || format!("cannot send from {}", source.name);
-    let lost = |error: NetError| failure::net(what(), &source.name, &error);
-    let peer = context.net.connect(&source.id).await.map_err(lost)?;
+    let (pending, over) = job.pending();
+    let was_reached = over > 0 || !job.resolved().is_empty();
+    let lost = |error: NetError, was_reached: bool| {
+        let failure = failure::net(what(), &source.name, &error);
+        if was_reached && error.is_passing() { Ended::Lost(failure) } else { Ended::Failed(failure) }
+    };
+    let peer = context.net.connect(&source.id).await.map_err(|error| lost(error, was_reached))?;
     if peer.hello().capabilities & SHARED_OFFERS == 0 {
         let old = format!("{} is too old to send for another host: update its imgd", source.name);
-        return Err(failure(FailureKind::Unsupported, old));
+        return Err(Ended::Failed(failure(FailureKind::Unsupported, old)));
     }
     let mut layers = 0;
-    let request = Send { from: None, detach: false, ..job.request.clone() };
-    let mut stream = peer.request(&Request::Send(request)).await.map_err(lost)?;
+    let hosts = Hosts { names: pending, ..Hosts::default() };
+    let request = Send { from: None, detach: false, hosts, ..job.request.clone() };
+    let mut stream = peer.request(&Request::Send(request)).await.map_err(|error| lost(error, true))?;
     loop {
-        let event = match stream.receive::<Answer>().await.map_err(lost)? {
+        let event = match stream.receive::<Answer>().await.map_err(|error| lost(error, true))? {
             Answer::Event(event) => event,
-            Answer::Refused(refusal) => return Err(failure::net(what(), &source.name, &NetError::Answer(refusal))),
-            _ => return Err(lost(OutOfTurn("an answer that is no event").into())),
+            Answer::Refused(refusal) => {
+                return Err(Ended::Failed(failure::net(what(), &source.name, &NetError::Answer(refusal))));
+            }
+            _ => return Err(lost(OutOfTurn("an answer that is no event").into(), true)),
         };
         if let Event::Planned(planned) = &event {
             layers += planned.layers.len() + 1;
         }
         if layers > RELAYED_LAYERS {
-            return Err(lost(OutOfTurn("more layers than any send has").into()));
+            return Err(lost(OutOfTurn("more layers than any send has").into(), true));
         }
         match event {
             Event::End => return Ok(()),
             Event::Failed(mut failure) => {
+                let leaves = failure.kind == FailureKind::ShuttingDown;
                 failure.causes.insert(0, what());
-                return Err(failure);
+                return Err(if leaves { Ended::Lost(failure) } else { Ended::Failed(failure) });
             }
             // Its own number means nothing here.
             Event::Accepted { .. } => {}
+            Event::Resolved(now) if job.resolved().iter().any(|before| before.image == now.image && before.root != now.root) => {
+                let other = format!("{} is another image on {} now than when the send began", now.image, source.name);
+                return Err(Ended::Failed(failure(FailureKind::ImageNotFound, other)));
+            }
+            // Of this attempt alone.
+            Event::Summary(summary) => *egress_bytes = egress_bytes.saturating_add(summary.egress_bytes),
+            // It leaves: that is no failure of the host.
+            Event::HostFailed { failure, .. } if matches!(failure.kind, FailureKind::ShuttingDown | FailureKind::Cancelled) => {}
             event => match host(&event) {
                 Some(host) if !job.request.hosts.names.contains(host) => {
                     warn!(source = source.name, "tells of a host that was not asked for");

@@ -50,6 +50,8 @@ struct Errand {
 struct RollOut<'a, S> {
     context: &'a Arc<Context<S>>,
     images: Vec<Arc<Pinned>>,
+    /// Done and failed before the agent was restarted.
+    before: (u64, u64),
     waves: Vec<Vec<Errand>>,
     with_canary: bool,
     stop_on_failure: bool,
@@ -74,7 +76,7 @@ impl<'a, S: Store> RollOut<'a, S> {
         let members: Vec<HostId> = plan.hosts.iter().map(|host| host.id).collect();
         // What a receiver has to be told beyond an offer goes with a share of it.
         let is_shared = members.len() > 1 || plan.on_behalf_of.is_some() || request.host_limit_bytes_per_s.is_some();
-        let at_once = request.max_parallel.is_none() && request.canary.is_none();
+        let at_once = request.max_parallel.is_none() && plan.canary.is_none();
         let wants_fan = is_shared && (!request.dry_run || plan.on_behalf_of.is_some());
         let is_limited = request.limit_bytes_per_s.or(request.host_limit_bytes_per_s).is_some();
         let links = match is_limited {
@@ -105,10 +107,11 @@ impl<'a, S: Store> RollOut<'a, S> {
         };
         // All at once unless it is said otherwise: they read from each other.
         let places = request.max_parallel.map_or(plan.hosts.len(), |most| most as usize).max(1);
-        let waves = waves(plan.hosts.into_iter().map(errand).collect(), request.canary);
+        let waves = waves(plan.hosts.into_iter().map(errand).collect(), plan.canary);
         Self {
             context,
             images: plan.images,
+            before: job.ended(),
             with_canary: waves.len() > 1,
             waves,
             stop_on_failure: request.stop_on_failure,
@@ -132,7 +135,8 @@ impl<'a, S: Store> RollOut<'a, S> {
         for (send, _) in self.waves.iter().flatten().flat_map(|errand| &errand.sends) {
             let _ = self.events.send(Event::Queued { host: send.host.clone(), image: send.image.query().to_string() }).await;
         }
-        let mut summary = Summary { total: 0, done: 0, failed: 0, egress_bytes: 0, elapsed_ms: 0 };
+        let (done, failed) = self.before;
+        let mut summary = Summary { total: done + failed, done, failed, egress_bytes: 0, elapsed_ms: 0 };
         let mut forecasts: HashMap<Query, Vec<Vec<Missing>>> = HashMap::new();
         for (number, wave) in std::mem::take(&mut self.waves).into_iter().enumerate() {
             let is_canary = self.with_canary && number == 0;

@@ -11,11 +11,13 @@ use proto::{HostId, Reference};
 use super::client::Client;
 use super::failure::{self, failure};
 use super::job::{self, Asker, Job, Jobs};
+use super::journal::Journal;
 use super::{Done, hosts, images, relay, roll_out};
 use crate::net::Peer;
 use crate::store::{Query, Store};
 use crate::transfer::{Context, Pinned};
 use crate::trust::audit;
+use tracing::{error, info, warn};
 
 /// What is sent where: everything that can be wrong before the first connection was looked at.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(super) struct Plan {
     pub(super) images: Vec<Arc<Pinned>>,
     /// The hosts.
     pub(super) hosts: Vec<Member>,
+    /// So many of them first.
+    pub(super) canary: Option<u32>,
     /// The member that asked for it, when it was not a client of this host.
     pub(super) on_behalf_of: Option<HostId>,
 }
@@ -38,6 +42,8 @@ async fn carry_out<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Cl
     let detach = request.detach;
     let job = begin(context, jobs, request, &earlier).await?;
     if detach {
+        // From here on it outlives this agent, too.
+        jobs.save(&job).await;
         client.event(Event::Accepted { id: job.id }).await;
         return Ok(());
     }
@@ -49,6 +55,53 @@ async fn carry_out<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Cl
             Err(failure(FailureKind::Cancelled, "the client went away"))
         }
     }
+}
+
+/// Takes up what an earlier life of the agent has left: what is known of its jobs, and those that were to go on without a client.
+pub(super) async fn go_on<S: Store>(context: &Arc<Context<S>>, journal: Journal) -> Jobs {
+    let (jobs, pending) = match Jobs::open(journal, &context.shutdown).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            error!(%error, "what was sent before is not known");
+            (Jobs::default(), vec![])
+        }
+    };
+    context.transfers.after(jobs.last_id());
+    jobs.all().iter().flat_map(|job| job.rows()).for_each(|row| context.transfers.remember(row));
+    for job in pending {
+        info!(job = job.id, "a send goes on");
+        if let Err(failure) = go_on_with(context, &jobs, &job).await {
+            warn!(job = job.id, causes = ?failure.causes, "a send does not go on");
+            job.end(Err(failure));
+            jobs.save(&job).await;
+        }
+    }
+    jobs
+}
+
+/// The hosts that have not got everything get the images that the others got.
+async fn go_on_with<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, job: &Arc<Job>) -> Result<(), Failure> {
+    let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
+    let (pending, over) = job.pending();
+    if let Some(from) = &job.request.from {
+        let source = hosts::one(&members, from, "--from")?;
+        jobs.spawn(job.clone(), relay::run(context.clone(), job.clone(), source));
+        return Ok(());
+    }
+    let mut images = vec![];
+    for resolved in job.resolved() {
+        let what = format!("cannot go on to send {} as it was", resolved.image);
+        let image = Pinned::again(&*context.store, images::query(&resolved.image)?, &resolved.root).await;
+        images.push(Arc::new(image.map_err(|error| failure::store(what, &error))?));
+    }
+    if images.is_empty() {
+        images = self::images(context, &job.request).await?;
+    }
+    let by_name = |name: &String| members.members.iter().find(|member| member.name == *name).cloned();
+    let canary = job.request.canary.map(|canary| canary.saturating_sub(over as u32)).filter(|canary| *canary > 0);
+    let plan = Plan { images, hosts: pending.iter().filter_map(by_name).collect(), canary, on_behalf_of: None };
+    jobs.spawn(job.clone(), roll_out::run(context.clone(), job.clone(), plan));
+    Ok(())
 }
 
 /// Sends again what failed of an earlier send.
@@ -73,7 +126,7 @@ async fn begin<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, mut request: Se
     let Some(source) = source else {
         let images = images(context, &request).await?;
         let moved: Vec<Moved> = images.iter().filter_map(|image| moved(image, earlier)).collect();
-        let plan = Plan { images, hosts: selected, on_behalf_of: None };
+        let plan = Plan { images, hosts: selected, canary: request.canary, on_behalf_of: None };
         let job = roll_out(context, jobs, request, Asker::Client, plan);
         moved.into_iter().for_each(|moved| job.tell(Event::Moved(moved)));
         return Ok(job);
@@ -117,7 +170,7 @@ pub(super) async fn begin_for<S: Store>(
             }
         }
     }
-    let plan = Plan { images, hosts: selected, on_behalf_of: Some(asker.id()) };
+    let plan = Plan { images, hosts: selected, canary: request.canary, on_behalf_of: Some(asker.id()) };
     Ok(roll_out(context, jobs, request, Asker::Peer, plan))
 }
 

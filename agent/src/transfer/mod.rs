@@ -44,6 +44,7 @@ pub use pinned::Pinned;
 pub use pull::pull;
 pub use registry::{Transfer, Transfers};
 pub use reservation::Reservations;
+pub use retry::Retry;
 pub use send::{SendJob, Sent, send};
 pub use serve::serve;
 

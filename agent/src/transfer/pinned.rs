@@ -23,6 +23,20 @@ impl Pinned {
         Ok(Self { query, held, selected: Mutex::default() })
     }
 
+    /// The image that `query` led to before, wherever it leads now. [`StoreError::NotFound`] when it is here no longer.
+    pub async fn again<S: Store>(store: &S, query: Query, root: &Digest) -> Result<Self, StoreError> {
+        let not_found = StoreError::NotFound(query.clone());
+        match Self::new(store, query.clone()).await {
+            Ok(pinned) if pinned.held.image.root.digest == *root => return Ok(pinned),
+            Ok(_) | Err(StoreError::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let by_root = Query::parse(&root.to_string()).map_err(|_| not_found)?;
+        let mut held = store.resolve(&by_root, Selection::Present).await?;
+        held.image.reference = query.reference().map(proto::Reference::without_digest);
+        Ok(Self { query, held, selected: Mutex::default() })
+    }
+
     /// What was asked for.
     pub fn query(&self) -> &Query {
         &self.query

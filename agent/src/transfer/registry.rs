@@ -8,8 +8,8 @@ use std::time::Instant;
 use proto::control::{TransferRow, TransferState};
 use tokio_util::sync::CancellationToken;
 
-/// Ended transfers that are remembered.
-const RECENT: usize = 512;
+/// Bytes of ended transfers that are remembered, however many jobs they belong to.
+const RECENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// All of them, oldest first.
 #[derive(Debug, Clone, Default)]
@@ -40,20 +40,39 @@ impl Transfers {
         self.0.next_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// The next number is a higher one than this.
+    pub fn after(&self, id: u64) {
+        self.0.next_id.fetch_max(id, Ordering::Relaxed);
+    }
+
+    /// One of an earlier life of the agent.
+    pub fn remember(&self, row: TransferRow) {
+        let entry = Arc::new(Entry { row: Mutex::new(row), started: Instant::now(), cancel: CancellationToken::new() });
+        self.push(entry);
+    }
+
     /// A new one, under this number. It is cancelled with `parent`.
     pub fn start(&self, id: u64, incoming: bool, image: &str, host: &str, parent: &CancellationToken) -> Transfer {
         let (image, host) = (image.to_owned(), host.to_owned());
         let row = TransferRow { id, incoming, image, host, state: TransferState::Running, done_bytes: 0, total_bytes: 0, elapsed_ms: 0 };
         let entry = Arc::new(Entry { row: Mutex::new(row), started: Instant::now(), cancel: parent.child_token() });
-        let mut entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let ended = |entry: &Arc<Entry>| !entry.is_running();
-        if entries.iter().filter(|entry| ended(entry)).count() >= RECENT
-            && let Some(oldest) = entries.iter().position(ended)
-        {
-            entries.remove(oldest);
-        }
-        entries.push_back(entry.clone());
+        self.push(entry.clone());
         Transfer { entry }
+    }
+
+    fn push(&self, entry: Arc<Entry>) {
+        let mut entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended_bytes = |entry: &Arc<Entry>| if entry.is_running() { 0 } else { entry.bytes() };
+        let mut bytes: usize = entries.iter().map(ended_bytes).sum();
+        if bytes > RECENT_BYTES {
+            entries.retain(|entry| {
+                let ended = ended_bytes(entry);
+                let is_forgotten = bytes > RECENT_BYTES && ended > 0;
+                bytes -= if is_forgotten { ended } else { 0 };
+                !is_forgotten
+            });
+        }
+        entries.push_back(entry);
     }
 
     /// Rows for `status`.
@@ -78,6 +97,12 @@ impl Entry {
         row
     }
 
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize {
+        let row = self.row.lock().unwrap_or_else(PoisonError::into_inner);
+        256 + row.image.len() + row.host.len()
+    }
+
     fn is_running(&self) -> bool {
         matches!(self.row().state, TransferState::Running | TransferState::Waiting)
     }
@@ -97,6 +122,11 @@ impl Transfer {
     /// Cancelled by `cancel`, by the client that goes away, or by the end of the agent.
     pub fn cancelled(&self) -> CancellationToken {
         self.entry.cancel.clone()
+    }
+
+    /// Bytes that have travelled so far.
+    pub fn done_bytes(&self) -> u64 {
+        self.entry.row().done_bytes
     }
 
     /// Since it started.
@@ -146,11 +176,12 @@ mod tests {
         let transfers = Transfers::default();
         let root = CancellationToken::new();
         let running = transfers.start(transfers.number(), false, "demo:1", "a", &root);
-        for _ in 0..RECENT + 10 {
-            transfers.start(transfers.number(), true, "demo:2", "b", &root).end(TransferState::Done);
+        let name = "x".repeat(4000);
+        for _ in 0..2 * RECENT_BYTES / 4000 {
+            transfers.start(transfers.number(), true, &name, "b", &root).end(TransferState::Done);
         }
         let rows = transfers.rows();
-        assert_eq!(rows.len(), RECENT + 1);
+        assert!(rows.len() > 500 && rows.len() < RECENT_BYTES / 4000 + 10, "{}", rows.len());
         assert_eq!(rows[0].id, running.id());
         assert!(transfers.cancel(running.id()) && running.cancelled().is_cancelled());
         assert!(!transfers.cancel(rows[1].id), "an ended transfer cannot be cancelled");

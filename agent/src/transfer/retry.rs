@@ -9,7 +9,7 @@ const RETRY_MOST: Duration = Duration::from_secs(4);
 
 /// Pauses between attempts: short at first, then longer, for as long as verified bytes have come within [`RETRY_FOR`].
 #[derive(Debug, Default)]
-pub(super) struct Retry {
+pub struct Retry {
     since: Option<Instant>,
     pause: Duration,
     verified_bytes: u64,
@@ -18,7 +18,7 @@ pub(super) struct Retry {
 impl Retry {
     /// The pause before the next attempt; `None`: it has gone on for too long without a verified byte. Bytes that only left do not count: a path
     /// that carries nothing but repetitions would be tried for ever.
-    pub(super) fn next(&mut self, verified_bytes: u64) -> Option<Duration> {
+    pub fn next(&mut self, verified_bytes: u64) -> Option<Duration> {
         if verified_bytes > self.verified_bytes || self.since.is_none() {
             (self.since, self.pause, self.verified_bytes) = (Some(Instant::now()), RETRY_FIRST, verified_bytes);
         }
