@@ -78,10 +78,9 @@ impl<'a, S: Store> RollOut<'a, S> {
         let is_shared = members.len() > 1 || plan.on_behalf_of.is_some() || request.host_limit_bytes_per_s.is_some();
         let at_once = request.max_parallel.is_none() && plan.canary.is_none();
         let wants_fan = is_shared && (!request.dry_run || plan.on_behalf_of.is_some());
-        let is_limited = request.limit_bytes_per_s.or(request.host_limit_bytes_per_s).is_some();
-        let links = match is_limited {
-            true => Arc::new(Mutex::new(context.links.lock().unwrap_or_else(PoisonError::into_inner).limited())),
-            false => context.links.clone(),
+        let links = match request.limit_bytes_per_s.into_iter().chain(request.host_limit_bytes_per_s).min() {
+            Some(limit) => Arc::new(Mutex::new(context.links.lock().unwrap_or_else(PoisonError::into_inner).limited(limit))),
+            None => context.links.clone(),
         };
         let mut fan = || wants_fan.then(|| Fan::start(context.trust.id(), members.clone(), at_once, links.clone(), &mut planners));
         let images: Vec<(Arc<Pinned>, Option<Fan>)> = plan.images.iter().map(|image| (image.clone(), fan())).collect();

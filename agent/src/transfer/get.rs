@@ -19,8 +19,9 @@ use crate::staging::StagedBlob;
 use crate::store::StoreError;
 use crate::sys::{self, Lane, blocking_in};
 
-/// Silence periods that a source may fill with [`Block::Waiting`] before it is given up: hosts that wait for each other would wait for ever.
-const WAITING: u64 = 4;
+/// Silence periods that a source may fill with [`Block::Waiting`] before it is given up: hosts that wait for each other would wait for ever. At the
+/// smallest limit that is of use, 10 KB/s, a range takes two of them.
+const WAITING: u64 = 10;
 
 /// Time that a source may say that it hashes without getting further: its engine hands out a large layer only when it has written it to its disk.
 /// The source itself watches its engine, and refuses when that hangs.

@@ -19,15 +19,12 @@ impl Limit {
         Self { bytes_per_s: bytes_per_s.max(1), free_at: Mutex::new(Instant::now()) }
     }
 
-    /// Waits until `bytes` may pass. Who asks first passes first; nothing is saved up while nobody asks.
+    /// Waits until `bytes` may pass. Who asks first passes first; nothing is saved up while nobody asks, and who gives up has taken nothing.
     pub async fn take(&self, bytes: u64) {
-        let wait_until = {
-            let mut free_at = self.free_at.lock().await;
-            let start = (*free_at).max(Instant::now());
-            *free_at = start + Duration::from_micros(bytes.saturating_mul(1_000_000) / self.bytes_per_s);
-            start
-        };
-        tokio::time::sleep_until(wait_until).await;
+        // Held while it sleeps: the lock is the queue.
+        let mut free_at = self.free_at.lock().await;
+        tokio::time::sleep_until(*free_at).await;
+        *free_at = (*free_at).max(Instant::now()) + Duration::from_micros(bytes.saturating_mul(1_000_000) / self.bytes_per_s);
     }
 }
 
@@ -56,5 +53,17 @@ mod tests {
         }
         let elapsed = start.elapsed().as_secs_f64();
         assert!((9.8..10.1).contains(&elapsed), "{elapsed}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_has_taken_nothing() {
+        let limit = Limit::new(1_000);
+        limit.take(1_000).await;
+        for _ in 0..100 {
+            assert!(tokio::time::timeout(Duration::from_millis(1), limit.take(1_000_000)).await.is_err());
+        }
+        let start = Instant::now();
+        limit.take(1_000).await;
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     }
 }

@@ -82,7 +82,7 @@ impl Chain {
             return;
         }
         self.started_ms = Some(now_ms);
-        self.trial = Trial::new(self.links.is_known(), now_ms);
+        self.trial = Trial::new(&self.links, now_ms);
         let place = |host: &HostId| {
             let known = &self.hosts[host];
             let slow = if let Pace::Slow(bytes_per_s) = known.pace { Some(Reverse(bytes_per_s)) } else { None };

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::HostId;
+use crate::limits::RANGE_BYTES;
 
 /// Less than this share of the best pace is slow.
 const SLOW_SHARE: u64 = 2;
@@ -17,6 +18,8 @@ pub struct Links {
     best_bytes_per_s: u64,
     /// Hosts that were slow in their last fan-out, and how slow.
     slow: HashMap<HostId, u64>,
+    /// What a fan-out is limited to; 0: not limited.
+    limit_bytes_per_s: u64,
 }
 
 impl Links {
@@ -41,8 +44,13 @@ impl Links {
     }
 
     /// What of it is of use to a fan-out whose speed is limited: nothing of that says anything of the head.
-    pub fn limited(&self) -> Self {
-        Self { best_bytes_per_s: 0, slow: self.slow.clone() }
+    pub fn limited(&self, limit_bytes_per_s: u64) -> Self {
+        Self { best_bytes_per_s: 0, slow: self.slow.clone(), limit_bytes_per_s: limit_bytes_per_s.max(1) }
+    }
+
+    /// Time that the limit leaves for so many ranges; none without a limit.
+    pub(super) fn steps_ms(&self, ranges: u64) -> u64 {
+        (ranges * RANGE_BYTES * 1000).checked_div(self.limit_bytes_per_s).unwrap_or(0)
     }
 
     /// Takes in at which pace each host of one fan-out has received. `is_best`: that another first host is no faster was tried out, so that the best
@@ -88,6 +96,6 @@ mod tests {
         links.learn(&[], true);
         assert!(links.is_good(150), "a fan-out that was too short says nothing");
         assert!(links.is_poor(74) && !links.is_poor(75));
-        assert!(!links.limited().is_poor(74), "a limit is not the link");
+        assert!(!links.limited(10).is_poor(74), "a limit is not the link");
     }
 }

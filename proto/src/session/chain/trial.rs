@@ -1,6 +1,6 @@
 //! The search for a first host that is not slow: it is compared with nobody, and all wait for it.
 
-use super::{Chain, Pace};
+use super::{Chain, Links, Pace};
 use crate::HostId;
 
 /// How long each of the first hosts is tried out at the head: were it slow, all would be, and nobody would know. By then those behind it that are
@@ -9,6 +9,9 @@ const TRIAL_MS: u64 = 700;
 
 /// The same where it is known what the head can send: who gets far less is slow, and who gets about that is not.
 const TRIAL_KNOWN_MS: u64 = 250;
+
+/// Ranges that a first host of a limited fan-out has time to receive in its trial: fewer say nothing of its link.
+const TRIAL_STEPS: u64 = 8;
 
 /// When what the head sends to both is measured, from the beginning of a trial, and for how long.
 const BOTH_MS: u64 = 100;
@@ -27,6 +30,8 @@ pub(super) struct Trial {
     tried: Vec<HostId>,
     /// The pace of the one before the one that is tried now.
     before_bytes_per_s: u64,
+    /// How long each of them is tried.
+    length_ms: u64,
     pub(super) due_ms: u64,
     /// How long after a trial that brought nothing.
     again_ms: u64,
@@ -40,10 +45,11 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    /// The first one is due when the chain has run for a moment.
-    pub(super) fn new(is_head_known: bool, now_ms: u64) -> Self {
-        let due_ms = now_ms + if is_head_known { TRIAL_KNOWN_MS } else { TRIAL_MS };
-        Self { due_ms, again_ms: TRIAL_AGAIN_MS, has_presumed: !is_head_known, ..Self::default() }
+    /// The first one is due when the chain has run for a moment; a limit makes moments longer.
+    pub(super) fn new(links: &Links, now_ms: u64) -> Self {
+        let length_ms = TRIAL_MS.max(links.steps_ms(TRIAL_STEPS));
+        let due_ms = now_ms + if links.is_known() { TRIAL_KNOWN_MS } else { length_ms };
+        Self { due_ms, length_ms, again_ms: TRIAL_AGAIN_MS.max(length_ms), has_presumed: !links.is_known(), ..Self::default() }
     }
 }
 
@@ -78,7 +84,7 @@ impl Chain {
             return;
         }
         self.trial.in_vain = false;
-        (self.trial.before_bytes_per_s, self.trial.due_ms) = (pace, now_ms + TRIAL_MS);
+        (self.trial.before_bytes_per_s, self.trial.due_ms) = (pace, now_ms + self.trial.length_ms);
         (self.trial.both, self.trial.both_bytes_per_s) = (None, None);
         self.trial.tried.push(self.order[first]);
         let tried = &self.trial.tried;
@@ -114,7 +120,7 @@ impl Chain {
     /// After a change of the first host the head serves both for a moment.
     pub(super) fn measure_both(&mut self, now_ms: u64) {
         let sent_bytes = || self.hosts.values().map(|host| host.from_head_bytes).sum::<u64>();
-        let begun_ms = self.trial.due_ms.saturating_sub(TRIAL_MS);
+        let begun_ms = self.trial.due_ms.saturating_sub(self.trial.length_ms);
         match self.trial.both {
             _ if self.trial.tried.is_empty() || self.trial.both_bytes_per_s.is_some() => {}
             None if now_ms >= begun_ms + BOTH_MS => self.trial.both = Some((now_ms, sent_bytes())),
