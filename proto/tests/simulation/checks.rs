@@ -1,0 +1,180 @@
+//! What must hold, at every step and at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::job::Fault;
+use proto::peer::Refusal;
+use proto::{Digest, HostId};
+
+use crate::content::{Blob, Part};
+use crate::head::{Failure, Sending};
+use crate::node::Place;
+use crate::scenario::{Lie, SECOND};
+use crate::session::Session;
+use crate::sources::BROKEN_READ_BYTES;
+use crate::world::World;
+
+impl World {
+    /// A range that was verified is right. Without hashes that the head has proven, its source may have deceived.
+    pub(crate) fn check_staged(&self, session: usize, from: usize, blob: &Blob, index: usize, part: &Part) {
+        let truth = Part::of(blob, index);
+        let is_true = (part.content, part.before, part.after) == (truth.content, truth.before, truth.after);
+        let is_deceived = self.sessions[session].job.is_none() && self.nodes[from].lie != Lie::Never;
+        assert!(is_true || is_deceived, "range {index} of {} from {from} is wrong, and was verified", blob.descriptor.digest);
+    }
+
+    /// Whoever is said to lie does.
+    pub(crate) fn check_fault(&self, source: usize, fault: &Fault) {
+        let is_liar = self.nodes[source].lie != Lie::Never;
+        assert!(is_liar || !matches!(fault, Fault::Lied(_)), "host {source} is called a liar: {fault:?}");
+    }
+
+    /// A head whose blob is suspected deceives.
+    pub(crate) fn check_suspect(&self, head: usize, digest: &Digest) {
+        assert!(self.nodes[head].lie != Lie::Never, "honest head {head} is said to have a damaged {digest}");
+    }
+
+    /// A member is told to read from other hosts of the job, each once, the head last.
+    pub(crate) fn check_word(&self, run: usize, host: HostId, hosts: &[HostId]) {
+        let spec = &self.scenario.jobs[self.runs[run].job];
+        let members: BTreeSet<HostId> = spec.members.iter().map(|member| self.nodes[*member].id).collect();
+        let head = self.nodes[spec.head].id;
+        let unique: BTreeSet<HostId> = hosts.iter().copied().collect();
+        assert_eq!(unique.len(), hosts.len(), "a source is named twice");
+        assert!(!unique.contains(&host), "a host is to read from itself");
+        assert!(unique.contains(&head) && unique.iter().all(|source| *source == head || members.contains(source)), "a stranger is named");
+    }
+
+    /// Every name of a host stands for an image that was sent, and of which it has everything.
+    pub(crate) fn check_names(&self, host: usize) {
+        let versions: BTreeMap<Digest, &proto::Image> =
+            self.scenario.jobs.iter().flat_map(|job| &job.versions).map(|image| (image.root.digest, image)).collect();
+        let disk = &self.nodes[host].disk;
+        for root in disk.names.values() {
+            let has = |blob: &&proto::Descriptor| disk.store.contains_key(&blob.digest);
+            assert!(versions[root].blobs().iter().all(has), "host {host} has a name for an image that is not whole");
+        }
+    }
+
+    /// A sending fails only for a reason.
+    pub(crate) fn check_result(&self, sending: usize, result: &Result<(), Failure>) {
+        let Sending { run, member, .. } = self.sendings[sending];
+        let (job, node) = (self.runs[run].job, &self.nodes[member]);
+        let head_lies = self.nodes[self.scenario.jobs[job].head].lie != Lie::Never;
+        let is_calm = self.now_us > self.scenario.calm_us + 10 * SECOND;
+        let has_reason = match result {
+            Ok(()) => {
+                self.check_names(member);
+                !node.disk.names.is_empty()
+            }
+            Err(Failure::Unreachable) => node.is_dead || !is_calm,
+            Err(Failure::GivenUp) => node.is_dead,
+            Err(Failure::Cancelled) => self.cancelled[job],
+            Err(Failure::Refused(Refusal::Cancelled)) => node.was_cancelled,
+            Err(Failure::Refused(Refusal::NoSpace { .. })) => node.had_disk_fault,
+            Err(Failure::Refused(Refusal::Store(reason))) => node.had_disk_fault && reason == "disk",
+            Err(Failure::Refused(Refusal::Corrupt(_) | Refusal::StoreChanged)) => head_lies,
+            Err(Failure::Refused(_)) => false,
+        };
+        assert!(has_reason, "run {run}, member {member}: {result:?} for no reason");
+    }
+
+    /// What must have become of everything when nothing more happens.
+    pub(crate) fn check_end(&self) {
+        for (number, session) in self.sessions.iter().enumerate() {
+            assert!(session.result.is_some(), "session {number} never ends");
+        }
+        for (sending, state) in self.sendings.iter().enumerate() {
+            assert!(state.result.is_some() || !self.is_running(state.run), "sending {sending} never ends");
+        }
+        for (job, spec) in self.scenario.jobs.iter().enumerate() {
+            let head = &self.nodes[spec.head];
+            if self.cancelled[job] || head.is_dead || head.lie != Lie::Never {
+                continue;
+            }
+            for member in spec.members.iter().filter(|member| !self.nodes[**member].is_dead) {
+                assert!(self.has_image(job, *member), "host {member} has not got the image of job {job}");
+            }
+        }
+        for (host, node) in self.nodes.iter().enumerate() {
+            self.check_names(host);
+            assert!(node.claims.values().all(|claim| claim.holder.is_none() && claim.waiting.is_empty()), "host {host}: a claim is held");
+            let again_bytes = node.came_bytes.saturating_sub(node.verified_bytes);
+            // Documents are not counted as verified.
+            let documents_bytes = self.sessions.iter().filter(|session| session.host == host).count() as u64 * 6_000;
+            let most_bytes = node.broken_reads * BROKEN_READ_BYTES + documents_bytes;
+            assert!(again_bytes <= most_bytes, "host {host}: {again_bytes} bytes came in vain in {} broken reads", node.broken_reads);
+        }
+    }
+
+    /// At the last fault: sessions without a head whose members have, between them and along what they were told, everything that they lack.
+    pub(crate) fn expect_orphans(&mut self) {
+        let mut has: BTreeMap<usize, BTreeSet<(Digest, usize)>> = BTreeMap::new();
+        for (number, session) in self.sessions.iter().enumerate().filter(|(_, session)| !session.is_abandoned && session.job.is_some()) {
+            let node = &self.nodes[session.host];
+            let Some(membership) = node.memberships.get(&number).filter(|_| self.nodes[session.host].is_up) else { continue };
+            let is_here = |(digest, index): &(Digest, usize)| {
+                let layer = &membership.layers[digest];
+                let is_staged =
+                    node.disk.staged(digest, *index).is_some_and(|part| part.after == self.scenario.blobs[digest].hashes[*index]);
+                node.disk.store.contains_key(digest) || (is_staged && layer.hashes.is_some() && layer.place == Place::Staged)
+            };
+            has.insert(number, self.ranges(session).filter(is_here).collect());
+        }
+        loop {
+            let before: usize = has.values().map(BTreeSet::len).sum();
+            for number in has.keys().copied().collect::<Vec<_>>() {
+                let session = &self.sessions[number];
+                if session.result.is_some() {
+                    continue;
+                }
+                let sources = &self.nodes[session.host].memberships[&number].sources;
+                let of_source = |(other, _): &(&usize, &BTreeSet<_>)| {
+                    let other = &self.sessions[**other];
+                    let node = &self.nodes[other.host];
+                    let serves = node.lie == Lie::Never && node.silent_until_us < self.scenario.calm_us + SECOND;
+                    serves && sources.contains(&other.host) && other.job == session.job && other.head == session.head
+                };
+                let wanted: BTreeSet<_> = self.ranges(session).collect();
+                let found: Vec<_> = has.iter().filter(of_source).flat_map(|(_, ranges)| ranges.intersection(&wanted)).copied().collect();
+                has.entry(number).or_default().extend(found);
+            }
+            if has.values().map(BTreeSet::len).sum::<usize>() == before {
+                break;
+            }
+        }
+        for (number, ranges) in has {
+            let session = &self.sessions[number];
+            let is_alone = self.nodes[session.head].is_dead && session.result.is_none();
+            let is_prepared = self.nodes[session.host].memberships[&number]
+                .layers
+                .values()
+                .all(|layer| layer.place == Place::Store || layer.hashes.is_some());
+            let lacks_document = |document: &&proto::Descriptor| {
+                !session.documents.contains(&document.digest) && !self.nodes[session.host].disk.store.contains_key(&document.digest)
+            };
+            let has_documents = !session.image.documents().iter().any(lacks_document);
+            if is_alone && is_prepared && has_documents && ranges.len() == self.ranges(session).count() {
+                self.expected.push(number);
+            }
+        }
+    }
+
+    /// Sessions that were expected to end well did.
+    pub(crate) fn check_orphans(&self) {
+        for number in &self.expected {
+            let session = &self.sessions[*number];
+            let is_excused = session.is_abandoned || self.nodes[session.host].had_disk_fault || self.nodes[session.host].was_cancelled;
+            assert!(
+                is_excused || session.result == Some(Ok(())),
+                "orphaned session {number}: {:?}, and others had the rest",
+                session.result
+            );
+        }
+    }
+
+    fn ranges<'a>(&'a self, session: &'a Session) -> impl Iterator<Item = (Digest, usize)> + 'a {
+        let of_layer = |digest: Digest| (0..self.scenario.blobs[&digest].ranges.len()).map(move |index| (digest, index));
+        crate::scenario::layers_of(&session.image).into_iter().flat_map(of_layer)
+    }
+}

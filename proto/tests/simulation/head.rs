@@ -1,0 +1,375 @@
+//! The host that sends: attempts and retries for each member, and the plan of who reads from whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::job::{Fault, JobId, Share, Sources};
+use proto::peer::{Answer, Offer, Refusal, Request, Want};
+use proto::session::send::Step;
+use proto::session::{Chain, Send};
+use proto::{Digest, HostId};
+
+use crate::network::Purpose;
+use crate::node::Offered;
+use crate::retry::{RETRY_MOST_US, Retry};
+use crate::scenario::{MS, SECOND};
+use crate::world::{Event, Timer, World};
+
+/// How often the plan is looked at, and how long the first hosts wait for the others to answer.
+const PLAN_US: u64 = 50 * MS;
+const GATHER_US: u64 = 500 * MS;
+/// How long a member may take to say that it has heard where to read.
+const ASK_US: u64 = 3 * SECOND;
+/// How often a store may have changed while it received.
+const STORE_CHANGES: u32 = 3;
+/// How often a job is run again when nothing goes wrong any more.
+const RUNS_IN_CALM: usize = 3;
+
+/// One run of a job.
+pub(crate) struct Run {
+    pub(crate) job: usize,
+    id: JobId,
+    head: usize,
+    incarnation: u64,
+    began_us: u64,
+    gathering_us: Option<u64>,
+    /// By what their hosts receive.
+    chains: BTreeMap<Digest, Chain>,
+    joined: BTreeSet<usize>,
+    words: u64,
+    liars: BTreeSet<(Digest, HostId)>,
+    sendings: Vec<usize>,
+    is_over: bool,
+}
+
+/// One image for one host.
+pub(crate) struct Sending {
+    pub(crate) run: usize,
+    pub(crate) member: usize,
+    pub(crate) stream: Option<usize>,
+    machine: Option<Send>,
+    root: Option<Digest>,
+    want: Want,
+    travelled: BTreeMap<Digest, u64>,
+    travelled_before_bytes: u64,
+    was_connected: bool,
+    /// The others count on it.
+    has_hope: bool,
+    changes: u32,
+    retry: Retry,
+    pub(crate) result: Option<Result<(), Failure>>,
+}
+
+/// Why a host has not got an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Unreachable,
+    GivenUp,
+    Refused(Refusal),
+    Cancelled,
+}
+
+impl World {
+    /// Somebody runs a job, for the members that have not got it.
+    pub(crate) fn run_job(&mut self, job: usize) {
+        let spec = &self.scenario.jobs[job];
+        let head = spec.head;
+        let is_running = (0..self.runs.len()).any(|run| self.runs[run].job == job && self.is_running(run));
+        if is_running || self.cancelled[job] || !self.nodes[head].is_up {
+            return;
+        }
+        let members: Vec<usize> = spec.members.iter().copied().filter(|member| !self.has_image(job, *member)).collect();
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&(self.runs.len() as u64).to_le_bytes());
+        let (incarnation, run) = (self.nodes[head].incarnation, self.runs.len());
+        self.log(|| format!("run {run}: host {head} sends to {members:?}"));
+        self.runs.push(Run {
+            job,
+            id: JobId(id),
+            head,
+            incarnation,
+            began_us: self.now_us,
+            gathering_us: None,
+            chains: BTreeMap::new(),
+            joined: BTreeSet::new(),
+            words: 0,
+            liars: BTreeSet::new(),
+            sendings: vec![],
+            is_over: members.is_empty(),
+        });
+        for member in members {
+            self.sendings.push(Sending::new(run, member));
+            let sending = self.sendings.len() - 1;
+            self.runs[run].sendings.push(sending);
+            self.work(head, 5 * MS, Timer::Attempt(sending));
+        }
+        self.remind(head, PLAN_US, Timer::Plan(run));
+    }
+
+    /// True when a run of the job has brought the image to the member.
+    pub(crate) fn has_image(&self, job: usize, member: usize) -> bool {
+        self.sendings.iter().any(|sending| self.runs[sending.run].job == job && sending.member == member && sending.result == Some(Ok(())))
+    }
+
+    /// True while the agent that began a run carries it out.
+    pub(crate) fn is_running(&self, run: usize) -> bool {
+        let Run { head, incarnation, is_over, .. } = self.runs[run];
+        !is_over && self.nodes[head].is_up && self.nodes[head].incarnation == incarnation
+    }
+
+    /// What a host is about to bring to others.
+    pub(crate) fn sendings_of(&self, head: usize) -> Vec<usize> {
+        let is_of_head = |sending: &usize| {
+            let Sending { run, ref result, .. } = self.sendings[*sending];
+            self.runs[run].head == head && self.is_running(run) && result.is_none()
+        };
+        (0..self.sendings.len()).filter(is_of_head).collect()
+    }
+
+    /// Offers the image to the member once more.
+    pub(crate) fn attempt(&mut self, sending: usize) {
+        let Sending { run, member, ref stream, ref result, .. } = self.sendings[sending];
+        if result.is_some() || stream.is_some() {
+            return;
+        }
+        let Run { job, id, head, .. } = self.runs[run];
+        let spec = &self.scenario.jobs[job];
+        let image = spec.versions[self.tags[job]].clone();
+        let blobs = image.blobs().into_iter().map(|blob| blob.digest).collect();
+        let is_shared = spec.is_shared;
+        let members = spec.members.iter().map(|member| self.nodes[*member].id).collect();
+        self.nodes[head].offers.push(Offered { sending, to: member, blobs, is_shared });
+        let (machine, root) = (Send::new(&image, false), image.root.digest);
+        let offer = Offer { image, dry_run: false };
+        let request = match is_shared {
+            true => Request::Share(Share { offer, job: id, members, on_behalf_of: None, limit_bytes_per_s: None }),
+            false => Request::Offer(offer),
+        };
+        let stream = self.open(head, member, Purpose::Offer(sending), request);
+        let state = &mut self.sendings[sending];
+        (state.stream, state.machine, state.root) = (Some(stream), Some(machine), Some(root));
+        state.was_connected |= self.streams[stream].is_open;
+    }
+
+    /// The member answers.
+    pub(crate) fn answered(&mut self, sending: usize, stream: usize, answer: Answer) {
+        let Sending { run, member, .. } = self.sendings[sending];
+        if self.sendings[sending].stream != Some(stream) || !self.is_running(run) {
+            return;
+        }
+        let Some(machine) = &mut self.sendings[sending].machine else { return };
+        let step = machine.handle(answer.clone());
+        let Ok(step) = step else { panic!("sending {sending}: {answer:?}: {step:?}") };
+        let (now_ms, id) = (self.run_ms(run), self.nodes[member].id);
+        match step {
+            Step::Planned(want) => {
+                self.join(sending, &want);
+                self.sendings[sending].want = want;
+                self.plan_now(run);
+            }
+            Step::Progress(progress) => {
+                let state = &mut self.sendings[sending];
+                let had = state.want.missing.iter().find(|blob| blob.digest == progress.digest).map_or(0, |blob| blob.staged_bytes);
+                state.travelled.insert(progress.digest, progress.verified_bytes.saturating_sub(had));
+                let bytes = state.travelled.values().sum();
+                self.runs[run].chains.values_mut().for_each(|chain| chain.progress(&id, bytes, now_ms));
+            }
+            Step::Drawn(sources) => {
+                let head = self.nodes[self.runs[run].head].id;
+                let bytes = sources.iter().find(|(source, _)| *source == head).map_or(0, |(_, bytes)| *bytes);
+                self.runs[run].chains.values_mut().for_each(|chain| chain.from_head(&id, bytes));
+            }
+            Step::Trouble(trouble) => {
+                let mut is_news = false;
+                let Run { chains, liars, .. } = &mut self.runs[run];
+                for (root, chain) in chains {
+                    if chain.trouble(&id, &trouble, now_ms) {
+                        is_news = true;
+                        if let Fault::Lied(_) = trouble.fault {
+                            self.counts.liars_named += 1;
+                            liars.insert((*root, trouble.source));
+                        }
+                    }
+                }
+                if is_news {
+                    self.plan_now(run);
+                }
+            }
+            Step::Suspect(digest) => self.check_suspect(self.runs[run].head, &digest),
+            Step::Committed(_) => self.end_sending(sending, Ok(())),
+            Step::Forecast(_) => panic!("nobody asked for a forecast"),
+            Step::Refused(refusal) => self.refused(sending, refusal),
+        }
+    }
+
+    fn join(&mut self, sending: usize, want: &Want) {
+        let Sending { run, member, root, .. } = self.sendings[sending];
+        let Run { job, head, .. } = self.runs[run];
+        let Some(root) = root.filter(|_| self.scenario.jobs[job].is_shared) else { return };
+        let missing_bytes = want.missing.iter().map(|blob| blob.size_bytes - blob.staged_bytes).sum();
+        let (now_us, now_ms, id) = (self.now_us, self.run_ms(run), self.nodes[member].id);
+        let image = self.scenario.jobs[job].versions.iter().find(|image| image.root.digest == root);
+        let size_bytes = image.map_or(0, proto::Image::size_bytes);
+        let (head, links) = (self.nodes[head].id, self.nodes[head].links.clone());
+        let state = &mut self.runs[run];
+        state.gathering_us.get_or_insert(now_us);
+        state.joined.insert(member);
+        state.chains.entry(root).or_insert_with(|| Chain::new(head, size_bytes, links)).join(id, missing_bytes, now_ms);
+    }
+
+    fn refused(&mut self, sending: usize, refusal: Refusal) {
+        match refusal {
+            Refusal::StoreChanged if self.sendings[sending].changes < STORE_CHANGES => {
+                self.sendings[sending].changes += 1;
+                self.end_attempt(sending);
+                self.try_again(sending, 10);
+            }
+            Refusal::ShuttingDown | Refusal::Busy => self.attempt_lost(sending),
+            refusal => self.end_sending(sending, Err(Failure::Refused(refusal))),
+        }
+    }
+
+    /// The stream of an offer is lost.
+    pub(crate) fn offer_lost(&mut self, sending: usize, stream: usize) {
+        let Sending { run, ref result, .. } = self.sendings[sending];
+        if self.sendings[sending].stream == Some(stream) && result.is_none() && self.is_running(run) {
+            self.attempt_lost(sending);
+        }
+    }
+
+    fn attempt_lost(&mut self, sending: usize) {
+        self.end_attempt(sending);
+        let Sending { run, member, was_connected, .. } = self.sendings[sending];
+        if !was_connected {
+            self.sendings[sending].has_hope = false;
+            let under_way = |other: &usize| self.sendings[*other].has_hope && self.sendings[*other].result.is_none();
+            let is_shared = self.scenario.jobs[self.runs[run].job].is_shared;
+            return match is_shared && self.runs[run].sendings.iter().any(under_way) {
+                true => self.try_again(sending, RETRY_MOST_US / 4),
+                false => self.end_sending(sending, Err(Failure::Unreachable)),
+            };
+        }
+        let id = self.nodes[member].id;
+        self.runs[run].chains.values_mut().for_each(|chain| chain.gone(&id));
+        self.plan_now(run);
+        let (now_us, state) = (self.now_us, &mut self.sendings[sending]);
+        match state.retry.next(state.travelled_before_bytes, now_us) {
+            Some(pause_us) => self.try_again(sending, pause_us),
+            None => self.end_sending(sending, Err(Failure::GivenUp)),
+        }
+    }
+
+    fn try_again(&mut self, sending: usize, for_us: u64) {
+        self.remind(self.runs[self.sendings[sending].run].head, for_us, Timer::Attempt(sending));
+    }
+
+    fn end_attempt(&mut self, sending: usize) {
+        let head = self.runs[self.sendings[sending].run].head;
+        self.nodes[head].offers.retain(|offer| offer.sending != sending);
+        let state = &mut self.sendings[sending];
+        state.travelled_before_bytes += std::mem::take(&mut state.travelled).values().sum::<u64>();
+        state.machine = None;
+        // What the member still says on it nobody hears, but the member hears how it ends.
+        state.stream = None;
+    }
+
+    /// It is known what has become of a sending.
+    pub(crate) fn end_sending(&mut self, sending: usize, result: Result<(), Failure>) {
+        self.end_attempt(sending);
+        let Sending { run, member, .. } = self.sendings[sending];
+        self.log(|| format!("run {run}: member {member}: {result:?}"));
+        self.check_result(sending, &result);
+        let (now_ms, id) = (self.run_ms(run), self.nodes[member].id);
+        self.runs[run].chains.values_mut().for_each(|chain| match result {
+            Ok(()) => chain.done(&id, now_ms),
+            Err(_) => chain.gone(&id),
+        });
+        self.sendings[sending].result = Some(result);
+        self.plan_now(run);
+        if self.runs[run].sendings.iter().all(|sending| self.sendings[*sending].result.is_some()) {
+            self.end_run(run);
+        }
+    }
+
+    fn end_run(&mut self, run: usize) {
+        let now_ms = self.run_ms(run);
+        let Run { job, id, head, .. } = self.runs[run];
+        self.runs[run].is_over = true;
+        let mut links = self.nodes[head].links.clone();
+        self.runs[run].chains.values().for_each(|chain| chain.teach(&mut links, now_ms));
+        self.nodes[head].links = links;
+        for member in self.runs[run].joined.clone() {
+            self.open(head, member, Purpose::Notice, Request::EndJob(id));
+        }
+        let calm_us = self.scenario.calm_us;
+        let in_calm = self.runs.iter().filter(|run| run.job == job && run.began_us > calm_us).count();
+        if in_calm < RUNS_IN_CALM && self.scenario.jobs[job].members.iter().any(|member| !self.has_image(job, *member)) {
+            self.at(self.now_us.max(calm_us) + SECOND, Event::Run(job));
+        }
+    }
+
+    /// It is time to look at the plan.
+    pub(crate) fn plan(&mut self, run: usize) {
+        if self.is_running(run) {
+            self.plan_now(run);
+            self.remind(self.runs[run].head, PLAN_US, Timer::Plan(run));
+        }
+    }
+
+    fn plan_now(&mut self, run: usize) {
+        let (now_us, now_ms) = (self.now_us, self.run_ms(run));
+        let Run { head, id, .. } = self.runs[run];
+        let state = &mut self.runs[run];
+        let Some(gathering_us) = state.gathering_us else { return };
+        if state.joined.len() >= state.sendings.len() || now_us >= gathering_us + GATHER_US {
+            state.chains.values_mut().for_each(|chain| chain.start(now_ms));
+        }
+        let changes = state.chains.iter_mut().flat_map(|(root, chain)| chain.changes(now_ms).into_iter().map(|change| (*root, change)));
+        for (root, (host, hosts)) in changes.collect::<Vec<_>>() {
+            self.check_word(run, host, &hosts);
+            let is_named = |source: &HostId| self.runs[run].liars.contains(&(root, *source));
+            assert!(!hosts.iter().any(is_named), "a liar is named as a source");
+            let member = self.number(&host);
+            self.log(|| format!("run {run}: {member} reads from {:?}", hosts.iter().map(|host| self.number(host)).collect::<Vec<_>>()));
+            self.runs[run].words += 1;
+            let sources = Sources { job: id, number: self.runs[run].words, hosts };
+            let stream = self.open(head, member, Purpose::Word(run, member), Request::Sources(sources));
+            self.remind(head, ASK_US, Timer::WordSilent(run, member, stream));
+        }
+    }
+
+    /// A member has heard where to read.
+    pub(crate) fn word_heard(&mut self, stream: usize) {
+        self.close(stream);
+    }
+
+    /// A member has not heard where to read.
+    pub(crate) fn word_unheard(&mut self, run: usize, member: usize, stream: usize) {
+        self.close(stream);
+        let id = self.nodes[member].id;
+        self.runs[run].chains.values_mut().for_each(|chain| chain.unheard(&id));
+    }
+
+    fn run_ms(&self, run: usize) -> u64 {
+        (self.now_us - self.runs[run].began_us) / MS
+    }
+}
+
+impl Sending {
+    fn new(run: usize, member: usize) -> Self {
+        Self {
+            run,
+            member,
+            stream: None,
+            machine: None,
+            root: None,
+            want: Want { missing: vec![] },
+            travelled: BTreeMap::new(),
+            travelled_before_bytes: 0,
+            was_connected: false,
+            has_hope: true,
+            changes: 0,
+            retry: Retry::default(),
+            result: None,
+        }
+    }
+}
