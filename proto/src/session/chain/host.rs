@@ -1,5 +1,7 @@
 //! A host of a chain: what it has, and how fast it is.
 
+use crate::limits::SOURCE_SILENCE_MS;
+
 /// How long a host may take to get up to speed after its source has changed.
 const SETTLE_MS: u64 = 150;
 
@@ -12,6 +14,10 @@ const PATIENCE_FIRST_MS: u64 = 500;
 
 /// How long it may take until the first byte comes from there.
 const REACH_MS: u64 = 1_500;
+
+/// The same after a further change of the source. That one may say nothing: a host reports it as lost after [`SOURCE_SILENCE_MS`], and half a second
+/// is for the way of the word and of the report. With less, the hosts behind a silent source change places before any of them reports it, for ever.
+const REACH_AGAIN_MS: u64 = SOURCE_SILENCE_MS + 500;
 
 /// What a rate is an average of: at least, and at most.
 const RATE_MS: u64 = 100;
@@ -93,6 +99,7 @@ impl Host {
             // At the beginning all do that together.
             true if self.moved_bytes == self.had_bytes => SETTLE_MS,
             true => SETTLE_AGAIN_MS,
+            false if self.moves > 1 => REACH_AGAIN_MS,
             false => REACH_MS,
         };
         now_ms >= self.moved_ms + least_ms || self.state != State::Receiving

@@ -1,6 +1,7 @@
 //! The chain in virtual time: hosts with links of their own, of which some die, some are slow and one lies.
 
 use super::*;
+use crate::limits::SOURCE_SILENCE_MS;
 
 /// Bytes an ordinary link carries in a second, and the size of the image: ten seconds' worth.
 const LINK: u64 = 10_000_000;
@@ -358,4 +359,25 @@ fn a_source_that_is_lost_goes_to_the_end_at_once_and_a_liar_is_named_no_more() {
     assert!(chain.trouble(&reporter, &Trouble { source: id(1), fault: Fault::Lied(crate::Digest::of(b"x")) }, 6_000));
     chain.changes(6_000);
     assert_eq!(told(&chain), 0, "{:?}", chain.told);
+}
+
+#[test]
+fn hosts_whose_source_says_nothing_have_the_time_to_find_that_out() {
+    let mut chain = started(4);
+    let (mut reader, mut since_ms, mut longest_ms) = (None, 0, 0);
+    for now_ms in (0..30_000).step_by(PLAN_MS as usize) {
+        for (host, sources) in chain.changes(now_ms) {
+            if sources[0] == id(0) && reader != Some(host) {
+                longest_ms = longest_ms.max(now_ms - since_ms);
+                (reader, since_ms) = (Some(host), now_ms);
+            }
+        }
+        // The first host receives all of the image, and serves nobody.
+        match LINK * now_ms / 100 {
+            bytes if bytes < SIZE => chain.progress(&id(0), bytes, now_ms),
+            _ => chain.done(&id(0), now_ms),
+        }
+    }
+    longest_ms = longest_ms.max(30_000 - since_ms);
+    assert!(longest_ms > SOURCE_SILENCE_MS, "{longest_ms} ms: nobody reads from it for long enough to say that it is lost");
 }
