@@ -145,16 +145,19 @@ impl World {
         }
         for (number, ranges) in has {
             let session = &self.sessions[number];
-            let is_alone = self.nodes[session.head].is_dead && session.result.is_none();
+            // Another session of the host may hold a claim.
+            let is_only = self.nodes[session.host].sessions.len() == 1;
+            let is_alone = self.nodes[session.head].is_dead && session.result.is_none() && is_only;
+            self.counts.orphans += u64::from(is_alone);
             let is_prepared = self.nodes[session.host].memberships[&number]
                 .layers
                 .values()
                 .all(|layer| layer.place == Place::Store || layer.hashes.is_some());
-            let lacks_document = |document: &&proto::Descriptor| {
-                !session.documents.contains(&document.digest) && !self.nodes[session.host].disk.store.contains_key(&document.digest)
-            };
-            let has_documents = !session.image.documents().iter().any(lacks_document);
+            let documents: BTreeSet<Digest> = session.image.documents().into_iter().map(|document| document.digest).collect();
+            let missing = session.missing.iter().map(|blob| blob.digest).filter(|digest| documents.contains(digest));
+            let has_documents = missing.collect::<BTreeSet<_>>().is_subset(&session.documents);
             if is_alone && is_prepared && has_documents && ranges.len() == self.ranges(session).count() {
+                self.counts.orphans_expected += 1;
                 self.expected.push(number);
             }
         }

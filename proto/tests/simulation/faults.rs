@@ -50,7 +50,7 @@ impl Fault {
                 let host = random.between(heads as u64, count as u64 - 1) as usize;
                 scenario.hosts[host].lie = random.pick(&[Lie::Bytes, Lie::Hashes]);
             }
-        } else if random.chance(4) {
+        } else if random.chance(8) {
             scenario.hosts[0].lie = random.pick(&[Lie::Bytes, Lie::Hashes]);
         }
         let most = if random.chance(15) { 0 } else { random.between(1, 8) };

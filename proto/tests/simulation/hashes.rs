@@ -102,11 +102,19 @@ impl World {
         self.close(stream);
         let Some(layer) = self.shared_layer(host, session, &digest) else { return };
         layer.asking = None;
-        let is_proof = layer.proof.is_none();
-        if is_proof {
+        if layer.proof.is_some() {
+            if self.judge(session, source, digest, GetError::Lost) {
+                self.ask_hashes(session, digest);
+            }
+            return;
+        }
+        let state = &self.sessions[session];
+        let is_waiting = state.fetches.values().any(|fetch| fetch.digest == digest && fetch.source.is_none());
+        if self.streams[state.stream].is_open {
             self.remind(host, AGAIN_US, Timer::AskHashes(session, digest));
-        } else if self.judge(session, source, digest, GetError::Lost) {
-            self.ask_hashes(session, digest);
+        } else if is_waiting {
+            // Without its head nobody can prove them. Other sessions of the host need not wait for this one.
+            self.tell(session, Input::Failed(Refusal::Store(String::from("no proof"))));
         }
     }
 

@@ -15,7 +15,7 @@ pub(crate) const MS: u64 = 1_000;
 pub(crate) const SECOND: u64 = 1_000 * MS;
 
 /// Most ranges that all hosts together receive: bounds the time of one seed.
-const MOST_RANGES: u64 = 900;
+const MOST_RANGES: u64 = 2_000;
 
 /// A world before anything happens in it.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl Scenario {
             scenario.jobs.push(job);
         }
         scenario.presence(heads, &mut random);
-        scenario.calm_us = random.between(2, 20) * SECOND;
+        scenario.calm_us = random.scaled(300 * MS, 20 * SECOND);
         scenario.faults = Fault::draw(&mut scenario, heads, &mut random);
         scenario
     }
@@ -87,7 +87,8 @@ impl Scenario {
     /// Draws all layers.
     fn layers(&mut self, members: usize, random: &mut Random) -> Vec<Digest> {
         let count = random.between(1, 8);
-        let most = (MOST_RANGES / members as u64 / count).clamp(4, 250);
+        // One host alone may receive layers of several extents.
+        let most = (MOST_RANGES / members as u64 / count).clamp(4, if members == 1 { 700 } else { 250 });
         let blob = |_| {
             let full = random.scaled(1, most) - 1;
             let size_bytes = full * RANGE_BYTES + if random.chance(20) { 0 } else { random.between(1, RANGE_BYTES) };

@@ -52,6 +52,8 @@ pub(crate) struct Counts {
     pub(crate) sessions: u64,
     pub(crate) committed: u64,
     pub(crate) liars_named: u64,
+    pub(crate) orphans: u64,
+    pub(crate) orphans_expected: u64,
     pub(crate) orphans_done: u64,
     pub(crate) handed_back: u64,
     pub(crate) corrupt: u64,
@@ -60,11 +62,20 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    /// True when there was enough of everything that the checks are for.
+    pub(crate) fn are_telling(&self) -> bool {
+        let rare = [self.liars_named, self.orphans_expected, self.orphans_done, self.handed_back, self.corrupt];
+        let common = [self.committed, self.served_by_members, self.served_by_heads];
+        rare.iter().all(|count| *count > 0) && common.iter().all(|count| *count > 1_000)
+    }
+
     /// Adds those of another simulation.
     pub(crate) fn add(&mut self, other: &Self) {
         self.sessions += other.sessions;
         self.committed += other.committed;
         self.liars_named += other.liars_named;
+        self.orphans += other.orphans;
+        self.orphans_expected += other.orphans_expected;
         self.orphans_done += other.orphans_done;
         self.handed_back += other.handed_back;
         self.corrupt += other.corrupt;
