@@ -17,6 +17,8 @@ impl World {
         let lacks = |digest: &Digest| missing.iter().any(|missing| missing.digest == *digest);
         let next = layers_of(image).into_iter().filter(lacks).find(|digest| !claims.contains(digest));
         assert_eq!(next, Some(layer.digest), "layers are claimed once, lowest first");
+        let has_claim = |digest: &Digest| layers.contains_key(digest) || self.nodes[host].disk.store.contains_key(digest);
+        assert!(claims.iter().all(has_claim), "a layer is claimed while the claim of another one is awaited");
         let is_arriving = |digest: &&Digest| {
             let blob = &self.scenario.blobs[*digest];
             self.nodes[host].disk.staged_bytes(blob) < blob.descriptor.size_bytes

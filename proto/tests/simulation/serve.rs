@@ -15,6 +15,9 @@ use crate::world::{Timer, World};
 /// Whoever waits for a host hears this often that it waits itself.
 const SIGN_OF_LIFE_US: u64 = SECOND;
 
+/// Ranges of one block.
+const BLOCK_RANGES: usize = (BLOCK_BYTES / RANGE_BYTES) as usize;
+
 /// A range that is being served on a stream.
 #[derive(Debug)]
 pub(crate) struct Serving {
@@ -262,8 +265,8 @@ pub(crate) fn deceive(lie: Lie, blob: &Blob, at: usize) -> Part {
         _ if blob.descriptor.media_type != media_type::LAYER => truth,
         Lie::Bytes if at % 3 == 1 || last == 0 => Part { content: truth.content ^ 1, ..truth },
         Lie::Bytes => truth,
-        // Every range fits its hashes, but they do not lead to the digest.
-        Lie::Hashes if at == last && last > 0 => truth,
+        // Every block fits its hashes, but they do not lead to the digest: the last block is right, those before it are not.
+        Lie::Hashes if at >= last / BLOCK_RANGES * BLOCK_RANGES && last >= BLOCK_RANGES => truth,
         Lie::Hashes => {
             let before = (0..at).fold(RangeHash::START, |before, index| follow(&before, blob.ranges[index] ^ 1));
             let content = truth.content ^ 1;

@@ -272,6 +272,8 @@ impl World {
         let Some(fetch) = self.sessions[session].fetches.remove(&number) else { return };
         self.counts.handed_back += 1;
         self.tell(session, Input::Unfetched { digest: fetch.digest, range: fetch.at..fetch.end });
+        let is_rest = |other: &Fetch| (other.digest, other.at, other.end) == (fetch.digest, fetch.at, fetch.end);
+        assert!(self.sessions[session].fetches.values().any(is_rest), "the rest of an extent is not asked for first");
     }
 
     /// A source has failed: it is left alone, for a while or for ever, and the head hears of it. False: the session is over, because it was the head
