@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use proto::Digest;
 use proto::job::Fault;
 use proto::peer::Refusal;
-use proto::{Digest, HostId};
 
 use crate::content::{Blob, Part};
 use crate::head::{Failure, Sending};
@@ -32,17 +32,6 @@ impl World {
     /// A head whose blob is suspected deceives.
     pub(crate) fn check_suspect(&self, head: usize, digest: &Digest) {
         assert!(self.nodes[head].lie != Lie::Never, "honest head {head} is said to have a damaged {digest}");
-    }
-
-    /// A member is told to read from other hosts of the job, each once, the head last.
-    pub(crate) fn check_word(&self, run: usize, host: HostId, hosts: &[HostId]) {
-        let spec = &self.scenario.jobs[self.runs[run].job];
-        let members: BTreeSet<HostId> = spec.members.iter().map(|member| self.nodes[*member].id).collect();
-        let head = self.nodes[spec.head].id;
-        let unique: BTreeSet<HostId> = hosts.iter().copied().collect();
-        assert_eq!(unique.len(), hosts.len(), "a source is named twice");
-        assert!(!unique.contains(&host), "a host is to read from itself");
-        assert!(unique.contains(&head) && unique.iter().all(|source| *source == head || members.contains(source)), "a stranger is named");
     }
 
     /// Every name of a host stands for an image that was sent, and of which it has everything.

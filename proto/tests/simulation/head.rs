@@ -2,23 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::job::{Fault, JobId, Share, Sources};
+use proto::Digest;
+use proto::job::{JobId, Share};
 use proto::peer::{Answer, Offer, Refusal, Request, Want};
 use proto::session::send::Step;
 use proto::session::{Chain, Send};
-use proto::{Digest, HostId};
 
 use crate::network::Purpose;
 use crate::node::Offered;
+use crate::plan::Plan;
 use crate::retry::{RETRY_MOST_US, Retry};
 use crate::scenario::{MS, SECOND};
 use crate::world::{Event, Timer, World};
 
-/// How often the plan is looked at, and how long the first hosts wait for the others to answer.
-const PLAN_US: u64 = 50 * MS;
-const GATHER_US: u64 = 500 * MS;
-/// How long a member may take to say that it has heard where to read.
-const ASK_US: u64 = 3 * SECOND;
 /// How often a store may have changed while it received.
 const STORE_CHANGES: u32 = 3;
 /// How often a job is run again when nothing goes wrong any more.
@@ -27,17 +23,17 @@ const RUNS_IN_CALM: usize = 3;
 /// One run of a job.
 pub(crate) struct Run {
     pub(crate) job: usize,
-    id: JobId,
-    head: usize,
+    pub(crate) id: JobId,
+    pub(crate) head: usize,
     incarnation: u64,
     began_us: u64,
-    gathering_us: Option<u64>,
+    pub(crate) gathering_us: Option<u64>,
     /// By what their hosts receive.
-    chains: BTreeMap<Digest, Chain>,
-    joined: BTreeSet<usize>,
-    words: u64,
-    liars: BTreeSet<(Digest, HostId)>,
-    sendings: Vec<usize>,
+    pub(crate) chains: BTreeMap<Digest, Chain>,
+    pub(crate) joined: BTreeSet<usize>,
+    pub(crate) words: u64,
+    pub(crate) plan: Plan,
+    pub(crate) sendings: Vec<usize>,
     is_over: bool,
 }
 
@@ -47,7 +43,7 @@ pub(crate) struct Sending {
     pub(crate) member: usize,
     pub(crate) stream: Option<usize>,
     machine: Option<Send>,
-    root: Option<Digest>,
+    pub(crate) root: Option<Digest>,
     want: Want,
     travelled: BTreeMap<Digest, u64>,
     travelled_before_bytes: u64,
@@ -92,7 +88,7 @@ impl World {
             chains: BTreeMap::new(),
             joined: BTreeSet::new(),
             words: 0,
-            liars: BTreeSet::new(),
+            plan: Plan::default(),
             sendings: vec![],
             is_over: members.is_empty(),
         });
@@ -102,7 +98,7 @@ impl World {
             self.runs[run].sendings.push(sending);
             self.work(head, 5 * MS, Timer::Attempt(sending));
         }
-        self.remind(head, PLAN_US, Timer::Plan(run));
+        self.plan(run);
     }
 
     /// True when a run of the job has brought the image to the member.
@@ -178,42 +174,12 @@ impl World {
                 let bytes = sources.iter().find(|(source, _)| *source == head).map_or(0, |(_, bytes)| *bytes);
                 self.runs[run].chains.values_mut().for_each(|chain| chain.from_head(&id, bytes));
             }
-            Step::Trouble(trouble) => {
-                let mut is_news = false;
-                let Run { chains, liars, .. } = &mut self.runs[run];
-                for (root, chain) in chains {
-                    if chain.trouble(&id, &trouble, now_ms) {
-                        is_news = true;
-                        if let Fault::Lied(_) = trouble.fault {
-                            self.counts.liars_named += 1;
-                            liars.insert((*root, trouble.source));
-                        }
-                    }
-                }
-                if is_news {
-                    self.plan_now(run);
-                }
-            }
+            Step::Trouble(trouble) => self.complained(run, member, &trouble),
             Step::Suspect(digest) => self.check_suspect(self.runs[run].head, &digest),
             Step::Committed(_) => self.end_sending(sending, Ok(())),
             Step::Forecast(_) => panic!("nobody asked for a forecast"),
             Step::Refused(refusal) => self.refused(sending, refusal),
         }
-    }
-
-    fn join(&mut self, sending: usize, want: &Want) {
-        let Sending { run, member, root, .. } = self.sendings[sending];
-        let Run { job, head, .. } = self.runs[run];
-        let Some(root) = root.filter(|_| self.scenario.jobs[job].is_shared) else { return };
-        let missing_bytes = want.missing.iter().map(|blob| blob.size_bytes - blob.staged_bytes).sum();
-        let (now_us, now_ms, id) = (self.now_us, self.run_ms(run), self.nodes[member].id);
-        let image = self.scenario.jobs[job].versions.iter().find(|image| image.root.digest == root);
-        let size_bytes = image.map_or(0, proto::Image::size_bytes);
-        let (head, links) = (self.nodes[head].id, self.nodes[head].links.clone());
-        let state = &mut self.runs[run];
-        state.gathering_us.get_or_insert(now_us);
-        state.joined.insert(member);
-        state.chains.entry(root).or_insert_with(|| Chain::new(head, size_bytes, links)).join(id, missing_bytes, now_ms);
     }
 
     fn refused(&mut self, sending: usize, refusal: Refusal) {
@@ -250,6 +216,7 @@ impl World {
         }
         let id = self.nodes[member].id;
         self.runs[run].chains.values_mut().for_each(|chain| chain.gone(&id));
+        self.runs[run].plan.leave(member);
         self.plan_now(run);
         let (now_us, state) = (self.now_us, &mut self.sendings[sending]);
         match state.retry.next(state.travelled_before_bytes, now_us) {
@@ -283,6 +250,10 @@ impl World {
             Ok(()) => chain.done(&id, now_ms),
             Err(_) => chain.gone(&id),
         });
+        match result {
+            Ok(()) => self.runs[run].plan.has_all(member),
+            Err(_) => self.runs[run].plan.leave(member),
+        }
         self.sendings[sending].result = Some(result);
         self.plan_now(run);
         if self.runs[run].sendings.iter().all(|sending| self.sendings[*sending].result.is_some()) {
@@ -307,49 +278,8 @@ impl World {
         }
     }
 
-    /// It is time to look at the plan.
-    pub(crate) fn plan(&mut self, run: usize) {
-        if self.is_running(run) {
-            self.plan_now(run);
-            self.remind(self.runs[run].head, PLAN_US, Timer::Plan(run));
-        }
-    }
-
-    fn plan_now(&mut self, run: usize) {
-        let (now_us, now_ms) = (self.now_us, self.run_ms(run));
-        let Run { head, id, .. } = self.runs[run];
-        let state = &mut self.runs[run];
-        let Some(gathering_us) = state.gathering_us else { return };
-        if state.joined.len() >= state.sendings.len() || now_us >= gathering_us + GATHER_US {
-            state.chains.values_mut().for_each(|chain| chain.start(now_ms));
-        }
-        let changes = state.chains.iter_mut().flat_map(|(root, chain)| chain.changes(now_ms).into_iter().map(|change| (*root, change)));
-        for (root, (host, hosts)) in changes.collect::<Vec<_>>() {
-            self.check_word(run, host, &hosts);
-            let is_named = |source: &HostId| self.runs[run].liars.contains(&(root, *source));
-            assert!(!hosts.iter().any(is_named), "a liar is named as a source");
-            let member = self.number(&host);
-            self.log(|| format!("run {run}: {member} reads from {:?}", hosts.iter().map(|host| self.number(host)).collect::<Vec<_>>()));
-            self.runs[run].words += 1;
-            let sources = Sources { job: id, number: self.runs[run].words, hosts };
-            let stream = self.open(head, member, Purpose::Word(run, member), Request::Sources(sources));
-            self.remind(head, ASK_US, Timer::WordSilent(run, member, stream));
-        }
-    }
-
-    /// A member has heard where to read.
-    pub(crate) fn word_heard(&mut self, stream: usize) {
-        self.close(stream);
-    }
-
-    /// A member has not heard where to read.
-    pub(crate) fn word_unheard(&mut self, run: usize, member: usize, stream: usize) {
-        self.close(stream);
-        let id = self.nodes[member].id;
-        self.runs[run].chains.values_mut().for_each(|chain| chain.unheard(&id));
-    }
-
-    fn run_ms(&self, run: usize) -> u64 {
+    /// The clock of a run's plan.
+    pub(crate) fn run_ms(&self, run: usize) -> u64 {
         (self.now_us - self.runs[run].began_us) / MS
     }
 }

@@ -14,6 +14,7 @@ mod hashes;
 mod head;
 mod network;
 mod node;
+mod plan;
 mod random;
 mod retry;
 mod scenario;
