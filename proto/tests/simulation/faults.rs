@@ -66,6 +66,12 @@ impl Fault {
             }
             faults.push((at_us, fault.within(calm_us.saturating_sub(at_us))));
         }
+        if random.chance(6) && count > heads + 4 {
+            // Several at once: a rack, or what they have in common.
+            let at_us = random.scaled(10 * MS, calm_us).min(calm_us);
+            let hosts = (heads..count).filter(|_| random.chance(60)).take(4);
+            faults.extend(hosts.map(|host| (at_us, Self::Silence { host, for_us: 1_000 * SECOND })));
+        }
         faults
     }
 

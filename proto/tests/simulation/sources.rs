@@ -17,7 +17,6 @@ use crate::world::{Timer, World};
 
 /// A source that was lost, or lacks a layer, is left alone for so long.
 const REST_US: u64 = 5 * SECOND;
-const REST_MOST_US: u64 = 40 * SECOND;
 /// What a source that is not the best one any more may still take to finish.
 const PARTING_US: u64 = 400 * MS;
 /// How long the head's first word on where to read is waited for.
@@ -36,8 +35,8 @@ pub(crate) struct Judged {
     /// Until when they are not asked.
     lacking: BTreeMap<(usize, Digest), u64>,
     resting: BTreeMap<usize, u64>,
-    /// How long each one rests when it is lost again before a byte has come from it.
-    rests_us: BTreeMap<usize, u64>,
+    /// How often each one was lost since a byte came from it.
+    losses: BTreeMap<usize, u64>,
 }
 
 /// An extent that is fetched.
@@ -112,7 +111,9 @@ impl World {
             let lacks = is_to_come(judged.lacking.get(&(*source, *digest)));
             !is_to_come(judged.resting.get(source)) && !lacks && !judged.liars.contains(source)
         };
-        sources.iter().copied().chain([head]).find(usable)
+        // Who was lost comes after who was not: else three that answer nothing are tried in turn for ever, and the head never.
+        let losses = |source: &usize| judged.losses.get(source).copied().unwrap_or(0);
+        sources.iter().copied().chain([head]).filter(usable).min_by_key(losses)
     }
 
     fn read(&mut self, session: usize, number: u64, source: usize, was_first: bool) {
@@ -206,7 +207,7 @@ impl World {
             self.nodes[host].verified_bytes += bytes;
             let state = &mut self.sessions[session];
             *state.drawn.entry(from).or_default() += bytes;
-            state.judged.rests_us.remove(&from);
+            state.judged.losses.remove(&from);
             if let Some(arriving) = state.layers.get_mut(&digest) {
                 arriving.verified_bytes += bytes;
             }
@@ -299,10 +300,8 @@ impl World {
         }
         match fault {
             Fault::Lost => {
-                // Longer each time: else three that answer nothing would be tried in turn for ever, and the head never.
-                let rest_us = judged.rests_us.entry(source).or_insert(REST_US);
-                judged.resting.insert(source, self.now_us + *rest_us);
-                *rest_us = (*rest_us * 2).min(REST_MOST_US);
+                judged.resting.insert(source, until_us);
+                *judged.losses.entry(source).or_default() += 1;
             }
             Fault::Lacks(_) => drop(judged.lacking.insert((source, digest), until_us)),
             Fault::Lied(_) => drop(judged.liars.insert(source)),
