@@ -1,7 +1,8 @@
 //! The chain in virtual time: hosts with links of their own, of which some die, some are slow and one lies.
 
+mod complaints;
+
 use super::*;
-use crate::limits::SOURCE_SILENCE_MS;
 
 /// Bytes an ordinary link carries in a second, and the size of the image: ten seconds' worth.
 const LINK: u64 = 10_000_000;
@@ -342,42 +343,4 @@ fn order_after_catching_up(until_ms: u64) -> Vec<usize> {
 fn who_has_to_catch_up_does_not_change_places_with_who_was_the_cause() {
     assert_eq!(order_after_catching_up(1_000), [0, 2, 3, 1]);
     assert_eq!(order_after_catching_up(2_900), [0, 2, 3, 1], "however long it takes");
-}
-
-#[test]
-fn a_source_that_is_lost_goes_to_the_end_at_once_and_a_liar_is_named_no_more() {
-    let mut chain = started(3);
-    chain.changes(0);
-    let lost = Trouble { source: id(0), fault: Fault::Lost };
-    assert!(chain.trouble(&id(1), &lost, 10), "however short it has been there");
-    assert!(!chain.trouble(&id(1), &lost, 20), "all who read from it say so, and that is one fault");
-    assert!(!chain.trouble(&id(0), &Trouble { source: id(2), fault: Fault::Lost }, 20), "it was not told to read there");
-    chain.changes(100);
-    let told = |chain: &Chain| chain.told.iter().filter(|(_, sources)| sources.contains(&id(1))).count();
-    assert!(told(&chain) > 0);
-    let reporter = *chain.told.iter().find(|(_, sources)| sources.contains(&id(1))).map_or(&id(2), |(host, _)| host);
-    assert!(chain.trouble(&reporter, &Trouble { source: id(1), fault: Fault::Lied(crate::Digest::of(b"x")) }, 6_000));
-    chain.changes(6_000);
-    assert_eq!(told(&chain), 0, "{:?}", chain.told);
-}
-
-#[test]
-fn hosts_whose_source_says_nothing_have_the_time_to_find_that_out() {
-    let mut chain = started(4);
-    let (mut reader, mut since_ms, mut longest_ms) = (None, 0, 0);
-    for now_ms in (0..30_000).step_by(PLAN_MS as usize) {
-        for (host, sources) in chain.changes(now_ms) {
-            if sources[0] == id(0) && reader != Some(host) {
-                longest_ms = longest_ms.max(now_ms - since_ms);
-                (reader, since_ms) = (Some(host), now_ms);
-            }
-        }
-        // The first host receives all of the image, and serves nobody.
-        match LINK * now_ms / 100 {
-            bytes if bytes < SIZE => chain.progress(&id(0), bytes, now_ms),
-            _ => chain.done(&id(0), now_ms),
-        }
-    }
-    longest_ms = longest_ms.max(30_000 - since_ms);
-    assert!(longest_ms > SOURCE_SILENCE_MS, "{longest_ms} ms: nobody reads from it for long enough to say that it is lost");
 }
