@@ -1,6 +1,7 @@
 //! The chain in virtual time: hosts with links of their own, of which some die, some are slow and one lies.
 
 mod complaints;
+mod words;
 
 use super::*;
 
