@@ -1,4 +1,4 @@
-//! What comes to a host: layers from their claim to the store, documents, and the name at the end.
+//! Arrival of an image at a host: layers from claim to store, documents, and the name at the end.
 
 use proto::limits::BLOBS_AT_ONCE;
 use proto::peer::{Block, Progress, Refusal};

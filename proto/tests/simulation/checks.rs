@@ -1,4 +1,4 @@
-//! What must hold, at every step and at the end.
+//! Invariants, checked at every step and at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::sources::BROKEN_READ_BYTES;
 use crate::world::World;
 
 impl World {
-    /// A range that was verified is right. Without hashes that the head has proven, its source may have deceived.
+    /// Checks a verified range. Only a session without proven hashes can be deceived, and only by a liar.
     pub(crate) fn check_staged(&self, session: usize, from: usize, blob: &Blob, index: usize, part: &Part) {
         let truth = Part::of(blob, index);
         let is_true = (part.content, part.before, part.after) == (truth.content, truth.before, truth.after);
@@ -23,18 +23,18 @@ impl World {
         assert!(is_true || is_deceived, "range {index} of {} from {from} is wrong, and was verified", blob.descriptor.digest);
     }
 
-    /// Whoever is said to lie does.
+    /// Checks that a host accused of lying is a liar.
     pub(crate) fn check_fault(&self, source: usize, fault: &Fault) {
         let is_liar = self.nodes[source].lie != Lie::Never;
         assert!(is_liar || !matches!(fault, Fault::Lied(_)), "host {source} is called a liar: {fault:?}");
     }
 
-    /// A head whose blob is suspected deceives.
+    /// Checks that a head with a suspected blob is a liar.
     pub(crate) fn check_suspect(&self, head: usize, digest: &Digest) {
         assert!(self.nodes[head].lie != Lie::Never, "honest head {head} is said to have a damaged {digest}");
     }
 
-    /// Every name of a host stands for an image that was sent, and of which it has everything.
+    /// Checks that every name on a host stands for an image whose blobs are all in its store.
     pub(crate) fn check_names(&self, host: usize) {
         let versions: BTreeMap<Digest, &proto::Image> =
             self.scenario.jobs.iter().flat_map(|job| &job.versions).map(|image| (image.root.digest, image)).collect();
@@ -45,7 +45,7 @@ impl World {
         }
     }
 
-    /// A sending fails only for a reason.
+    /// Checks that a failed sending has a definite reason.
     pub(crate) fn check_result(&self, sending: usize, result: &Result<(), Failure>) {
         let Sending { run, member, .. } = self.sendings[sending];
         let (job, node) = (self.runs[run].job, &self.nodes[member]);
@@ -68,7 +68,7 @@ impl World {
         assert!(has_reason, "run {run}, member {member}: {result:?} for no reason");
     }
 
-    /// What must have become of everything when nothing more happens.
+    /// Checks the final state, when no event is left.
     pub(crate) fn check_end(&self) {
         for (number, session) in self.sessions.iter().enumerate() {
             assert!(session.result.is_some(), "session {number} never ends");
@@ -96,7 +96,7 @@ impl World {
         }
     }
 
-    /// At the last fault: sessions without a head whose members have, between them and along what they were told, everything that they lack.
+    /// Notes the sessions without a head that have to end well: their sources hold every range that they lack. Called after the last fault.
     pub(crate) fn expect_orphans(&mut self) {
         let mut has: BTreeMap<usize, BTreeSet<(Digest, usize)>> = BTreeMap::new();
         for (number, session) in self.sessions.iter().enumerate().filter(|(_, session)| !session.is_abandoned && session.job.is_some()) {
@@ -152,7 +152,7 @@ impl World {
         }
     }
 
-    /// Sessions that were expected to end well did.
+    /// Checks that the noted sessions ended well.
     pub(crate) fn check_orphans(&self) {
         for number in &self.expected {
             let session = &self.sessions[*number];

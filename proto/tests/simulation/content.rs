@@ -1,7 +1,7 @@
-//! Blobs without bytes: the content of a range is a number, and its hash is a number to which that and the hash before it lead.
+//! Symbolic blobs: the content of a range is a number, and its hash is computed from this number and the hash before it.
 //!
-//! The hashes have the structure of the real ones (`proto::hash`): a chain from the start to the digest, so that a source can lie about bytes, about
-//! hashes or about both in a way that fits, and is found out where a real one would be. They cost nothing.
+//! Hashes form a chain from the start to the digest, like the real ones (`proto::hash`). A source can lie about bytes, about hashes, or about both
+//! consistently, and is detected at the same step as in a real transfer. No megabyte is hashed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ pub(crate) fn follow(before: &RangeHash, content: u64) -> RangeHash {
     RangeHash::from_bytes(bytes)
 }
 
-/// What stands for all hashes of a blob.
+/// The proof of all hashes of a blob: the hash of the hashes.
 pub(crate) fn proof_of(hashes: &[RangeHash]) -> Digest {
     let bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
     Digest::of(&bytes)

@@ -1,4 +1,4 @@
-//! What outlives an agent: staged ranges with the map that says which were verified, the blobs of the store, and the names.
+//! The disk: staged ranges with the map of those that were verified, the blobs of the store, and the names.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -28,7 +28,7 @@ struct Staged {
 }
 
 impl Disk {
-    /// Opens or continues a staged blob; what does not fit the map is forgotten. The ranges that are missing, joined where they touch.
+    /// Opens or continues a staged blob, and forgets ranges that do not match the map. Returns the missing ranges, joined where they touch.
     pub(crate) fn claim(&mut self, blob: &Blob) -> Vec<Range<u64>> {
         let count = blob.ranges.len();
         let staged =
@@ -76,7 +76,7 @@ impl Disk {
         claimed.map(|(index, _)| range_bytes(blob.descriptor.size_bytes, index)).sum()
     }
 
-    /// The content of a blob of which nothing is missing, when its hashes lead from the start to its digest. Staging has it no longer.
+    /// Takes a complete blob out of staging. `None`: its hashes do not lead from the start to its digest.
     pub(crate) fn finish(&mut self, blob: &Blob) -> Option<Vec<u64>> {
         let staged = self.staging.remove(&blob.descriptor.digest)?;
         let mut previous = RangeHash::START;

@@ -1,4 +1,4 @@
-//! What goes wrong, and when.
+//! Faults: their kinds, when they come, and their effect.
 
 use proto::peer::Refusal;
 use proto::session::receive::Input;
@@ -9,7 +9,7 @@ use crate::random::Random;
 use crate::scenario::{Lie, MS, SECOND, Scenario};
 use crate::world::{Event, World};
 
-/// Something that goes wrong.
+/// A fault.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
     /// The connections between two hosts are lost.
@@ -18,7 +18,7 @@ pub(crate) enum Fault {
     Reset(usize, usize),
     /// These hosts and all others do not reach each other for so long.
     Partition { side: Vec<usize>, for_us: u64 },
-    /// An agent dies, and starts again after so long; `None`: never. `power`: what was not synced is lost.
+    /// An agent dies, and starts again after so long; `None`: never. `power`: unsynced data is lost.
     Kill { host: usize, down_us: Option<u64>, power: bool },
     /// An agent stops in order, and starts again after so long.
     Stop { host: usize, down_us: u64 },
@@ -36,12 +36,12 @@ pub(crate) enum Fault {
     MoveTag(usize),
     /// Somebody cancels a job at its head.
     Cancel(usize),
-    /// Somebody cancels what a host receives.
+    /// Somebody cancels the sessions of a receiver.
     CancelHere(usize),
 }
 
 impl Fault {
-    /// Draws the faults of a scenario, and who lies in it.
+    /// Draws the faults of a scenario, and its liars.
     pub(crate) fn draw(scenario: &mut Scenario, heads: usize, random: &mut Random) -> Vec<(u64, Self)> {
         let (count, calm_us) = (scenario.hosts.len(), scenario.calm_us);
         if random.chance(25) && count > heads + 1 {
@@ -57,7 +57,7 @@ impl Fault {
         let mut faults: Vec<(u64, Self)> = vec![];
         let mut never = 0;
         for _ in 0..most {
-            // Most of what is of interest happens at the beginning.
+            // Most transfers are short: early faults hit more of them.
             let at_us = random.scaled(10 * MS, calm_us).min(calm_us);
             let fault = Self::draw_one(count, heads, scenario, random);
             never += usize::from(matches!(fault, Self::Kill { down_us: None, .. }));
@@ -67,7 +67,7 @@ impl Fault {
             faults.push((at_us, fault.within(calm_us.saturating_sub(at_us))));
         }
         if random.chance(6) && count > heads + 4 {
-            // Several at once: a rack, or what they have in common.
+            // Hosts with something in common, such as a shared file server, hang together.
             let at_us = random.scaled(10 * MS, calm_us).min(calm_us);
             let hosts = (heads..count).filter(|_| random.chance(60)).take(4);
             faults.extend(hosts.map(|host| (at_us, Self::Silence { host, for_us: 1_000 * SECOND })));

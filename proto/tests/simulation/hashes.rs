@@ -1,4 +1,7 @@
 //! The hashes of the ranges of a layer in a fan-out: from any source, proven by the head.
+//!
+//! While the connection to the head lives, a proof that does not come in time is asked for again. `agent/src/transfer/sharing.rs` ends the session
+//! then, and the send to this member fails although nothing is wrong but a pause of 3 s.
 
 use proto::Digest;
 use proto::hash::range_count;
@@ -19,7 +22,7 @@ use crate::world::{Timer, World};
 const AGAIN_US: u64 = SECOND;
 
 impl World {
-    /// What goes on beside the fetching: the hashes of all layers that are missing are asked for.
+    /// Asks for the hashes of all missing layers, beside the fetching.
     pub(crate) fn accompany(&mut self, session: usize) {
         let Session { host, .. } = self.sessions[session];
         let Some(membership) = self.nodes[host].memberships.get(&session) else { return };
@@ -113,7 +116,7 @@ impl World {
         if self.streams[state.stream].is_open {
             self.remind(host, AGAIN_US, Timer::AskHashes(session, digest));
         } else if is_waiting {
-            // Without its head nobody can prove them. Other sessions of the host need not wait for this one.
+            // Only the head can prove them. The end of the session frees its claims for other sessions of the host.
             self.tell(session, Input::Failed(Refusal::Store(String::from("no proof"))));
         }
     }
@@ -132,7 +135,7 @@ impl World {
         }
     }
 
-    /// A host asks for the hashes of a layer, which this one sends when it knows them.
+    /// Sends the hashes of a layer as soon as they are known here.
     pub(crate) fn serve_hashes(&mut self, host: usize, stream: usize, digest: Digest) {
         let asker = self.streams[stream].opener;
         let truth = self.scenario.blobs[&digest].hashes.clone();
@@ -167,7 +170,7 @@ impl World {
         self.nodes[host].memberships.get_mut(&session)?.layers.get_mut(digest)
     }
 
-    /// Which layer, and which source, a stream of hashes is of.
+    /// The layer and the source of a stream on which hashes are asked for.
     fn asked(&self, session: usize, stream: usize) -> Option<(Digest, usize)> {
         let Session { host, .. } = self.sessions[session];
         let layers = &self.nodes[host].memberships.get(&session).filter(|_| self.sessions[session].result.is_none())?.layers;

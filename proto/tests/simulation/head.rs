@@ -1,4 +1,4 @@
-//! The host that sends: attempts and retries for each member, and the plan of who reads from whom.
+//! The head: runs of jobs, with attempts and retries for each member.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +28,7 @@ pub(crate) struct Run {
     incarnation: u64,
     began_us: u64,
     pub(crate) gathering_us: Option<u64>,
-    /// By what their hosts receive.
+    /// By the root of the image: members of another platform receive another image.
     pub(crate) chains: BTreeMap<Digest, Chain>,
     pub(crate) joined: BTreeSet<usize>,
     pub(crate) words: u64,
@@ -112,7 +112,7 @@ impl World {
         !is_over && self.nodes[head].is_up && self.nodes[head].incarnation == incarnation
     }
 
-    /// What a host is about to bring to others.
+    /// Sendings of a head that have no result yet.
     pub(crate) fn sendings_of(&self, head: usize) -> Vec<usize> {
         let is_of_head = |sending: &usize| {
             let Sending { run, ref result, .. } = self.sendings[*sending];
@@ -235,11 +235,11 @@ impl World {
         let state = &mut self.sendings[sending];
         state.travelled_before_bytes += std::mem::take(&mut state.travelled).values().sum::<u64>();
         state.machine = None;
-        // What the member still says on it nobody hears, but the member hears how it ends.
+        // The stream stays open: the member learns from it how the attempt ends.
         state.stream = None;
     }
 
-    /// It is known what has become of a sending.
+    /// Records the result of a sending.
     pub(crate) fn end_sending(&mut self, sending: usize, result: Result<(), Failure>) {
         self.end_attempt(sending);
         let Sending { run, member, .. } = self.sendings[sending];

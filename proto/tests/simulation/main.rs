@@ -1,7 +1,7 @@
-//! Sessions and fan-outs in virtual time: the machines of `proto::session`, driven as an agent drives them, through whatever goes wrong.
+//! Sessions and fan-outs in virtual time: the machines of `proto::session`, driven as an agent drives them, through faults of every kind.
 //!
-//! A seed stands for hosts, links, images, sends and faults, and always gives the same run. `IMGD_SIMULATION_SEED=N` runs one seed and says what
-//! happens in it, `IMGD_SIMULATION_SEEDS=N` runs so many.
+//! A seed stands for a scenario (hosts, links, images, sends, faults) and always gives the same run. `IMGD_SIMULATION_SEED=N` runs one seed and
+//! prints its events; `IMGD_SIMULATION_SEEDS=N` sets the number of seeds.
 
 #![allow(clippy::unwrap_used)]
 

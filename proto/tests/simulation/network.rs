@@ -1,4 +1,4 @@
-//! The network: streams between hosts, which keep their order, but not that of other streams; links that carry so much; partitions.
+//! The network: streams that are ordered in themselves but not among each other, links with a rate and a latency, and partitions.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ const IDLE_US: u64 = 12 * SECOND;
 /// How long it takes until a host that does not answer is given up.
 const CONNECT_US: u64 = 5 * SECOND;
 
-/// What is under way on a stream.
+/// A message on a stream.
 #[derive(Debug, Clone)]
 pub(crate) enum Message {
     Request(Box<Request>),
@@ -35,7 +35,7 @@ pub(crate) enum Ending {
     Reset,
 }
 
-/// Who at the opener of a stream takes what comes on it.
+/// Addressee, at the opener of a stream, of the messages that arrive on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// An offer: the sending.
@@ -128,7 +128,7 @@ impl World {
         self.at(at_us, Event::Deliver { stream, to, message: Box::new(message) });
     }
 
-    /// A stream is over for both ends, which need not hear of it.
+    /// Closes a stream for both ends, without telling them.
     pub(crate) fn close(&mut self, stream: usize) {
         self.streams[stream].is_open = false;
         self.open_streams.remove(&stream);
@@ -160,7 +160,7 @@ impl World {
         }
     }
 
-    /// These hosts and the others do not reach each other for a while. What takes too long is lost.
+    /// Separates these hosts from all others for a while. Connections that are idle for too long are lost.
     pub(crate) fn separate(&mut self, side: &[usize], for_us: u64) {
         let side: BTreeSet<usize> = side.iter().copied().collect();
         if for_us > IDLE_US {

@@ -1,4 +1,4 @@
-//! A host: what its agent has in memory, what its disk keeps, and how it is at the moment.
+//! A host: the memory of its agent, its disk, and its present condition.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(crate) struct Node {
     /// It never starts again.
     pub(crate) is_dead: bool,
     pub(crate) incarnation: u64,
-    /// When its link has sent, and received, what was given to it.
+    /// Times at which the link becomes free for the next block, in either direction.
     pub(crate) egress_us: u64,
     pub(crate) ingress_us: u64,
     pub(crate) silent_until_us: u64,
@@ -38,11 +38,11 @@ pub(crate) struct Node {
     /// A disk has failed or was full: sessions may end with that.
     pub(crate) had_disk_fault: bool,
     pub(crate) disk: Disk,
-    /// What was sent to it, verified there, and read in vain at most.
+    /// Bytes sent to it, bytes verified there, and reads that were broken off.
     pub(crate) came_bytes: u64,
     pub(crate) verified_bytes: u64,
     pub(crate) broken_reads: u64,
-    // What a restart forgets:
+    // Lost in a restart:
     pub(crate) sessions: BTreeSet<usize>,
     pub(crate) claims: BTreeMap<Digest, Claim>,
     pub(crate) memberships: BTreeMap<usize, Membership>,
@@ -51,7 +51,7 @@ pub(crate) struct Node {
     pub(crate) links: Links,
 }
 
-/// Who writes a layer, and who waits to do so.
+/// The session that writes a layer, and the sessions that wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct Claim {
     pub(crate) holder: Option<usize>,
@@ -67,7 +67,7 @@ pub(crate) struct Offered {
     pub(crate) is_shared: bool,
 }
 
-/// The part of a member in a fan-out: what it serves, and where it reads.
+/// Membership in a fan-out: layers to serve, and sources to read from.
 #[derive(Debug)]
 pub(crate) struct Membership {
     pub(crate) job: JobId,
@@ -89,7 +89,7 @@ pub(crate) struct SharedLayer {
     pub(crate) place: Place,
     /// Of all ranges, once they are proven.
     pub(crate) hashes: Option<Arc<[RangeHash]>>,
-    /// The stream on which hashes are asked for, the source that is asked, and what they have to hash to.
+    /// The stream on which hashes are asked for, and the source that is asked.
     pub(crate) asking: Option<(usize, usize)>,
     pub(crate) proof: Option<Digest>,
     pub(crate) asked_us: Option<u64>,
@@ -149,7 +149,7 @@ impl Node {
         }
     }
 
-    /// The membership in which a host may read a layer: of several, one where it is there already.
+    /// The membership that permits a host to read a layer: of several, one that has the layer already.
     pub(crate) fn membership(&self, host: usize, digest: &Digest) -> Option<usize> {
         let of_host = self.memberships.iter().filter(|(_, membership)| membership.members.contains(&host));
         let ranked = of_host.filter_map(|(number, membership)| Some((membership.layers.get(digest)?.place, *number)));
@@ -158,7 +158,7 @@ impl Node {
 }
 
 impl Membership {
-    /// Takes part in a job with what the host has, and has not.
+    /// A membership of a host that lacks the layers in `absent`.
     pub(crate) fn new(session: usize, job: JobId, head: usize, members: BTreeSet<usize>, image: &Image, absent: &BTreeSet<Digest>) -> Self {
         let layer = |digest: Digest| {
             let place = if absent.contains(&digest) { Place::Awaited } else { Place::Store };
@@ -185,7 +185,7 @@ impl World {
         node.links = Links::default();
     }
 
-    /// An agent starts. Whoever sent from there sends again what did not arrive.
+    /// Starts an agent, and runs its unfinished jobs again.
     pub(crate) fn start(&mut self, host: usize) {
         if self.nodes[host].is_up || self.nodes[host].is_dead {
             return;
@@ -199,7 +199,7 @@ impl World {
         }
     }
 
-    /// A connection between two hosts is lost: members notice when it was the one to the head.
+    /// Notes the loss of a connection in memberships whose head it led to.
     pub(crate) fn hear_of_loss(&mut self, one: usize, other: usize) {
         for (host, head) in [(one, other), (other, one)] {
             let now_us = self.now_us;

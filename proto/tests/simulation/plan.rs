@@ -1,4 +1,4 @@
-//! The plan of a fan-out at its head: who reads from whom, and what the members say of it.
+//! The plan of a fan-out at its head: sources of each member, and complaints of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,10 +20,10 @@ const ASK_US: u64 = 3 * SECOND;
 /// Liars that one member may name.
 const ACCUSATIONS: usize = 3;
 
-/// What a plan has to keep to, followed beside it.
+/// A record of words and complaints, kept beside the planner to check it.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// What each member was told last, unless it did not hear it.
+    /// The last word to each member, unless the member did not hear it.
     told: BTreeMap<usize, Vec<HostId>>,
     /// Members that receive and have to be told where to read, and since when.
     untold: BTreeMap<usize, u64>,
@@ -51,7 +51,7 @@ impl Plan {
         self.untold.remove(&member);
     }
 
-    /// A member receives no more, and nobody is to read from it.
+    /// A member is out: no other one may read from it.
     pub(crate) fn leave(&mut self, member: usize) {
         self.has_all(member);
         self.gone.insert(member);
@@ -71,7 +71,7 @@ impl Plan {
 }
 
 impl World {
-    /// A member has said what it lacks.
+    /// A member joins the plan with what it lacks.
     pub(crate) fn join(&mut self, sending: usize, want: &Want) {
         let Sending { run, member, root, .. } = self.sendings[sending];
         let Run { job, head, .. } = self.runs[run];
@@ -171,7 +171,7 @@ impl World {
         }
     }
 
-    /// Whoever joins, or has not heard where to read, is told soon.
+    /// Checks that a member that has joined, or has not heard its last word, is told soon.
     fn check_untold(&self, run: usize) {
         for (member, since_us) in &self.runs[run].plan.untold {
             assert!(self.now_us <= since_us + GATHER_US + 2 * PLAN_US, "{member} is not told where to read");

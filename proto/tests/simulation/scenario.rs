@@ -1,4 +1,4 @@
-//! What a seed stands for: hosts, images, sends, and what goes wrong.
+//! The scenario of a seed: hosts, images, sends and faults.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::random::Random;
 pub(crate) const MS: u64 = 1_000;
 pub(crate) const SECOND: u64 = 1_000 * MS;
 
-/// Most ranges that all hosts together receive: bounds the time of one seed.
+/// Approximate number of ranges that all hosts together receive. Bounds the time of one seed.
 const MOST_RANGES: u64 = 2_000;
 
 /// A world before anything happens in it.
@@ -27,7 +27,7 @@ pub(crate) struct Scenario {
     pub(crate) faults: Vec<(u64, Fault)>,
     /// From here on nothing goes wrong any more, in microseconds.
     pub(crate) calm_us: u64,
-    /// A fetch whose source fails ends, and the machine has the rest of the extent asked for again.
+    /// A fetch whose source fails hands the rest of its extent back to the machine, instead of trying another source itself.
     pub(crate) hands_back: bool,
 }
 
@@ -58,7 +58,7 @@ pub(crate) enum Lie {
 pub(crate) struct JobSpec {
     pub(crate) head: usize,
     pub(crate) members: Vec<usize>,
-    /// What the name stands for at the head: the first, and after each move of the tag the next.
+    /// Images behind the name at the head: at first the first one, after each move of the tag the next one.
     pub(crate) versions: Vec<Image>,
     pub(crate) begins_us: u64,
     /// Members read from each other.
@@ -122,7 +122,7 @@ impl Scenario {
         JobSpec { head, members, versions, begins_us: random.below(SECOND), is_shared }
     }
 
-    /// What hosts have before anything is sent: heads everything, members some layers, or the beginnings of some.
+    /// Draws what hosts have before the first send: heads have everything, members some layers or the beginnings of some.
     fn presence(&mut self, heads: usize, random: &mut Random) {
         let all: Vec<Digest> = self.blobs.keys().copied().collect();
         let layers: Vec<Digest> = self.jobs.iter().flat_map(|job| &job.versions).flat_map(layers_of).collect();

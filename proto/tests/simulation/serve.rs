@@ -1,4 +1,4 @@
-//! Serving: what was offered, and in a fan-out what has arrived, as it arrives.
+//! Serving of offered blobs, and in a fan-out of layers while they arrive.
 
 use proto::Digest;
 use proto::descriptor::media_type;
@@ -12,7 +12,7 @@ use crate::node::Place;
 use crate::scenario::{Lie, SECOND};
 use crate::world::{Timer, World};
 
-/// Whoever waits for a host hears this often that it waits itself.
+/// Interval of the sign that a server waits for the bytes itself.
 const SIGN_OF_LIFE_US: u64 = SECOND;
 
 /// Ranges of one block.
@@ -25,13 +25,13 @@ pub(crate) struct Serving {
     at: u64,
     end: u64,
     block_bytes: u64,
-    /// In which it is served; `None`: it was offered.
+    /// The membership that permits it; `None`: an offer does.
     pub(crate) membership: Option<usize>,
     is_waiting: bool,
     is_scheduled: bool,
 }
 
-/// What a server can do now.
+/// Readiness of a server to send the next block.
 enum Ready {
     Parts(Vec<Part>),
     Later,
@@ -110,12 +110,12 @@ impl World {
             return;
         }
         let reader = self.streams[stream].opener;
-        // What is under way on a stream is bounded by its window, and by what the path holds.
+        // Bytes under way on a stream are bounded by its window and by the capacity of the path.
         let path_bytes = self.nodes[host].bytes_per_s.min(self.nodes[reader].bytes_per_s) / 16;
         if self.streams[stream].unread_bytes >= path_bytes.clamp(RANGE_BYTES, u64::from(STREAM_WINDOW)) {
             return;
         }
-        // Readers take turns: whoever comes when the link is free sends.
+        // Readers share the link: each tries again when it is free.
         let busy_us = self.nodes[host].egress_us.saturating_sub(self.now_us);
         if busy_us > 0 {
             return self.schedule_serving(host, stream, busy_us);
@@ -155,7 +155,7 @@ impl World {
         match layer.place {
             Place::Nowhere => Ready::Never,
             Place::Staged if !staged.is_empty() => {
-                // What an earlier session left here may have been verified with the hashes of a source that lied.
+                // Ranges of an earlier session may have been verified against the hashes of a liar.
                 let is_proven = |(i, part): (usize, &Part)| {
                     let hashes = layer.hashes.as_deref();
                     let before = |at: usize| at.checked_sub(1).map_or(Some(RangeHash::START), |at| hashes?.get(at).copied());
@@ -222,7 +222,7 @@ impl World {
         }
     }
 
-    /// More of a layer is here, or it will not come: whoever waits for it goes on.
+    /// Wakes the servings that wait for a layer: more of it has arrived, or it will not come.
     pub(crate) fn wake(&mut self, host: usize, digest: &Digest) {
         let servings = self.nodes[host].servings.iter();
         let waiting: Vec<usize> = servings.filter(|(_, s)| s.digest == *digest && s.is_waiting).map(|(stream, _)| *stream).collect();
@@ -231,7 +231,7 @@ impl World {
         }
     }
 
-    /// Whoever reads a stream hears that it is not forgotten.
+    /// Tells the reader of a stream that the server waits itself.
     pub(crate) fn sign_of_life(&mut self, host: usize, stream: usize) {
         if self.nodes[host].servings.get(&stream).is_some_and(|serving| serving.is_waiting) {
             if self.nodes[host].silent_until_us <= self.now_us {
@@ -256,7 +256,7 @@ impl World {
     }
 }
 
-/// What a host says of a range. Documents are never wrong: they would end a session before a layer is read.
+/// A range as a host serves it. Nobody lies about documents: a wrong one ends a session before a layer is read.
 pub(crate) fn deceive(lie: Lie, blob: &Blob, at: usize) -> Part {
     let truth = Part::of(blob, at);
     let last = blob.ranges.len() - 1;

@@ -1,4 +1,4 @@
-//! The receiving side of a session: does what the machine asks for, and checks that what it asks for is right.
+//! The receiving side of a session: carries out the actions of the machine, and checks each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub(crate) struct Session {
     machine: Receive,
     pub(crate) missing: Vec<Missing>,
     pub(crate) documents: BTreeSet<Digest>,
-    /// Layers that are claimed: with what was staged when they were, and how much of them was reported.
+    /// Claimed layers that are not in the store yet.
     pub(crate) layers: BTreeMap<Digest, Arriving>,
     /// Every layer that was claimed, in that order.
     pub(crate) claims: Vec<Digest>,
@@ -47,7 +47,7 @@ pub(crate) struct Session {
     pub(crate) drawn: BTreeMap<usize, u64>,
     reported_drawn: BTreeMap<usize, u64>,
     pub(crate) finished: Vec<Progress>,
-    /// Since when its head is gone or no byte has come after that, and how many had.
+    /// After the loss of the head: time and number of received bytes when the last byte came.
     pub(crate) orphaned: Option<(u64, u64)>,
     pub(crate) is_committing: bool,
     pub(crate) result: Option<Result<(), Refusal>>,
@@ -101,7 +101,7 @@ impl World {
         self.work(host, 20 * MS, Timer::Admit(session));
     }
 
-    /// The store says what it lacks, and the disk whether there is room.
+    /// Admits the offer: asks the store what is missing, and the disk for room.
     pub(crate) fn admit(&mut self, session: usize) {
         let Session { host, head, job, .. } = self.sessions[session];
         let image = self.sessions[session].image.clone();
@@ -142,7 +142,7 @@ impl World {
         }
     }
 
-    /// Tells the machine what happened, and does what it wants done.
+    /// Feeds the machine an input, and carries out its actions.
     pub(crate) fn tell(&mut self, session: usize, input: Input) {
         if self.sessions[session].is_abandoned {
             return;
@@ -218,7 +218,7 @@ impl World {
         self.drop_session(session);
     }
 
-    /// Nothing of a session goes on behind its end, but what it has is served.
+    /// Ends the tasks of a session. Its layers are still served.
     fn drop_session(&mut self, session: usize) {
         let host = self.sessions[session].host;
         self.sessions[session].layers.clear();
@@ -256,7 +256,7 @@ impl World {
         }
     }
 
-    /// The head has given up, or leaves, or is gone: who receives in a fan-out goes on unless it was cancelled.
+    /// The stream of the offer has ended. A member of a fan-out goes on, unless it was cancelled.
     pub(crate) fn head_lost(&mut self, session: usize, ending: Ending) {
         let Session { job, is_committing, ref orphaned, ref result, .. } = self.sessions[session];
         if result.is_some() || is_committing || orphaned.is_some() {

@@ -1,4 +1,7 @@
-//! Where a fetch reads: at the head, or in a fan-out at the best source that does not rest, lack the layer or lie.
+//! Sources of a fetch: the head, or in a fan-out the best one that does not rest, lacks nothing of the layer, and is no liar.
+//!
+//! Two rules are stricter than those of `agent/src/transfer/sharing.rs`, because some seeds fail with the latter: a source that was lost comes after
+//! all others until a byte comes from it, and a fetch is given up after a minute without a byte even if some source may be asked again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -17,7 +20,7 @@ use crate::world::{Timer, World};
 
 /// A source that was lost, or lacks a layer, is left alone for so long.
 const REST_US: u64 = 5 * SECOND;
-/// What a source that is not the best one any more may still take to finish.
+/// Time for a source to finish that is no longer the best one.
 const PARTING_US: u64 = 400 * MS;
 /// How long the head's first word on where to read is waited for.
 pub(crate) const FIRST_WORD_US: u64 = 2 * SECOND;
@@ -28,14 +31,14 @@ const ROUND_US: u64 = 5 * SECOND;
 /// How many times longer than it may be silent a source may say that it waits itself.
 const WAITING: u32 = 4;
 
-/// What was found out about sources.
+/// Judgement of a session on its sources.
 #[derive(Debug, Default)]
 pub(crate) struct Judged {
     liars: BTreeSet<usize>,
     /// Until when they are not asked.
     lacking: BTreeMap<(usize, Digest), u64>,
     resting: BTreeMap<usize, u64>,
-    /// How often each one was lost since a byte came from it.
+    /// Losses of each source since its last byte.
     losses: BTreeMap<usize, u64>,
 }
 
@@ -102,7 +105,7 @@ impl World {
         }
     }
 
-    /// Who is to be read from now.
+    /// The source to read from now.
     pub(crate) fn choose(&self, session: usize, digest: &Digest) -> Option<usize> {
         let Session { host, head, ref judged, .. } = self.sessions[session];
         let sources = self.nodes[host].memberships.get(&session).map(|membership| &membership.sources[..]).unwrap_or_default();
@@ -111,7 +114,7 @@ impl World {
             let lacks = is_to_come(judged.lacking.get(&(*source, *digest)));
             !is_to_come(judged.resting.get(source)) && !lacks && !judged.liars.contains(source)
         };
-        // Who was lost comes after who was not: else three that answer nothing are tried in turn for ever, and the head never.
+        // Sources that were lost come last: otherwise three silent ones are tried in turn for ever, and the head never.
         let losses = |source: &usize| judged.losses.get(source).copied().unwrap_or(0);
         sources.iter().copied().chain([head]).filter(usable).min_by_key(losses)
     }
@@ -175,7 +178,7 @@ impl World {
         }
     }
 
-    /// True when what a block says of its ranges is what they are known to be, as far as that is known.
+    /// True unless the header of a block contradicts the proven hashes.
     fn agrees(&self, session: usize, number: u64, header: &BlockHeader) -> bool {
         let Session { host, ref fetches, .. } = self.sessions[session];
         let fetch = &fetches[&number];
@@ -261,7 +264,7 @@ impl World {
         }
     }
 
-    /// The source of a fetch is not the right one any more.
+    /// Looks for another source for a fetch.
     fn another_source(&mut self, session: usize, number: u64) {
         match self.scenario.hands_back {
             true => self.hand_back(session, number),
@@ -277,8 +280,7 @@ impl World {
         assert!(self.sessions[session].fetches.values().any(is_rest), "the rest of an extent is not asked for first");
     }
 
-    /// A source has failed: it is left alone, for a while or for ever, and the head hears of it. False: the session is over, because it was the head
-    /// who has the last word.
+    /// Records the failure of a source, and reports it to the head. False: the session is over, because the head itself refuses or lies.
     pub(crate) fn judge(&mut self, session: usize, source: usize, digest: Digest, error: GetError) -> bool {
         let Session { host, head, stream, .. } = self.sessions[session];
         let fault = match &error {
@@ -362,7 +364,7 @@ pub(crate) enum GetError {
     Staging,
 }
 
-/// Most bytes that are read in vain when a read is broken off: what is under way on the stream, and the block that comes.
+/// Most bytes that a broken read costs: the window of the stream, and one block.
 pub(crate) const BROKEN_READ_BYTES: u64 = STREAM_WINDOW as u64 + BLOCK_BYTES;
 
 fn silence_us(is_shared: bool) -> u64 {

@@ -1,4 +1,4 @@
-//! The world: virtual time, and what is to happen in it.
+//! The world: virtual time, and the queue of events.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ pub(crate) struct World {
     pub(crate) partitions: Vec<Partition>,
     /// Sessions of receivers, those that are over included.
     pub(crate) sessions: Vec<Session>,
-    /// Runs of jobs at their heads, and what each of them brings to one host.
+    /// Runs of jobs, and their sendings: one image to one host.
     pub(crate) runs: Vec<Run>,
     pub(crate) sendings: Vec<Sending>,
     /// Of each job: the version that its name stands for now, and whether it was cancelled.
@@ -46,7 +46,7 @@ pub(crate) struct World {
     is_verbose: bool,
 }
 
-/// What happened how often, to see that a simulation does what it is for.
+/// Frequencies of events, to see that the simulation reaches what it checks.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) sessions: u64,
@@ -84,7 +84,7 @@ impl Counts {
     }
 }
 
-/// What happens at a time.
+/// An event.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A message arrives at an end of a stream.
@@ -103,7 +103,7 @@ pub(crate) enum Event {
     Calm,
 }
 
-/// What an agent waits for.
+/// A timer of an agent.
 #[derive(Debug, Clone)]
 pub(crate) enum Timer {
     Admit(usize),
@@ -115,7 +115,7 @@ pub(crate) enum Timer {
     Report(usize),
     /// A fetch goes on.
     Fetch(usize, u64),
-    /// The source of a fetch is looked at: the same one since its so many-th choice.
+    /// Session, fetch, and number of its choice of a source: the timer is void after another choice.
     Silence(usize, u64, u32),
     Part(usize, u64, u32),
     /// The hashes of a layer are asked for again, or the answer has taken too long.
@@ -166,7 +166,7 @@ impl World {
         world
     }
 
-    /// Runs until nothing more happens, and checks what has become of everything.
+    /// Runs until no event is left, and checks the final state.
     pub(crate) fn run(&mut self) {
         self.log(|| String::from("begins"));
         while let Some(((at_us, _), event)) = self.queue.pop_first() {
@@ -209,7 +209,7 @@ impl World {
         self.nodes.iter().position(|node| node.id == *id).unwrap_or(usize::MAX)
     }
 
-    /// Says what happens, when a seed is run alone.
+    /// Prints an event when a single seed is run.
     #[allow(clippy::print_stderr)]
     pub(crate) fn log(&self, text: impl FnOnce() -> String) {
         if self.is_verbose {
