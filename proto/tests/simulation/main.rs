@@ -30,7 +30,7 @@ use std::time::Instant;
 use crate::world::{Counts, World};
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 1_000;
 
 /// A test run with so many seeds that fail goes no further.
 const MOST_FAILED: u64 = 10;
