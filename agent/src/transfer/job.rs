@@ -130,6 +130,11 @@ impl Job {
         self.blobs.get(digest)
     }
 
+    /// Who takes part, without the head.
+    pub(super) fn members(&self) -> impl Iterator<Item = &HostId> + Clone {
+        self.members.iter()
+    }
+
     /// Where to read, the best source first; empty until the head has said it.
     pub(super) fn sources(&self) -> watch::Receiver<Vec<HostId>> {
         self.sources.subscribe()

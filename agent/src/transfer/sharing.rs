@@ -50,6 +50,8 @@ pub(super) struct Sharing {
 #[derive(Debug, Default)]
 struct Judged {
     liars: HashSet<HostId>,
+    /// Lost since their last byte: asked again only when nobody else is left, or sources that say nothing would be tried in turn for ever.
+    silent: HashSet<HostId>,
     /// Until when they are not asked again: a session that is renewed has again what it had.
     lacking: HashMap<(HostId, Digest), Instant>,
     resting: HashMap<HostId, Instant>,
@@ -85,6 +87,9 @@ impl Sharing {
         let mut at = at;
         let mut since = Instant::now();
         loop {
+            if since.elapsed() >= FRUITLESS {
+                return Err(GetError::Net(NetError::Silent(FRUITLESS.as_secs())));
+            }
             let before = at;
             let (source, stop) = self.choose(&digest, since).await?;
             let fetched = match self.peer(&source).await {
@@ -105,6 +110,7 @@ impl Sharing {
             }
             if at > before {
                 since = Instant::now();
+                self.judged().silent.remove(&source);
             }
         }
     }
@@ -158,7 +164,7 @@ impl Sharing {
             return Ok(hashes);
         }
         let since = Instant::now();
-        let proof = proof(&self.head, digest).await?;
+        let proof = self.proof(digest, since).await?;
         loop {
             let (source, _) = self.choose(&digest, since).await?;
             let asked = async {
@@ -169,6 +175,16 @@ impl Sharing {
             match proven {
                 Ok(hashes) => return Ok(hashes),
                 Err(error) => self.judge(&source, digest, error)?,
+            }
+        }
+    }
+
+    /// What the head says the hashes of a blob hash to. Where the link to the head is full, or the head is busy, that takes more than one question.
+    async fn proof(&self, digest: Digest, since: Instant) -> Result<Digest, GetError> {
+        loop {
+            match proof(&self.head, digest).await {
+                Err(GetError::Net(NetError::Silent(_))) if self.head.is_alive() && since.elapsed() < FRUITLESS => {}
+                proof => return proof,
             }
         }
     }
@@ -202,7 +218,11 @@ impl Sharing {
         };
         let sources = self.job.sources();
         let sources = sources.borrow();
-        sources.iter().chain(std::iter::once(&self.job.head)).find(usable).copied()
+        // Without its head the hosts have only each other: whoever takes part may have the rest.
+        let others = self.job.members().filter(|_| !self.head.is_alive());
+        let known = || sources.iter().chain(std::iter::once(&self.job.head)).chain(others.clone());
+        let heard = known().filter(|host| !judged.silent.contains(*host)).find(usable);
+        heard.or_else(|| known().find(usable)).copied()
     }
 
     async fn peer(&self, source: &HostId) -> Result<Peer, NetError> {
@@ -234,7 +254,10 @@ impl Sharing {
                 return Ok(());
             }
             match fault {
-                Fault::Lost => drop(judged.resting.insert(*source, Instant::now() + REST)),
+                Fault::Lost => {
+                    judged.silent.insert(*source);
+                    judged.resting.insert(*source, Instant::now() + REST);
+                }
                 Fault::Lacks(_) => drop(judged.lacking.insert((*source, digest), Instant::now() + LACK)),
                 Fault::Lied(_) => drop(judged.liars.insert(*source)),
             }

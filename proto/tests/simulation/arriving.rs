@@ -101,7 +101,7 @@ impl World {
             return;
         }
         match block {
-            Block::Waiting => {}
+            Block::Waiting | Block::Hashing(_) => {}
             Block::Refused(refusal) => self.tell(session, Input::Failed(refusal.clone())),
             Block::Bytes(_) if self.scenario.blobs[&digest].ranges == content => {
                 self.sessions[session].documents.insert(digest);

@@ -163,7 +163,7 @@ impl World {
         let Some(source) = fetch.source.as_mut().filter(|source| source.stream == stream) else { return self.close(stream) };
         let from = source.host;
         match block {
-            Block::Waiting => source.waits += 1,
+            Block::Waiting | Block::Hashing(_) => source.waits += 1,
             Block::Refused(refusal) => self.range_failed(session, number, GetError::Refused(refusal)),
             Block::Bytes(header) => {
                 (source.heard_us, source.silences) = (self.now_us, 0);
