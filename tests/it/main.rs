@@ -15,6 +15,7 @@ mod network;
 mod roll_out;
 mod room;
 mod send;
+mod standing;
 mod store_conformance;
 mod system_calls;
 mod tools;

@@ -4,6 +4,7 @@ use agent::store::layout::LayoutStore;
 use proto::control::{Event, FailureKind, Hosts, Pull, Request};
 use tests::fleet::{self, Host, done, failed, send, send_request};
 use tests::sample::{Recipe, Sample};
+use tests::slow::Slow;
 
 /// Two hosts; the first has the image.
 async fn two_with(sample: &Sample) -> Vec<Host> {
@@ -375,4 +376,34 @@ async fn the_first_question_after_a_restart_is_answered() {
         };
         assert!(!events.iter().any(|event| matches!(event, Event::HostSilent { .. })), "{number}: {events:?}");
     }
+}
+
+/// A fleet whose first host hashes for fourteen seconds before it serves its only layer: longer than a source of a fan-out may wait for others.
+async fn hashing_first(names: &[&str], sample: &Sample) -> Vec<Host> {
+    let mut hosts: Vec<Host> = names.iter().map(|name| Host::new(name)).collect();
+    hosts[0].have(sample).await;
+    fleet::found(&mut hosts).await;
+    hosts[0].stop().await;
+    let slow = Slow::new(hosts[0].store(), std::time::Duration::from_secs(14), 50_000);
+    hosts[0].start_with(slow).await;
+    hosts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_hashes_first_is_waited_for_and_says_what_it_does() {
+    let sample = Recipe::new(63, &[200_000]).build("demo:1");
+    let hosts = hashing_first(&["a", "b", "c"], &sample).await;
+    let events = hosts[0].must(send_request("demo:1", &["b", "c"])).await;
+    assert_eq!(done(&events).len(), 2, "{events:?}");
+    let hashing = events.iter().find_map(|event| if let Event::Hashing(hashing) = event { Some(hashing) } else { None });
+    assert_eq!(hashing.expect("it is said").source, "a");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_waits_for_a_source_that_hashes_first() {
+    let sample = Recipe::new(64, &[200_000]).build("demo:1");
+    let hosts = hashing_first(&["a", "b"], &sample).await;
+    let events = hosts[1].must(Request::Pull(pull("demo:1"))).await;
+    assert_eq!(done(&events)[0].image_id, sample.image_id());
+    assert!(events.iter().any(|event| matches!(event, Event::Hashing(hashing) if hashing.source == "a")), "{events:?}");
 }

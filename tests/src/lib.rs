@@ -10,6 +10,7 @@ pub mod namespace;
 pub mod process;
 pub mod rogue;
 pub mod sample;
+pub mod slow;
 pub mod trace;
 
 /// Says why a test does not run here. Where everything must run (`IMGD_TEST_ALL` is set, as in CI), that is a failure.

@@ -543,4 +543,14 @@ mod tests {
         assert_eq!((again.hosts.names, again.images), (vec!["c".to_owned()], vec!["demo:1".to_owned()]));
         assert!(again.detach && !again.all_tags);
     }
+
+    #[tokio::test]
+    async fn a_job_whose_task_panics_ends_with_an_error() {
+        let jobs = Jobs::default();
+        let job = jobs.begin(8, request(), Asker::Client, &CancellationToken::new());
+        jobs.spawn(job.clone(), async { panic!("a defect") });
+        let (events, _receiver) = mpsc::channel(64);
+        let failure = job.follow(&events).await.unwrap_err();
+        assert!(failure.causes[0].contains("defect"), "{failure:?}");
+    }
 }

@@ -3,12 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::hash::{RangeHash, range_count};
 use proto::job::{JobId, Sources};
 use proto::{Descriptor, Digest, HostId};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::staging::StagedReader;
@@ -213,4 +214,25 @@ impl JobBlob {
 pub(super) fn proof_of(hashes: &[RangeHash]) -> Digest {
     let bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
     Digest::of(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_serves_as_long_as_somebody_reads() {
+        let (jobs, head) = (Jobs::default(), HostId::of_public_key(b"head"));
+        let job = jobs.join(head, JobId([0; 16]), &[], std::iter::empty());
+        let reading = async {
+            for _ in 0..30 {
+                tokio::time::sleep(Duration::from_secs(50)).await;
+                job.read();
+            }
+        };
+        let idle = Duration::from_secs(60);
+        let begun = tokio::time::Instant::now();
+        tokio::join!(reading, job.unread_for(idle));
+        assert!(begun.elapsed() >= Duration::from_secs(1500) + idle, "{:?}", begun.elapsed());
+    }
 }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use proto::control::{Planned, PlannedLayer};
 use proto::image::Selection;
-use proto::limits::STALL_TIMEOUT_MS;
 use proto::peer::{Answer, Missing, SIGNS_OF_LIFE, Want};
 use proto::session::{self, send::Step};
 use proto::{Digest, Image};
@@ -16,6 +15,9 @@ use super::{Context, TransferError};
 use crate::net::{NetError, Peer, Stream};
 use crate::store::Store;
 use crate::sys;
+
+/// How long a receiver that gives signs of life may give none: three in a row are missing then.
+const SILENCE_MS: u64 = 20_000;
 
 /// How long a receiver that gives no signs of life may say nothing: it hashes, or its engine unpacks.
 const SILENCE_OF_OLD_MS: u64 = 1_800_000;
@@ -32,7 +34,7 @@ pub(super) struct Offering<'a> {
 impl<'a> Offering<'a> {
     pub(super) fn new(stream: &'a mut Stream, peer: &Peer, image: &Image, dry_run: bool, cancel: CancellationToken) -> Self {
         let gives_signs = peer.hello().capabilities & SIGNS_OF_LIFE != 0;
-        let silence_ms = if gives_signs { STALL_TIMEOUT_MS } else { SILENCE_OF_OLD_MS };
+        let silence_ms = if gives_signs { SILENCE_MS } else { SILENCE_OF_OLD_MS };
         Self { stream, machine: session::Send::new(image, dry_run), cancel, leaves: None, silence_ms }
     }
 
@@ -43,7 +45,7 @@ impl<'a> Offering<'a> {
 
     /// The next step. When it is cancelled the receiver is told by the reset of the stream.
     ///
-    /// A receiver says every few seconds that it is at it, whatever it waits for; one that says nothing for [`STALL_TIMEOUT_MS`] is lost. An older
+    /// A receiver says every few seconds that it is at it, whatever it waits for; one that says nothing for [`SILENCE_MS`] is lost. An older
     /// one gives no such signs, and may take longer.
     pub(super) async fn next(&mut self) -> Result<Step, TransferError> {
         loop {

@@ -30,6 +30,9 @@ const ABSENT_PAUSE: Duration = Duration::from_secs(1);
 /// Nothing was heard of a host of a fan-out for so long: whoever looks on hears of it, and none of the others counts on it. It may still answer.
 const QUIET_MS: u64 = 2_000;
 
+/// Offers in a row that a host may leave without an answer.
+const SILENT_OFFERS: u32 = 2;
+
 /// A turn that does not come at once is waited for, and that is said.
 const TURN_MS: u64 = 500;
 
@@ -133,7 +136,7 @@ impl<S: Store> Sending<'_, S> {
     async fn run(mut self) -> Result<Sent, TransferError> {
         let cancelled = self.transfer.cancelled();
         let mut retry = Retry::default();
-        let (mut was_connected, mut changes) = (false, 0);
+        let (mut was_connected, mut changes, mut silent_offers) = (false, 0, 0);
         let job = self.job;
         let mut hope = job.fan.as_ref().map(Hope::new);
         // Why a host that may come late has not come yet.
@@ -153,7 +156,14 @@ impl<S: Store> Sending<'_, S> {
                 Err(TransferError::Refused(refusal @ Refusal::StoreUnavailable(_))) => Some(refusal.clone()),
                 _ => None,
             };
+            let is_silent = matches!(result, Err(TransferError::Net(NetError::Silent(_)))) && was_connected && !self.was_planned;
+            silent_offers = if is_silent { silent_offers + 1 } else { 0 };
             let error = match result {
+                // It takes connections, and answers no offer: it hangs, and would for ever.
+                Err(error) if silent_offers >= SILENT_OFFERS => {
+                    self.tell(News::Gone(self.job.id)).await;
+                    return Err(error);
+                }
                 Err(TransferError::Net(error)) if was_connected && error.is_passing() => error,
                 Err(TransferError::Net(error)) if !was_connected && error.is_passing() && self.others_under_way(&mut hope) => {
                     if absent.is_none() {

@@ -1,8 +1,11 @@
 //! The same image from two hosts at once, to one engine.
 
+use bytes::Bytes;
 use tests::engine::host::{Engine, Host};
 use tests::process::{self, Process};
+use tests::sample::{Packing, Sample, layer_tar, noise};
 
+use super::super::docker::of_layers;
 use super::sending::Sending;
 use super::{RATE, app, arrived, containerd, docker, docker_on_containerd, give, podman, two};
 
@@ -51,4 +54,30 @@ fn into_containerd() {
 #[test]
 fn into_podman() {
     both_arrive(podman());
+}
+
+/// Four images of six packed layers each, at once: each layer is unpacked on its way in.
+fn packed_images_arrive(engine: Option<Engine>) {
+    let Some((source, target)) = two(engine) else { return };
+    let layer = |seed: u64| layer_tar(&format!("l{seed}"), &noise(seed, 3_000_000)).into();
+    let layers = |image: u64| (0..6).map(|number| layer(360 + 6 * image + number)).collect::<Vec<Bytes>>();
+    let sample = |image: u64| of_layers(&format!("packed{image}:1"), &layers(image)).packed(Packing::Gzip);
+    let samples: Vec<Sample> = (0..4).map(sample).collect();
+    samples.iter().for_each(|sample| give(&source, sample));
+    let names: Vec<String> = samples.iter().map(|sample| sample.image.reference.as_ref().unwrap().familiar()).collect();
+    let sendings: Vec<Sending<'_>> = names.iter().map(|name| Sending::begin(&source, name, "target", "200MB/s")).collect();
+    for ((sending, sample), name) in sendings.into_iter().zip(&samples).zip(&names) {
+        assert_eq!(sending.end().done()["config_digest"], sample.image_id().to_string());
+        assert_eq!(target.config(name), sample.image_id().to_string());
+    }
+}
+
+#[test]
+fn packed_images_into_docker() {
+    packed_images_arrive(docker());
+}
+
+#[test]
+fn packed_images_into_podman() {
+    packed_images_arrive(podman());
 }
