@@ -101,9 +101,15 @@ pub const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 /// Sessions that one peer may have open here at once, over all its connections, each holding an import.
 pub const SESSIONS_PER_HOST: usize = 16;
 
-/// Ranges that one peer reads here at once, over all its connections: each holds up to four blocks. Whoever asks keeps to it too, so that
-/// no honest host waits at the other end, where its patience would run out. One session at full speed, and a half.
+/// Ranges that one peer reads here at once at full speed, over all its connections: each holds up to four blocks. Further ones are served block by
+/// block. One session at full speed, and a half.
 pub const GETS_PER_HOST: usize = EXTENTS_AT_ONCE + EXTENTS_AT_ONCE / 2;
+
+/// Blocks that are read for further ranges of one peer at once, and blocks of one peer that arrive and are not on the disk yet.
+pub const BLOCKS_PER_HOST: usize = 2 * EXTENTS_AT_ONCE;
+
+/// Ranges that we ask one peer for at once: less than the streams that it lets us open, so that questions are always answered.
+pub const ASKED_PER_HOST: usize = 48;
 
 /// Fan-outs of one host that are served on here after the image is complete: each keeps files open.
 pub const JOBS_PER_HOST: usize = 64;

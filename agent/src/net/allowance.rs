@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::limits::{DOCUMENT_BYTES, FRAME, GETS_PER_HOST, SESSIONS_PER_HOST};
+use proto::limits::{ASKED_PER_HOST, BLOCKS_PER_HOST, DOCUMENT_BYTES, FRAME, GETS_PER_HOST, SESSIONS_PER_HOST};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A part of an allowance that is in use. Given back when it is dropped.
@@ -19,7 +19,9 @@ pub(super) struct Allowance {
     opened: Arc<Semaphore>,
     document_bytes: Arc<Semaphore>,
     provided: Arc<Semaphore>,
+    blocks_out: Arc<Semaphore>,
     asked: Arc<Semaphore>,
+    blocks_in: Arc<Semaphore>,
 }
 
 impl Default for Allowance {
@@ -31,7 +33,9 @@ impl Default for Allowance {
             opened: of(SESSIONS_PER_HOST),
             document_bytes: of(DOCUMENT_BYTES as usize),
             provided: of(GETS_PER_HOST),
-            asked: of(GETS_PER_HOST),
+            blocks_out: of(BLOCKS_PER_HOST),
+            asked: of(ASKED_PER_HOST),
+            blocks_in: of(BLOCKS_PER_HOST),
         }
     }
 }
@@ -53,9 +57,19 @@ impl Allowance {
         share(self.document_bytes.clone().try_acquire_many_owned(permits).ok())
     }
 
-    /// A range that it reads from us.
-    pub(super) async fn provide(&self) -> Option<Share> {
-        share(self.provided.clone().acquire_owned().await.ok())
+    /// A range that it reads from us at full speed; `None` when it reads as many as it may.
+    pub(super) fn provide(&self) -> Option<Share> {
+        share(self.provided.clone().try_acquire_owned().ok())
+    }
+
+    /// A block of a further range that it reads from us.
+    pub(super) async fn block_out(&self) -> Option<Share> {
+        share(self.blocks_out.clone().acquire_owned().await.ok())
+    }
+
+    /// A block that comes from it, until it is on the disk.
+    pub(super) async fn block_in(&self) -> Option<Share> {
+        share(self.blocks_in.clone().acquire_owned().await.ok())
     }
 
     /// A range that we read from it: what we ask for beyond its allowance for us would only wait there.

@@ -63,9 +63,19 @@ impl Peer {
         self.0.allowance.documents(bytes)
     }
 
-    /// Its turn to read a range from us.
-    pub async fn provide(&self) -> Option<Share> {
-        self.0.allowance.provide().await
+    /// A range that it reads from us at full speed; `None` when it reads as many as it may.
+    pub fn provide(&self) -> Option<Share> {
+        self.0.allowance.provide()
+    }
+
+    /// Its turn to read a block of a further range from us.
+    pub async fn block_out(&self) -> Option<Share> {
+        self.0.allowance.block_out().await
+    }
+
+    /// Room for a block that comes from it, until the block is on the disk.
+    pub async fn block_in(&self) -> Option<Share> {
+        self.0.allowance.block_in().await
     }
 
     /// Our turn to read a range from it.

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{Limit, refusal};
-use crate::net::{NetError, Peer, Stream};
+use crate::net::{NetError, Peer, Share, Stream};
 use crate::staging::StagedBlob;
 use crate::store::StoreError;
 use crate::sys::{self, Lane, blocking_in};
@@ -124,18 +124,21 @@ impl Fetch<'_> {
             let next = tokio::select! {
                 biased;
                 () = &mut stop => break,
-                next = self.next(&mut stream, offset, end) => next,
+                next = self.next(peer, &mut stream, offset, end) => next,
             };
             // One block is hashed and written while the next one arrives; what was written counts, whatever comes behind it.
             if let Some(writing) = writing.take() {
                 joined(writing).await?;
                 *at = offset;
             }
-            let (header, bytes) = next?;
+            let (header, bytes, share) = next?;
             let (staged, start) = (self.staged.clone(), offset);
             let received = self.received_bytes.clone();
             offset += bytes.len() as u64;
-            writing = Some(tokio::spawn(blocking_in(Lane::Write, move || put(&staged, start, &bytes, &header, &received))));
+            writing = Some(tokio::spawn(blocking_in(Lane::Write, move || {
+                let _share = share;
+                put(&staged, start, &bytes, &header, &received)
+            })));
             if offset >= end {
                 break;
             }
@@ -147,7 +150,13 @@ impl Fetch<'_> {
         Ok(())
     }
 
-    async fn next(&self, stream: &mut Stream, offset: u64, end: u64) -> Result<(BlockHeader, Vec<u8>), GetError> {
+    async fn next(
+        &self,
+        peer: &Peer,
+        stream: &mut Stream,
+        offset: u64,
+        end: u64,
+    ) -> Result<(BlockHeader, Vec<u8>, Option<Share>), GetError> {
         let signs = Signs { hashing: self.hashing.cloned(), ..Signs::default() };
         let header = heard(self.patience, self.received_bytes, &signs, block(stream, end - offset, &signs)).await?;
         if let Some(hashes) = self.hashes
@@ -159,9 +168,10 @@ impl Fetch<'_> {
             // What is not read is not sent: the window of the stream closes. The wait is ours, and no silence of the source.
             limit.take(header.encoded_bytes).await;
         }
+        let share = peer.block_in().await;
         let read = async { stream.read(header.encoded_bytes as usize).await.map_err(GetError::Net) };
         let bytes = heard(self.patience, self.received_bytes, &signs, read).await?;
-        Ok((header, bytes))
+        Ok((header, bytes, share))
     }
 }
 

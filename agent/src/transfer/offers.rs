@@ -98,6 +98,11 @@ impl Offer {
         self.is_shared
     }
 
+    /// True when it keeps to a limit.
+    pub(super) fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
     pub(super) fn blob(&self, digest: &Digest) -> Option<&Descriptor> {
         self.blobs.get(digest).map(|blob| &blob.descriptor)
     }

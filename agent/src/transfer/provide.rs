@@ -1,5 +1,7 @@
 //! The answer to a `Get`: blocks of a blob, each with the hashes that prove it.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use proto::Descriptor;
 use proto::hash::RangeHash;
@@ -23,8 +25,6 @@ pub(super) async fn provide<S: Store>(context: &Context<S>, peer: &Peer, stream:
     let Some(blob) = offer.blob(&get.digest).filter(|blob| fits(&get, blob.size_bytes)).cloned() else {
         return refuse(peer, stream, Refusal::OutOfTurn).await;
     };
-    // It waits for its own other ranges: each one holds blocks that nobody may have read yet.
-    let _turn = peer.provide().await;
     let hashing = match offer.hashing(&get.digest, context) {
         Ok(hashing) => hashing,
         Err(error) => return refuse(peer, stream, refusal(&error)).await,
@@ -44,7 +44,8 @@ pub(super) fn hashing_block(peer: &Peer) -> impl Fn(HashingProgress) -> Block + 
     move |progress| if understands { Block::Hashing(progress) } else { Block::Waiting }
 }
 
-/// Serves a range of what is in the store, for an offer or for nobody's account.
+/// Serves a range of what is in the store, for an offer or for nobody's account. At full speed a reader reads ahead; what is limited, and what goes
+/// beyond the ranges that the peer may read so, is read block by block, and holds nothing while it waits.
 pub(super) async fn serve_store<S: Store>(
     store: &S,
     peer: &Peer,
@@ -54,41 +55,54 @@ pub(super) async fn serve_store<S: Store>(
     get: Get,
     offer: Option<&Offer>,
 ) -> Result<(), NetError> {
-    let reader = match store.read(blob, get.offset..get.offset + get.length_bytes).await {
-        Ok(reader) => reader,
-        Err(error) => {
-            debug!(blob = %get.digest, %error, "cannot serve");
-            return refuse(peer, stream, refusal(&error)).await;
-        }
-    };
     let is_shared = offer.is_none_or(Offer::is_shared);
     if is_shared {
         in_order(stream, &get);
     }
-    let block_bytes = if is_shared { SHARED_BLOCK_BYTES } else { BLOCK_BYTES };
-    let mut blocks = Blocks { reader, block_bytes, pending: Bytes::new(), left_bytes: get.length_bytes };
-    let mut offset = get.offset;
+    let turn = if offer.is_some_and(Offer::is_limited) { None } else { peer.provide() };
+    let block_bytes = if is_shared || turn.is_none() { SHARED_BLOCK_BYTES } else { BLOCK_BYTES };
+    let range = get.offset..get.offset + get.length_bytes;
+    let source = match turn {
+        Some(_) => store.read(blob, range.clone()).await.map(|reader| Some(Blocks::new(reader, range.end - range.start, block_bytes))),
+        None => Ok(None),
+    };
+    let mut ahead = match source {
+        Ok(ahead) => ahead,
+        Err(error) => return refuse(peer, stream, refusal(&error)).await,
+    };
+    let mut offset = range.start;
     // An empty blob has one empty block.
     loop {
-        let bytes = match blocks.next().await {
-            Ok(bytes) => bytes,
-            Err(error) => return refuse(peer, stream, refusal(&error)).await,
-        };
-        let length_bytes = bytes.len() as u64;
-        if length_bytes == 0 && get.length_bytes > 0 {
-            return refuse(peer, stream, Refusal::Corrupt(get.digest)).await;
-        }
+        let length_bytes = (range.end - offset).min(block_bytes);
         if let Some(offer) = offer {
             share::waiting(stream, offer.pass(length_bytes)).await?;
+        }
+        let block = match &mut ahead {
+            Some(blocks) => (blocks.next().await, None),
+            None => {
+                let share = share::waiting(stream, peer.block_out()).await?;
+                (one_block(store, blob, offset..offset + length_bytes).await, share)
+            }
+        };
+        let (bytes, _share) = match block {
+            (Ok(bytes), share) => (bytes, share),
+            (Err(error), _) => return refuse(peer, stream, refusal(&error)).await,
+        };
+        if bytes.len() as u64 != length_bytes {
+            return refuse(peer, stream, Refusal::Corrupt(get.digest)).await;
         }
         stream.send(&Block::Bytes(header(hashes, offset, length_bytes))).await?;
         stream.write(bytes).await?;
         offset += length_bytes;
-        if offset >= get.offset + get.length_bytes {
+        if offset >= range.end {
             stream.finish();
             return Ok(());
         }
     }
+}
+
+async fn one_block<S: Store>(store: &S, blob: &Descriptor, range: Range<u64>) -> Result<Bytes, StoreError> {
+    store.read(blob, range).await?.all().await
 }
 
 /// In a fan-out what comes first goes first: side by side, all of it would come late to the next host.
@@ -124,6 +138,10 @@ struct Blocks {
 }
 
 impl Blocks {
+    fn new(reader: Reader, left_bytes: u64, block_bytes: u64) -> Self {
+        Self { reader, pending: Bytes::new(), left_bytes, block_bytes }
+    }
+
     async fn next(&mut self) -> Result<Bytes, StoreError> {
         let want = self.left_bytes.min(self.block_bytes) as usize;
         self.left_bytes -= want as u64;
@@ -162,7 +180,7 @@ mod tests {
                 sender.send(Ok(piece)).await.unwrap();
             }
         });
-        let mut blocks = Blocks { reader, block_bytes: BLOCK_BYTES, pending: Bytes::new(), left_bytes };
+        let mut blocks = Blocks::new(reader, left_bytes, BLOCK_BYTES);
         let mut all = vec![];
         for expected in [BLOCK_BYTES, BLOCK_BYTES, 777] {
             let block = blocks.next().await.unwrap();

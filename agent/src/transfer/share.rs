@@ -33,7 +33,6 @@ pub(super) async fn share<S: Store>(
     let Some(blob) = job.blob(&get.digest).filter(|blob| fits(&get, blob.descriptor.size_bytes)) else {
         return refuse(peer, stream, Refusal::OutOfTurn).await;
     };
-    let _turn = peer.provide().await;
     let Some(place) = waiting(stream, arrived(blob)).await? else {
         return refuse(peer, stream, Refusal::BlobNotOffered(get.digest)).await;
     };
@@ -155,6 +154,8 @@ async fn serve_staged(
         else {
             return refuse(peer, stream, Refusal::BlobNotOffered(get.digest)).await;
         };
+        // One block at a time, in its turn: nothing is held while the next one is awaited.
+        let _share = waiting(stream, peer.block_out()).await?;
         let (reading, range) = (reader.clone(), offset..offset + length_bytes);
         let bytes = match sys::blocking_in(sys::Lane::Read, move || reading.read(range)).await {
             Ok(bytes) => Bytes::from(bytes),
