@@ -345,3 +345,19 @@ fn who_has_to_catch_up_does_not_change_places_with_who_was_the_cause() {
     assert_eq!(order_after_catching_up(1_000), [0, 2, 3, 1]);
     assert_eq!(order_after_catching_up(2_900), [0, 2, 3, 1], "however long it takes");
 }
+
+#[test]
+fn rates_of_the_largest_image_do_not_overflow() {
+    // As many blobs as an image may have, each as large as a blob may be, and as much of it from the head as each host may claim.
+    let size_bytes = crate::limits::IMAGE_BLOBS as u64 * crate::limits::BLOB_BYTES;
+    let mut chain = Chain::new(id(9_999), size_bytes, Links::default());
+    let hosts = 64;
+    (0..hosts).for_each(|number| chain.join(id(number), size_bytes, 0));
+    chain.start(0);
+    for now_ms in (0..2_000).step_by(100) {
+        chain.changes(now_ms);
+        (0..hosts).filter(|_| now_ms > 800).for_each(|number| chain.from_head(&id(number), u64::MAX));
+    }
+    // In builds that check for overflow, this test would have panicked before.
+    assert!((0..hosts).all(|number| chain.told.contains_key(&id(number))));
+}

@@ -119,14 +119,14 @@ impl Chain {
 
     /// After a change of the first host the head serves both for a moment.
     pub(super) fn measure_both(&mut self, now_ms: u64) {
-        let sent_bytes = || self.hosts.values().map(|host| host.from_head_bytes).sum::<u64>();
+        let sent_bytes = || self.hosts.values().fold(0_u64, |sum, host| sum.saturating_add(host.from_head_bytes));
         let begun_ms = self.trial.due_ms.saturating_sub(self.trial.length_ms);
         match self.trial.both {
             _ if self.trial.tried.is_empty() || self.trial.both_bytes_per_s.is_some() => {}
             None if now_ms >= begun_ms + BOTH_MS => self.trial.both = Some((now_ms, sent_bytes())),
             Some((since_ms, before_bytes)) if now_ms >= since_ms + BOTH_FOR_MS => {
                 let bytes = sent_bytes().saturating_sub(before_bytes);
-                self.trial.both_bytes_per_s = Some(bytes * 1000 / (now_ms - since_ms));
+                self.trial.both_bytes_per_s = Some(bytes.saturating_mul(1000) / (now_ms - since_ms));
             }
             _ => {}
         }
