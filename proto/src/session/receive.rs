@@ -164,11 +164,16 @@ impl Receive {
             }
             (Phase::Layers, Input::Claimed { digest, missing }) => self.claimed(digest, missing)?,
             (Phase::Layers, Input::StoredElsewhere(digest)) => self.stored_elsewhere(digest)?,
-            (Phase::Layers, Input::Fetched { digest }) => self.fetched(digest)?,
-            (Phase::Layers, Input::Unfetched { digest, range }) => {
-                self.fetching = self.fetching.checked_sub(1).ok_or(OutOfTurn("the end of an extent"))?;
-                if self.layer(digest, LayerState::Stored).is_err() {
-                    self.layer(digest, LayerState::Fetching)?;
+            // Extents of a layer that was stored elsewhere end later, even after the last layer.
+            (Phase::Layers | Phase::Committing, Input::Fetched { digest }) => {
+                if let Some(layer) = self.extent_ended(digest)? {
+                    layer.open_extents -= 1;
+                    self.store_when_complete(digest);
+                }
+                self.advance();
+            }
+            (Phase::Layers | Phase::Committing, Input::Unfetched { digest, range }) => {
+                if self.extent_ended(digest)?.is_some() {
                     self.extents.push_front((digest, range));
                 }
                 self.advance();
@@ -220,16 +225,14 @@ impl Receive {
         Ok(())
     }
 
-    fn fetched(&mut self, digest: Digest) -> Result<(), OutOfTurn> {
-        self.fetching = self.fetching.checked_sub(1).ok_or(OutOfTurn("the end of an extent"))?;
-        // What was under way when the layer came in otherwise still ends.
-        if self.layer(digest, LayerState::Stored).is_err() {
-            let layer = self.layer(digest, LayerState::Fetching)?;
-            layer.open_extents = layer.open_extents.checked_sub(1).ok_or(OutOfTurn("the end of an extent"))?;
-            self.store_when_complete(digest);
+    /// Counts an extent that is not under way any more. Returns the layer that waits for the extent; `None` when the layer is stored.
+    fn extent_ended(&mut self, digest: Digest) -> Result<Option<&mut Layer>, OutOfTurn> {
+        let is_stored = self.layer(digest, LayerState::Stored).is_ok();
+        if self.fetching == 0 || (!is_stored && self.layer(digest, LayerState::Fetching)?.open_extents == 0) {
+            return Err(OutOfTurn("the end of an extent"));
         }
-        self.advance();
-        Ok(())
+        self.fetching -= 1;
+        if is_stored { Ok(None) } else { self.layer(digest, LayerState::Fetching).map(Some) }
     }
 
     /// Before its claim, or while it is fetched: what is not under way yet is not fetched any more.
@@ -258,6 +261,9 @@ impl Receive {
 
     /// Claims and fetches as much as may be under way.
     fn advance(&mut self) {
+        if self.phase != Phase::Layers {
+            return;
+        }
         // One claim after the other, lowest first: whoever waits for a layer that another session writes holds only layers below it, so that two
         // sessions never wait for each other.
         let claiming = self.layers.iter().any(|layer| layer.state == LayerState::Claiming);

@@ -74,6 +74,48 @@ fn a_failure_ends_it_at_once() {
     assert_eq!(actions(&mut session), []);
 }
 
+/// A session that fetches the three extents of its only layer.
+fn fetching() -> (Receive, Digest) {
+    let offer = offer(&[3 * EXTENT_BYTES], false);
+    let layer = offer.image.layers()[0].descriptor.digest;
+    let mut session = Receive::new(&offer);
+    session.handle(Input::Admitted { missing: missing(&offer) }).unwrap();
+    for document in offer.image.documents() {
+        session.handle(Input::DocumentFetched(document.digest)).unwrap();
+    }
+    session.handle(Input::DocumentsChecked).unwrap();
+    session.handle(Input::Claimed { digest: layer, missing: std::iter::once(0..3 * EXTENT_BYTES).collect() }).unwrap();
+    assert_eq!(actions(&mut session).iter().filter(|action| matches!(action, Action::Fetch { .. })).count(), 3);
+    (session, layer)
+}
+
+#[test]
+fn extents_end_after_their_layer_was_stored_elsewhere() {
+    let (mut session, layer) = fetching();
+    session.handle(Input::StoredElsewhere(layer)).unwrap();
+    assert_eq!(actions(&mut session), [Action::Commit]);
+    session.handle(Input::Fetched { digest: layer }).unwrap();
+    session.handle(Input::Unfetched { digest: layer, range: 0..EXTENT_BYTES }).unwrap();
+    assert_eq!(actions(&mut session), [], "it is committed once, and nothing is fetched again");
+    session.handle(Input::Committed).unwrap();
+    assert_eq!(actions(&mut session), [Action::Finish(Ok(()))]);
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let (mut session, layer) = fetching();
+    let other = Digest::of(b"other");
+    for _ in 0..3 {
+        assert!(session.handle(Input::Fetched { digest: other }).is_err());
+        assert!(session.handle(Input::Unfetched { digest: other, range: 0..1 }).is_err());
+    }
+    for _ in 0..3 {
+        session.handle(Input::Fetched { digest: layer }).unwrap();
+    }
+    assert_eq!(actions(&mut session), [Action::Store(layer)]);
+    assert!(session.handle(Input::Fetched { digest: layer }).is_err(), "there was no fourth one");
+}
+
 proptest! {
     /// Whatever the order in which things end, and however often an extent fails: every layer is claimed once, stored once, never more is under way
     /// than allowed, and the session commits.
