@@ -77,10 +77,12 @@ impl<W: Write> Unpacker<W> {
     /// Those were all bytes: the output, which has everything.
     pub fn finish(self) -> io::Result<W> {
         match self.0 {
-            Unpacking::Unknown(first, mut output) => output.write_all(&first).map(|()| output),
+            Unpacking::Unknown(first, mut output) if Packing::of(&first) == Packing::Plain => output.write_all(&first).map(|()| output),
+            Unpacking::Unknown(..) => Err(io::ErrorKind::UnexpectedEof.into()),
             Unpacking::Plain(output) => Ok(output),
             Unpacking::Gzip(decoder) => decoder.finish(),
-            Unpacking::Zstd(mut decoder) => decoder.flush().map(|()| decoder.into_inner()),
+            // Unlike a flush, this refuses a frame that is cut off.
+            Unpacking::Zstd(decoder) => decoder.finish(),
         }
     }
 }
@@ -130,7 +132,12 @@ mod tests {
             assert_eq!(fed(b"ab", piece).unwrap(), b"ab");
             assert_eq!(fed(b"", piece).unwrap(), b"");
         }
-        assert!(fed(&gzip[..gzip.len() - 3], 1000).is_err(), "cut off");
+        for cut in [1, 3, 100] {
+            assert!(fed(&gzip[..gzip.len() - cut], 1000).is_err(), "gzip, cut off");
+            assert!(fed(&zstd[..zstd.len() - cut], 1000).is_err(), "zstd, cut off");
+            assert!(fed(&frames[..frames.len() - cut], 1000).is_err(), "the second frame, cut off");
+        }
+        assert!(fed(&gzip[..3], 1).is_err(), "cut off in its magic number");
         assert!(fed(&gzip[..1000], 1000).map_or(true, |bytes| bytes != content));
     }
 }
