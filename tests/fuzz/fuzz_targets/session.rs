@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use fuzz::Choices;
 use libfuzzer_sys::fuzz_target;
 use proto::job::{Fault, Trouble};
 use proto::limits::{EXTENT_BYTES, EXTENTS_AT_ONCE};
@@ -12,49 +13,41 @@ use proto::session::send::Step;
 use proto::session::{Receive, Send};
 use proto::{Descriptor, Digest, Image, Layer, Manifest};
 
-/// Reads the input byte by byte; behind its end there are zeros.
-struct Bytes<'a>(std::slice::Iter<'a, u8>);
-
-impl Bytes<'_> {
-    fn next(&mut self) -> u8 {
-        self.0.next().copied().unwrap_or_default()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.len() == 0
-    }
-}
-
 fn blob(number: u8) -> Descriptor {
     let size_bytes = u64::from(number % 5) * EXTENT_BYTES / 2 + u64::from(number);
     Descriptor { media_type: String::new(), digest: Digest::of(&[number]), size_bytes }
 }
 
 /// An image of up to seven blobs; layers may be the same, or the same as a document.
-fn offer(bytes: &mut Bytes<'_>) -> Offer {
-    let layers = (0..bytes.next() % 6).map(|_| Layer { descriptor: blob(bytes.next() % 8), diff_id: None }).collect();
+fn offer(bytes: &mut Choices<'_>) -> Offer {
+    let layers = (0..bytes.byte() % 6).map(|_| Layer { descriptor: blob(bytes.byte() % 8), diff_id: None }).collect();
     let manifest = Manifest { descriptor: blob(100), platform: None, config: blob(101), layers };
-    Offer { image: Image { reference: None, root: blob(100), indexes: vec![], manifests: vec![manifest] }, dry_run: bytes.next() % 16 == 1 }
+    Offer { image: Image { reference: None, root: blob(100), indexes: vec![], manifests: vec![manifest] }, dry_run: bytes.byte() % 16 == 1 }
 }
 
-fn any_blob(bytes: &mut Bytes<'_>) -> Descriptor {
-    match bytes.next() % 10 {
+fn any_blob(bytes: &mut Choices<'_>) -> Descriptor {
+    match bytes.byte() % 10 {
         8 => blob(100),
         9 => blob(101),
         number => blob(number),
     }
 }
 
-fn missing(bytes: &mut Bytes<'_>) -> Vec<Missing> {
+fn missing(bytes: &mut Choices<'_>) -> Vec<Missing> {
     let one = |blob: Descriptor| Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes: 0 };
-    (0..bytes.next() % 9).map(|_| one(any_blob(bytes))).collect()
+    (0..bytes.byte() % 9).map(|_| one(any_blob(bytes))).collect()
 }
 
-/// What answers an action that is open, and true; or anything.
-fn input(bytes: &mut Bytes<'_>, open: &mut Vec<Action>) -> (Input, bool) {
-    let choice = bytes.next();
+/// The answer to an open action, or the news that a layer is stored elsewhere while it is fetched, and true; or anything, and false.
+fn input(bytes: &mut Choices<'_>, open: &mut Vec<Action>, elsewhere: &mut HashSet<Digest>) -> (Input, bool) {
+    let choice = bytes.byte();
     if choice & 0x80 == 0 && !open.is_empty() {
-        let at = usize::from(bytes.next()) % open.len();
+        let at = usize::from(bytes.byte()) % open.len();
+        if let (Action::Fetch { digest, .. }, 5) = (&open[at], choice % 8)
+            && elsewhere.insert(*digest)
+        {
+            return (Input::StoredElsewhere(*digest), true);
+        }
         let answer = match open.swap_remove(at) {
             Action::FetchDocument(document) => Input::DocumentFetched(document.digest),
             Action::CheckDocuments => Input::DocumentsChecked,
@@ -75,7 +68,7 @@ fn input(bytes: &mut Bytes<'_>, open: &mut Vec<Action>) -> (Input, bool) {
         3 => Input::Claimed { digest, missing: vec![] },
         4 => Input::StoredElsewhere(digest),
         5 => Input::Fetched { digest },
-        6 => Input::Unfetched { digest, range: 0..u64::from(bytes.next()) },
+        6 => Input::Unfetched { digest, range: 0..u64::from(bytes.byte()) },
         7 => Input::Stored(digest),
         8 => Input::Committed,
         _ => Input::Failed(Refusal::Busy),
@@ -83,11 +76,12 @@ fn input(bytes: &mut Bytes<'_>, open: &mut Vec<Action>) -> (Input, bool) {
     (anything, false)
 }
 
-fn receive(bytes: &mut Bytes<'_>) {
+fn receive(bytes: &mut Choices<'_>) {
     let offer = offer(bytes);
     let mut machine = Receive::new(&offer);
-    let (mut open, mut claimed, mut finished, mut honest) = (vec![], HashSet::new(), 0, true);
-    if bytes.next() % 8 > 0 {
+    let (mut open, mut claimed, mut elsewhere) = (vec![], HashSet::new(), HashSet::new());
+    let (mut finished, mut honest) = (0, true);
+    if bytes.byte() % 8 > 0 {
         let all = |blob: &Descriptor| Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes: 0 };
         let _ = machine.handle(Input::Admitted { missing: offer.image.blobs().into_iter().map(all).collect() });
     }
@@ -110,7 +104,7 @@ fn receive(bytes: &mut Bytes<'_>) {
             assert!(count(|action| matches!(action, Action::Claim(_))) <= 1, "two sessions could wait for each other");
             assert!(count(|action| matches!(action, Action::Fetch { .. })) <= EXTENTS_AT_ONCE);
         }
-        let (input, answers) = input(bytes, &mut open);
+        let (input, answers) = input(bytes, &mut open, &mut elsewhere);
         let taken = machine.handle(input).is_ok();
         assert!(taken || !answers || !honest, "an answer is refused");
         honest &= answers || !taken;
@@ -121,20 +115,20 @@ fn receive(bytes: &mut Bytes<'_>) {
     assert_eq!(finished + ends, 1);
 }
 
-fn send(bytes: &mut Bytes<'_>) {
+fn send(bytes: &mut Choices<'_>) {
     let offer = offer(bytes);
     let mut machine = Send::new(&offer.image, offer.dry_run);
     let mut ended = false;
     while !bytes.is_empty() {
         let blob = any_blob(bytes);
         let digest = blob.digest;
-        let answer = match bytes.next() % 9 {
+        let answer = match bytes.byte() % 9 {
             0 | 1 => Answer::Want(Want { missing: missing(bytes) }),
-            2 => Answer::Progress(Progress { digest, verified_bytes: u64::from(bytes.next()) * EXTENT_BYTES / 64 }),
+            2 => Answer::Progress(Progress { digest, verified_bytes: u64::from(bytes.byte()) * EXTENT_BYTES / 64 }),
             3 => Answer::Corrupt(digest),
             4 => Answer::Committed(Committed { image_id: digest, config_digest: digest, received_bytes: 0, replaced: None }),
             5 => Answer::Refused(Refusal::Busy),
-            6 => Answer::Drawn(vec![(proto::HostId::of_public_key(b"a"), u64::from(bytes.next()))]),
+            6 => Answer::Drawn(vec![(proto::HostId::of_public_key(b"a"), u64::from(bytes.byte()))]),
             7 => Answer::Trouble(Trouble { source: proto::HostId::of_public_key(b"a"), fault: Fault::Lost }),
             _ => Answer::Done,
         };
@@ -152,6 +146,6 @@ fn send(bytes: &mut Bytes<'_>) {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let mut bytes = Bytes(bytes.iter());
-    if bytes.next() % 2 == 0 { receive(&mut bytes) } else { send(&mut bytes) }
+    let mut bytes = Choices::new(bytes);
+    if bytes.byte() % 2 == 0 { receive(&mut bytes) } else { send(&mut bytes) }
 });
