@@ -8,6 +8,7 @@ mod archive;
 mod docker;
 mod engines;
 mod fan_out;
+mod faults_table;
 mod golden;
 mod layout;
 mod mistakes;
