@@ -133,6 +133,7 @@ async fn run(choices: &mut Choices<'_>) {
         collect(&store, layout, &blobs).await;
         std::fs::write(layout.join("index.json"), &index).expect("an index");
     }
+    let before = files(layout);
     let removed = store.remove(&query).await;
     let after = std::fs::read(layout.join("index.json")).expect("an index");
     let (old, new) = (entries(&index), entries(&after));
