@@ -177,7 +177,8 @@ async fn blobs_of_others_are_collected_only_when_they_are_old() {
     std::fs::write(layout.blob(&fresh), "fresh").unwrap();
     std::fs::write(layout.blob(&old), "old").unwrap();
     std::fs::write(layout.path.join("blobs/sha256/.tmp-123"), "theirs").unwrap();
-    set_age(&layout.blob(&old), Duration::from_secs(2 * 3600));
+    set_age(&layout.blob(&fresh), Duration::from_secs(55 * 60));
+    set_age(&layout.blob(&old), Duration::from_secs(65 * 60));
     assert_eq!(layout.store.maintain().await.unwrap(), 3);
     assert!(layout.blob(&fresh).exists() && !layout.blob(&old).exists());
     assert!(layout.path.join("blobs/sha256/.tmp-123").exists());
@@ -197,9 +198,23 @@ async fn an_import_that_was_given_up_is_kept_for_a_day() {
     }
     assert_eq!(layout.store.maintain().await.unwrap(), 0);
     let announced = layout.path.join(".imgd/imports").join(sample.image.root.digest.hex());
+    set_age(&announced, Duration::from_secs(23 * 3600));
+    assert_eq!(layout.store.maintain().await.unwrap(), 0);
     set_age(&announced, Duration::from_secs(25 * 3600));
     assert_eq!(layout.store.maintain().await.unwrap(), layer.size_bytes);
     assert!(!announced.exists());
+}
+
+#[tokio::test]
+async fn damaged_blobs_stay_aside_for_a_week() {
+    let layout = layout();
+    let aside = |days: u64| layout.path.join(".imgd/quarantine").join(Digest::of(&days.to_le_bytes()).hex());
+    for days in [6, 8] {
+        std::fs::write(aside(days), "damaged").unwrap();
+        set_age(&aside(days), Duration::from_secs(days * 24 * 3600));
+    }
+    layout.store.maintain().await.unwrap();
+    assert!(aside(6).exists() && !aside(8).exists());
 }
 
 #[tokio::test]
