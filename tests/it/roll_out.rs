@@ -275,6 +275,31 @@ async fn a_copy_ends_with_the_one_who_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_cancelled_at_its_source_has_failed() {
+    let sample = Recipe::new(715, &[8_000_000]).build("demo:1");
+    let mut hosts = stopped(&["a", "b", "c"]);
+    hosts[1].have(&sample).await;
+    fleet::found(&mut hosts).await;
+    let mut request = send("demo:1", &["c"]);
+    (request.from, request.limit_bytes_per_s) = (Some("b".to_owned()), Some(500_000));
+    let mut client = Client::connect(&hosts[0].socket()).await;
+    client.write(&Request::Send(request)).await;
+    while !matches!(client.next().await, Event::Planned(_)) {}
+    let rows = hosts[1].must(Request::Status(Status::default())).await;
+    let id = rows.iter().find_map(|row| if let Event::Transfer(row) = row { Some(row.id) } else { None }).unwrap();
+    hosts[1].must(Request::Cancel(id)).await;
+    let mut events = vec![];
+    let ending = async {
+        while !matches!(events.last(), Some(Event::End | Event::Failed(_))) {
+            events.push(client.next().await);
+        }
+    };
+    tokio::time::timeout(PATIENCE, ending).await.expect("it ends");
+    assert_eq!(failed(&events)[0].1.kind, FailureKind::Cancelled, "{events:?}");
+    assert_eq!((summary(&events).done, summary(&events).failed), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_sends_of_one_image_at_once_both_end_well() {
     let sample = Recipe::new(712, &[3_000_000]).build("demo:1");
     let hosts = hosts(&["a", "b", "c", "d"], &sample, None).await;

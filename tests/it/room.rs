@@ -24,9 +24,26 @@ fn hosts() -> Option<[Process; 2]> {
     Some(hosts)
 }
 
-fn sending(host: &Process, image: &str, rate: &str) -> Child {
-    let mut command = host.imgctl(&["--json", "send", image, "b", "--limit", rate]);
+fn sending(host: &Process, image: &str) -> Child {
+    begin(host, &["--json", "send", image, "b", "--limit", "15MB/s"])
+}
+
+fn begin(host: &Process, arguments: &[&str]) -> Child {
+    let mut command = host.imgctl(arguments);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Begins a send, and gives it up.
+fn cut(hosts: &[Process; 2], image: &str) {
+    let mut sending = sending(&hosts[0], image);
+    wait_for_bytes(&hosts[0], image, 20_000_000);
+    sending.kill().unwrap();
+    sending.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !hosts[1].must(&["--json", "status"]).contains("unfinished") {
+        assert!(Instant::now() < deadline, "{}", hosts[1].log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Waits until this much of an image has travelled.
@@ -47,9 +64,9 @@ fn wait_for_bytes(host: &Process, image: &str, bytes: u64) {
 #[test]
 fn two_images_that_fit_one_by_one_do_not_fill_the_disk_together() {
     let Some(hosts) = hosts() else { return };
-    let first = sending(&hosts[0], "one:1", "15MB/s");
+    let first = sending(&hosts[0], "one:1");
     wait_for_bytes(&hosts[0], "one:1", 1_000_000);
-    let second = sending(&hosts[0], "two:1", "15MB/s");
+    let second = sending(&hosts[0], "two:1");
     let first = first.wait_with_output().unwrap();
     assert_eq!(first.status.code(), Some(0), "{}", String::from_utf8_lossy(&first.stdout));
     // It has waited for what the first one had reserved; now nothing of it fits any more, and nothing of it has come.
@@ -62,20 +79,32 @@ fn two_images_that_fit_one_by_one_do_not_fill_the_disk_together() {
 }
 
 #[test]
+fn pulls_wait_for_room_as_sends_do() {
+    let Some(hosts) = hosts() else { return };
+    let first = begin(&hosts[1], &["--json", "pull", "one:1", "--from", "a", "--limit", "15MB/s"]);
+    wait_for_bytes(&hosts[1], "one:1", 1_000_000);
+    let second = begin(&hosts[1], &["--json", "pull", "two:1", "--from", "a"]);
+    assert_eq!(first.wait_with_output().unwrap().status.code(), Some(0));
+    let second = second.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&second.stdout).into_owned() + &String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(6), "{told}");
+    assert!(told.contains("waiting") && !told.contains("too many sessions at once\"]"), "{told}");
+}
+
+#[test]
+fn an_image_that_fits_in_no_case_costs_others_nothing() {
+    let Some(hosts) = hosts() else { return };
+    cut(&hosts, "one:1");
+    let archive = archive_file(hosts[0].path(), &Recipe::new(302, &[90_000_000]).build("huge:1"));
+    hosts[0].must(&["load", "-i", archive.to_str().unwrap()]);
+    assert_eq!(begin(&hosts[0], &["send", "huge:1", "b"]).wait_with_output().unwrap().status.code(), Some(6));
+    assert!(hosts[1].must(&["--json", "status"]).contains("unfinished"));
+}
+
+#[test]
 fn what_was_not_finished_is_shown_and_goes_when_room_is_needed() {
     let Some(hosts) = hosts() else { return };
-    let cut = |image: &str| {
-        let mut sending = sending(&hosts[0], image, "15MB/s");
-        wait_for_bytes(&hosts[0], image, 20_000_000);
-        sending.kill().unwrap();
-        sending.wait().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !hosts[1].must(&["--json", "status"]).contains("unfinished") {
-            assert!(Instant::now() < deadline, "{}", hosts[1].log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    };
-    cut("one:1");
+    cut(&hosts, "one:1");
     let told = hosts[1].must(&["status"]);
     assert!(told.contains("imgctl prune") && told.contains("1 layer"), "{told}");
     assert!(hosts[1].must(&["doctor"]).contains("unfinished transfers"));
@@ -83,7 +112,7 @@ fn what_was_not_finished_is_shown_and_goes_when_room_is_needed() {
     hosts[0].must(&["send", "two:1", "b"]);
     assert!(!hosts[1].must(&["--json", "status"]).contains("unfinished"));
     hosts[1].must(&["rm", "two:1"]);
-    cut("one:1");
+    cut(&hosts, "one:1");
     let pruned = hosts[1].json(&["prune"], "pruned");
     assert!(pruned["staged_bytes"].as_u64().unwrap() > 10_000_000, "{pruned}");
     assert!(!hosts[1].must(&["--json", "status"]).contains("unfinished"));

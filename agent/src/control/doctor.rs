@@ -48,7 +48,7 @@ async fn store<S: Store>(context: &Context<S>) -> Vec<Check> {
 /// What is kept of transfers that were not finished, when there is any.
 async fn unfinished<S: Store>(context: &Context<S>) -> Option<Check> {
     let staging = context.staging.clone();
-    match crate::sys::blocking(move || staging.unclaimed()).await {
+    match crate::sys::blocking(move || staging.unclaimed(&[])).await {
         Ok(unclaimed) if unclaimed.blobs == 0 => None,
         Ok(unclaimed) => {
             let kept =

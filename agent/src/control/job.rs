@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proto::Digest;
-use proto::control::{Event, Failure, FailureKind, Resolved, Send, TransferRow, TransferState};
+use proto::control::{Event, Failure, FailureKind, Moved, Resolved, Send, TransferRow, TransferState};
+use proto::host::Member;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,8 @@ pub(super) struct Jobs {
     tasks: Mutex<JoinSet<()>>,
     /// Where those of clients are kept; `None` in tests.
     journal: Option<Arc<Journal>>,
+    /// The highest number that was given before this agent started.
+    last_id: u64,
 }
 
 /// One `send`: every image to every host.
@@ -91,24 +94,29 @@ impl Jobs {
     /// with; the others end.
     pub(super) async fn open(journal: Journal, parent: &CancellationToken) -> Result<(Self, Vec<Arc<Job>>), StoreError> {
         let journal = Arc::new(journal);
-        let jobs = Self { journal: Some(journal.clone()), ..Self::default() };
+        let loading = journal.clone();
+        let (saved, last_id) = sys::blocking(move || Ok::<_, StoreError>((loading.load()?, loading.last_id()?))).await?;
+        let jobs = Self { journal: Some(journal), last_id, ..Self::default() };
         let mut pending = vec![];
-        for saved in sys::blocking(move || journal.load()).await? {
+        for saved in saved {
             let job = Job::new(saved.id, saved.request, Asker::Client, parent);
             saved.events.into_iter().for_each(|event| job.tell(event));
             match saved.result {
                 Some(result) => job.end(result),
                 None if job.request.detach => pending.push(job.clone()),
-                None => job.end(Err(failure(FailureKind::ShuttingDown, "the agent was restarted in the middle of it"))),
+                None => {
+                    job.end(Err(failure(FailureKind::ShuttingDown, "the agent was restarted in the middle of it")));
+                    jobs.save(&job).await;
+                }
             }
             jobs.jobs().push_back(job);
         }
         Ok((jobs, pending))
     }
 
-    /// The highest number of a job that is known.
+    /// The highest number that was given before this agent started.
     pub(super) fn last_id(&self) -> u64 {
-        self.jobs().iter().map(|job| job.id).max().unwrap_or(0)
+        self.last_id
     }
 
     /// All that are known.
@@ -263,12 +271,14 @@ impl Job {
         (pending, over.len())
     }
 
-    /// What has come of it so far.
-    pub(super) fn ended(&self) -> (u64, u64) {
+    /// What is done and what has failed so far, for all hosts but these.
+    pub(super) fn ended(&self, except: &[Member]) -> (u64, u64) {
         let record = self.record();
-        let done = record.events.values().filter(|(_, event)| matches!(event, Event::Done(_))).count() as u64;
-        let failed = record.events.values().filter(|(_, event)| matches!(event, Event::HostFailed { .. })).count() as u64;
-        (done, failed)
+        let counts = |host: &String| except.iter().all(|member| member.name != *host);
+        let events = || record.events.values().map(|(_, event)| event);
+        let done = events().filter(|event| matches!(event, Event::Done(done) if counts(&done.host))).count();
+        let failed = events().filter(|event| matches!(event, Event::HostFailed { host, .. } if counts(host))).count();
+        (done as u64, failed as u64)
     }
 
     /// How it went with every image of every host that ended, for `status`.
@@ -423,6 +433,7 @@ fn event_bytes(event: &Event) -> usize {
         Event::Planned(planned) => planned.layers.len() * 64,
         Event::Done(done) => done.sources.len() * 48,
         Event::HostFailed { failure, .. } => failure.causes.iter().map(String::len).sum(),
+        Event::Resolved(Resolved { image, .. }) | Event::Moved(Moved { image, .. }) => image.len(),
         _ => 0,
     };
     512 + more

@@ -51,6 +51,11 @@ impl Journal {
         Ok(jobs)
     }
 
+    /// The highest number of a job, whether it is understood or not.
+    pub(super) fn last_id(&self) -> Result<u64, StoreError> {
+        Ok(self.files()?.last().map_or(0, |(id, _)| *id))
+    }
+
     /// Replaces what is kept of a job.
     pub(super) fn save(&self, job: &Saved) -> Result<(), StoreError> {
         let path = self.directory.join(format!("{}.json", job.id));
@@ -134,6 +139,7 @@ mod tests {
         assert_eq!(kept, [1, 5, 6, 7]);
         std::fs::write(directory.path().join("jobs/9.json"), b"{").unwrap();
         assert_eq!(journal.load().unwrap().len(), 4, "what is not understood stops nothing");
+        assert_eq!(journal.last_id().unwrap(), 9, "nor does another job take its place");
         assert_eq!(journal.load().unwrap()[0], saved(1, None, 4_000_000));
     }
 }

@@ -57,8 +57,9 @@ async fn nearest<S: Store>(context: &Arc<Context<S>>, request: &Pull) -> Result<
     while let Some(answer) = asked.join_next().await {
         match answer {
             Ok((Ok((peer, Some(image))), _)) => have.push((peer, image)),
-            Ok((Ok((_, None)), _)) | Err(_) => {}
+            Ok((Ok((_, None)), _)) => {}
             Ok((Err(_), member)) => silent.push(member.name),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
     have.sort_by_key(|(peer, _)| peer.round_trip_us());

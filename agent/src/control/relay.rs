@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use proto::control::{Event, Failure, FailureKind, Hosts, Send, Summary, TransferState};
+use proto::control::{Event, Failure, FailureKind, Hosts, Moved, Resolved, Send, Summary, TransferState};
 use proto::host::Member;
-use proto::limits::{RELAYED_LAYERS, STALL_TIMEOUT_MS};
+use proto::limits::{RELAYED_LAYERS, SEND_PAIRS, STALL_TIMEOUT_MS};
 use proto::peer::{Answer, Request, SHARED_OFFERS, SIGNS_OF_LIFE};
 use proto::session::OutOfTurn;
 use tokio::sync::mpsc;
@@ -21,6 +21,9 @@ use crate::transfer::{Context, Relay, Retry, Transfer};
 
 /// How long whoever asked may take to hear the last word.
 const LAST_WORD_MS: u64 = 1_000;
+
+/// Bytes of the images of one send, as a source names them.
+const NAME_BYTES: usize = 16 * 1024 * 1024;
 
 /// Has `source` carry out the job, and ends it. A source that is lost is waited for, and asked again for what is not done.
 pub(super) async fn run<S: Store>(context: Arc<Context<S>>, job: Arc<Job>, source: Member) {
@@ -60,7 +63,7 @@ pub(super) async fn run<S: Store>(context: Arc<Context<S>>, job: Arc<Job>, sourc
         }
     }
     if let Ok(egress_bytes) = result {
-        let (done, failed) = job.ended();
+        let (done, failed) = job.ended(&[]);
         let elapsed_ms = started.elapsed().as_millis() as u64;
         job.tell(Event::Summary(Summary { total: done + failed, done, failed, egress_bytes, elapsed_ms }));
     }
@@ -134,6 +137,10 @@ async fn ask<S: Store>(
 ) -> Result<(), Ended> {
     let what = || format!("cannot send from {}", source.name);
     let (pending, over) = job.pending();
+    if over > 0 && pending.is_empty() {
+        // It was lost before its last word.
+        return Ok(());
+    }
     let was_reached = over > 0 || !job.resolved().is_empty();
     let lost = |error: NetError, was_reached: bool| {
         let failure = failure::net(what(), &source.name, &error);
@@ -144,7 +151,7 @@ async fn ask<S: Store>(
         let old = format!("{} is too old to send for another host: update its imgd", source.name);
         return Err(Ended::Failed(failure(FailureKind::Unsupported, old)));
     }
-    let mut layers = 0;
+    let (mut layers, mut name_bytes, mut given_up) = (0, 0, vec![]);
     let hosts = Hosts { names: pending, ..Hosts::default() };
     let request = Send { from: None, detach: false, hosts, ..job.request.clone() };
     let mut stream = peer.request(&Request::Send(request)).await.map_err(|error| lost(error, true))?;
@@ -159,15 +166,28 @@ async fn ask<S: Store>(
         if let Event::Planned(planned) = &event {
             layers += planned.layers.len() + 1;
         }
+        if let Event::Resolved(Resolved { image, .. }) | Event::Moved(Moved { image, .. }) = &event {
+            name_bytes += image.len() + size_of::<Event>();
+        }
+        if name_bytes > NAME_BYTES {
+            return Err(lost(OutOfTurn("more images than any send has").into(), true));
+        }
         if layers > RELAYED_LAYERS {
             return Err(lost(OutOfTurn("more layers than any send has").into(), true));
         }
         match event {
-            Event::End => return Ok(()),
+            Event::End => {
+                tell_all(given_up, job, transfers);
+                return Ok(());
+            }
             Event::Failed(mut failure) => {
                 let leaves = failure.kind == FailureKind::ShuttingDown;
                 failure.causes.insert(0, what());
-                return Err(if leaves { Ended::Lost(failure) } else { Ended::Failed(failure) });
+                if leaves {
+                    return Err(Ended::Lost(failure));
+                }
+                tell_all(given_up, job, transfers);
+                return Err(Ended::Failed(failure));
             }
             // Its own number means nothing here.
             Event::Accepted { .. } => {}
@@ -177,18 +197,29 @@ async fn ask<S: Store>(
             }
             // Of this attempt alone.
             Event::Summary(summary) => *egress_bytes = egress_bytes.saturating_add(summary.egress_bytes),
-            // It leaves: that is no failure of the host.
-            Event::HostFailed { failure, .. } if matches!(failure.kind, FailureKind::ShuttingDown | FailureKind::Cancelled) => {}
             event => match host(&event) {
                 Some(host) if !job.request.hosts.names.contains(host) => {
                     warn!(source = source.name, "tells of a host that was not asked for");
                 }
-                _ => {
-                    note(&event, job, transfers);
-                    job.tell(event);
-                }
+                // Its last word says whether it leaves, which is no failure of the host, or somebody has cancelled this.
+                _ if is_given_up(&event) => given_up.push(event),
+                _ => tell_all([event], job, transfers),
             },
         }
+        if given_up.len() > SEND_PAIRS {
+            return Err(lost(OutOfTurn("more failures than any send has").into(), true));
+        }
+    }
+}
+
+fn is_given_up(event: &Event) -> bool {
+    matches!(event, Event::HostFailed { failure, .. } if matches!(failure.kind, FailureKind::ShuttingDown | FailureKind::Cancelled))
+}
+
+fn tell_all(events: impl IntoIterator<Item = Event>, job: &Job, transfers: &[Transfer]) {
+    for event in events {
+        note(&event, job, transfers);
+        job.tell(event);
     }
 }
 

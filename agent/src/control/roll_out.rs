@@ -106,11 +106,12 @@ impl<'a, S: Store> RollOut<'a, S> {
         };
         // All at once unless it is said otherwise: they read from each other.
         let places = request.max_parallel.map_or(plan.hosts.len(), |most| most as usize).max(1);
+        let before = job.ended(&plan.hosts);
         let waves = waves(plan.hosts.into_iter().map(errand).collect(), plan.canary);
         Self {
             context,
             images: plan.images,
-            before: job.ended(),
+            before,
             with_canary: waves.len() > 1,
             waves,
             stop_on_failure: request.stop_on_failure,

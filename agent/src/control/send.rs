@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use proto::control::{Event, Failure, FailureKind, Moved, Resolved, Retry, Send};
+use proto::control::{Event, Failure, FailureKind, Moved, Resolved, Retry, Send, Summary};
 use proto::host::Member;
 use proto::limits::SEND_PAIRS;
 use proto::{HostId, Reference};
@@ -15,7 +15,7 @@ use super::journal::Journal;
 use super::{Done, hosts, images, relay, roll_out};
 use crate::net::Peer;
 use crate::store::{Query, Store};
-use crate::transfer::{Context, Pinned};
+use crate::transfer::{self, Context, Pinned};
 use crate::trust::audit;
 use tracing::{error, info, warn};
 
@@ -83,25 +83,54 @@ pub(super) async fn go_on<S: Store>(context: &Arc<Context<S>>, journal: Journal)
 async fn go_on_with<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, job: &Arc<Job>) -> Result<(), Failure> {
     let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
     let (pending, over) = job.pending();
+    if over > 0 && pending.is_empty() {
+        // What is missing is its end.
+        let (done, failed) = job.ended(&[]);
+        job.tell(Event::Summary(Summary { total: done + failed, done, failed, egress_bytes: 0, elapsed_ms: 0 }));
+        job.end(Ok(()));
+        jobs.save(job).await;
+        return Ok(());
+    }
     if let Some(from) = &job.request.from {
         let source = hosts::one(&members, from, "--from")?;
         jobs.spawn(job.clone(), relay::run(context.clone(), job.clone(), source));
         return Ok(());
     }
+    let by_name = |name: &String| members.members.iter().find(|member| member.name == *name).cloned();
+    let canary = job.request.canary.map(|canary| canary.saturating_sub(over as u32)).filter(|canary| *canary > 0);
+    let hosts = pending.iter().filter_map(by_name).collect();
+    jobs.spawn(job.clone(), go_on_here(context.clone(), job.clone(), hosts, canary));
+    Ok(())
+}
+
+/// An engine that starts later than this agent, as after a boot, is waited for as a host is.
+async fn go_on_here<S: Store>(context: Arc<Context<S>>, job: Arc<Job>, hosts: Vec<Member>, canary: Option<u32>) {
+    let mut waiting = transfer::Retry::default();
+    let images = loop {
+        let failure = match images_again(&context, &job).await {
+            Ok(images) => break images,
+            Err(failure) => failure,
+        };
+        let pause = if failure.kind == FailureKind::Store { waiting.next(0) } else { None };
+        let Some(pause) = pause else { return job.end(Err(failure)) };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = job.cancel.cancelled() => return job.end(Err(self::failure(FailureKind::Cancelled, "it was cancelled"))),
+        }
+    };
+    let plan = Plan { images, hosts, canary, on_behalf_of: None };
+    roll_out::run(context, job, plan).await;
+}
+
+/// The images that the others got.
+async fn images_again<S: Store>(context: &Context<S>, job: &Job) -> Result<Vec<Arc<Pinned>>, Failure> {
     let mut images = vec![];
     for resolved in job.resolved() {
         let what = format!("cannot go on to send {} as it was", resolved.image);
         let image = Pinned::again(&*context.store, images::query(&resolved.image)?, &resolved.root).await;
         images.push(Arc::new(image.map_err(|error| failure::store(what, &error))?));
     }
-    if images.is_empty() {
-        images = self::images(context, &job.request).await?;
-    }
-    let by_name = |name: &String| members.members.iter().find(|member| member.name == *name).cloned();
-    let canary = job.request.canary.map(|canary| canary.saturating_sub(over as u32)).filter(|canary| *canary > 0);
-    let plan = Plan { images, hosts: pending.iter().filter_map(by_name).collect(), canary, on_behalf_of: None };
-    jobs.spawn(job.clone(), roll_out::run(context.clone(), job.clone(), plan));
-    Ok(())
+    if images.is_empty() { self::images(context, &job.request).await } else { Ok(images) }
 }
 
 /// Sends again what failed of an earlier send.

@@ -25,7 +25,7 @@ pub(super) async fn status<S>(context: &Context<S>, jobs: &Jobs, client: &Client
     }
     if request.id.is_none() {
         let staging = context.staging.clone();
-        let unclaimed = sys::blocking(move || staging.unclaimed()).await;
+        let unclaimed = sys::blocking(move || staging.unclaimed(&[])).await;
         let Unclaimed { blobs, bytes } = unclaimed.map_err(|error| failure::store("cannot tell what is kept", &error))?;
         if blobs > 0 {
             client.event(Event::Unfinished { blobs, bytes }).await;

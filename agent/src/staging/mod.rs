@@ -125,7 +125,7 @@ impl Staging {
         let now = SystemTime::now();
         for file in self.unclaimed_files()? {
             if now.duration_since(file.written).unwrap_or_default() >= age {
-                file.remove()?;
+                self.remove_unclaimed(std::slice::from_ref(&file))?;
             }
         }
         Ok(())
@@ -133,9 +133,8 @@ impl Staging {
 
     /// Removes what no session brings, oldest first, until `bytes` are free again, but nothing of these blobs. Returns the bytes that were freed.
     pub fn reclaim(&self, bytes: u64, except: &[Descriptor]) -> Result<u64, StoreError> {
-        let kept: HashSet<String> = except.iter().map(stem).collect();
         let mut blobs: HashMap<String, Vec<StagedOnDisk>> = HashMap::new();
-        for file in self.unclaimed_files()?.into_iter().filter(|file| !kept.contains(&file.stem)) {
+        for file in self.unclaimed_but(except)? {
             blobs.entry(file.stem.clone()).or_default().push(file);
         }
         let mut blobs: Vec<Vec<StagedOnDisk>> = blobs.into_values().collect();
@@ -145,17 +144,29 @@ impl Staging {
             if freed_bytes >= bytes {
                 break;
             }
-            for file in files {
-                file.remove()?;
-                freed_bytes += file.disk_bytes;
-            }
+            freed_bytes += self.remove_unclaimed(&files)?;
         }
         Ok(freed_bytes)
     }
 
-    /// What no session brings.
-    pub fn unclaimed(&self) -> Result<Unclaimed, StoreError> {
-        let files = self.unclaimed_files()?;
+    /// Removes files of one blob, unless a session has come for it meanwhile. Returns the bytes that were freed.
+    fn remove_unclaimed(&self, files: &[StagedOnDisk]) -> Result<u64, StoreError> {
+        let Some(StagedOnDisk { stem, .. }) = files.first() else { return Ok(0) };
+        let turn = self.opening.lock().unwrap_or_else(PoisonError::into_inner).entry(stem.clone()).or_default().clone();
+        let Ok(turn) = turn.try_lock_owned() else { return Ok(0) };
+        let _opening = Opening { staging: self, stem, _turn: turn };
+        if self.opened().get(stem).is_some_and(is_brought) {
+            return Ok(0);
+        }
+        for file in files {
+            file.remove()?;
+        }
+        Ok(files.iter().map(|file| file.disk_bytes).sum())
+    }
+
+    /// What no session brings, without these blobs.
+    pub fn unclaimed(&self, except: &[Descriptor]) -> Result<Unclaimed, StoreError> {
+        let files = self.unclaimed_but(except)?;
         let blobs: HashSet<&str> = files.iter().map(|file| file.stem.as_str()).collect();
         Ok(Unclaimed { blobs: blobs.len() as u64, bytes: files.iter().map(|file| file.disk_bytes).sum() })
     }
@@ -165,12 +176,19 @@ impl Staging {
         self.sweep(KEEP)
     }
 
+    fn unclaimed_but(&self, except: &[Descriptor]) -> Result<Vec<StagedOnDisk>, StoreError> {
+        let kept: HashSet<String> = except.iter().map(stem).collect();
+        let mut files = self.unclaimed_files()?;
+        files.retain(|file| !kept.contains(&file.stem));
+        Ok(files)
+    }
+
     /// Files of blobs that no session brings. An archive member that is being read belongs to its reader.
     fn unclaimed_files(&self) -> Result<Vec<StagedOnDisk>, StoreError> {
         let held: HashSet<String> = {
             let opening: Vec<String> = self.opening.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
             let open = self.opened();
-            let live = open.iter().filter(|(_, shared)| shared.upgrade().is_some_and(|shared| !shared.is_ended()));
+            let live = open.iter().filter(|(_, shared)| is_brought(shared));
             live.map(|(stem, _)| stem.clone()).chain(opening).collect()
         };
         let mut files = vec![];
@@ -218,6 +236,10 @@ impl StagedOnDisk {
             _ => Ok(()),
         }
     }
+}
+
+fn is_brought(shared: &Weak<Shared>) -> bool {
+    shared.upgrade().is_some_and(|shared| !shared.is_ended())
 }
 
 /// The name of the files of a blob, without what follows the dot.

@@ -60,8 +60,8 @@ async fn feed<I: Ingest>(reader: StagedReader, mut ingest: I) -> Result<(), Stor
     let blob = reader.descriptor().clone();
     let mut offset = ingest.offset();
     while offset < blob.size_bytes {
-        // The writer goes only with the session, and this task with it.
-        let prefix_bytes = reader.prefix(offset).await.ok_or(StoreError::BlobMissing(blob.digest))?;
+        // The writer goes only with the session, and this task with it; or another session that brings the layer has found it to be wrong.
+        let prefix_bytes = reader.prefix(offset).await.ok_or(StoreError::Gone(blob.digest))?;
         let (reading, range) = (reader.clone(), offset..prefix_bytes.min(offset + BLOCK_BYTES));
         offset = range.end;
         let bytes = blocking_in(Lane::Read, move || reading.read(range)).await?;

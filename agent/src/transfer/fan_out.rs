@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info};
 
 use super::interest::FanOut;
+use super::serve::refuse;
 use super::{Context, Limit, refusal, serve, share};
 use crate::net::{NetError, Peer, Stream};
 use crate::store::Store;
@@ -243,7 +244,7 @@ pub(super) async fn receive_share<S: Store>(context: Arc<Context<S>>, peer: Peer
 pub(super) async fn prove<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream, digest: Digest) -> Result<(), NetError> {
     match offered_hashes(context, peer, stream, &digest).await? {
         Some(Ok(hashes)) => share::send_proof(stream, &hashes).await,
-        Some(Err(refusal)) => stream.send(&Answer::Refused(refusal)).await,
+        Some(Err(refusal)) => refuse(peer, stream, refusal).await,
         None => stream.send(&Answer::Refused(Refusal::BlobNotOffered(digest))).await,
     }
 }
@@ -252,7 +253,7 @@ pub(super) async fn prove<S: Store>(context: &Context<S>, peer: &Peer, stream: &
 pub(super) async fn hashes<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream, digest: Digest) -> Result<(), NetError> {
     match offered_hashes(context, peer, stream, &digest).await? {
         Some(Ok(hashes)) => return share::send_hashes(stream, &hashes).await,
-        Some(Err(refusal)) => return stream.send(&Answer::Refused(refusal)).await,
+        Some(Err(refusal)) => return refuse(peer, stream, refusal).await,
         None => {}
     }
     match context.jobs.find(&peer.id(), &digest) {

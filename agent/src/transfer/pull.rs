@@ -16,6 +16,7 @@ use super::offering::{self, Offering};
 use super::receive;
 use super::retry::Retry;
 use super::send::display_name;
+use super::serve::refuse;
 use super::{Context, Limit, STORE_CHANGES, Transfer, TransferError, refusal};
 use crate::net::{NetError, Peer, Stream};
 use crate::store::{Query, Store, StoreError};
@@ -48,8 +49,10 @@ pub async fn pull<S: Store>(
                 changes += 1;
                 continue;
             }
-            // It answers, and has others to serve first.
-            Err(TransferError::Refused(Refusal::Busy)) => (Some(retry.queued()), Refusal::Busy.to_string()),
+            // It answers, and has others to serve first, or this host has room for others first.
+            Err(TransferError::Refused(Refusal::Busy) | TransferError::Here(Refusal::Busy)) => {
+                (Some(retry.queued()), Refusal::Busy.to_string())
+            }
             Err(TransferError::Net(error)) if error.is_passing() => (retry.next(total.received_bytes), error.to_string()),
             Err(TransferError::Refused(Refusal::ShuttingDown) | TransferError::Here(Refusal::ShuttingDown))
                 if !context.shutdown.is_cancelled() =>
@@ -239,7 +242,7 @@ pub(super) async fn answer<S: Store>(
     let held = match context.store.resolve(&Query::from(pull.reference.clone()), selection).await {
         Ok(held) => held,
         Err(StoreError::NotFound(_)) => return stream.send(&Answer::Refused(Refusal::ImageNotFound(pull.reference))).await,
-        Err(error) => return stream.send(&Answer::Refused(refusal(&error))).await,
+        Err(error) => return refuse(peer, stream, refusal(&error)).await,
     };
     if !pull.dry_run {
         audit::pull_accepted(peer.name(), &pull.reference, &held.image_id, &decision.rule);

@@ -74,8 +74,9 @@ pub(super) async fn receive<S: Store>(
         sharing.job().give_up();
     }
     if let Err(Refusal::Corrupt(_)) = &result {
-        // Hashes of a source that lied about one blob are not worth keeping for the next session.
-        session.layers.values().for_each(|arriving| arriving.staged.discard());
+        // Hashes of a source that lied about one blob are not worth keeping for the next session. What others bring too is theirs.
+        let own = session.layers.values().filter(|arriving| !arriving.staged.was_joined());
+        own.for_each(|arriving| arriving.staged.discard());
     }
     let told = match &result {
         Ok(Received { committed: Some(committed), .. }) => stream.send(&Answer::Committed(committed.clone())).await,

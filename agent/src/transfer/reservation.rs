@@ -37,7 +37,7 @@ struct Reserved {
 #[derive(Debug, PartialEq, Eq)]
 enum Shortage {
     /// Even alone it does not fit.
-    Full { needed_bytes: u64, free_bytes: u64 },
+    Full { device: u64, needed_bytes: u64, free_bytes: u64 },
     /// It fits once others have what they have reserved.
     Reserved,
 }
@@ -70,12 +70,37 @@ impl Reservations {
         match self.take(arriving_bytes, &rooms(context).await?) {
             Ok(reservation) => return Ok(reservation),
             Err(Shortage::Reserved) => return Err(Refusal::Busy),
-            Err(Shortage::Full { needed_bytes, .. }) => reclaim(context, needed_bytes, blobs).await?,
+            Err(Shortage::Full { .. }) => {}
+        }
+        let (mut staged_bytes, mut stored_bytes) = (self.reclaim(context, arriving_bytes, &blobs).await?, 0);
+        if staged_bytes == 0 {
+            // How much that is, is known when it is gone.
+            stored_bytes = context.store.reclaim().await.map_err(|error| refusal(&error))?;
+            staged_bytes = self.reclaim(context, arriving_bytes, &blobs).await?;
+        }
+        if staged_bytes + stored_bytes > 0 {
+            info!(staged_bytes, stored_bytes, "unfinished transfers made room");
         }
         self.take(arriving_bytes, &rooms(context).await?).map_err(|shortage| match shortage {
-            Shortage::Full { needed_bytes, free_bytes } => Refusal::NoSpace { needed_bytes, free_bytes },
+            Shortage::Full { needed_bytes, free_bytes, .. } => Refusal::NoSpace { needed_bytes, free_bytes },
             Shortage::Reserved => Refusal::Busy,
         })
+    }
+
+    /// Removes what no session brings from staging, where that makes the room that is missing: an image that fits in no case costs others nothing.
+    async fn reclaim<S: Store>(&self, context: &Context<S>, arriving_bytes: u64, except: &[Descriptor]) -> Result<u64, Refusal> {
+        let rooms = rooms(context).await?;
+        match self.take(arriving_bytes, &rooms) {
+            Err(Shortage::Full { device, needed_bytes, free_bytes }) if rooms.first().is_some_and(|staging| staging.device == device) => {
+                let (staging, except, lacking_bytes) = (context.staging.clone(), except.to_vec(), needed_bytes - free_bytes);
+                let reclaiming = move || match staging.unclaimed(&except)?.bytes >= lacking_bytes {
+                    true => staging.reclaim(lacking_bytes, &except),
+                    false => Ok(0),
+                };
+                sys::blocking(reclaiming).await.map_err(|error| refusal(&error))
+            }
+            _ => Ok(0),
+        }
     }
 
     /// `rooms`: that of staging first.
@@ -89,7 +114,7 @@ impl Reservations {
             let needed_bytes = (arriving_bytes / 100).saturating_mul(room.needed_percent) + arriving_bytes % 100;
             let with_spare_bytes = needed_bytes.saturating_add(SPARE_BYTES);
             if with_spare_bytes > room.free_bytes {
-                return Err(Shortage::Full { needed_bytes: with_spare_bytes, free_bytes: room.free_bytes });
+                return Err(Shortage::Full { device: room.device, needed_bytes: with_spare_bytes, free_bytes: room.free_bytes });
             }
             let reserved_bytes: u64 = all.iter().filter_map(Weak::upgrade).map(|other| other.outstanding_bytes(room.device)).sum();
             if with_spare_bytes.saturating_add(reserved_bytes) > room.free_bytes {
@@ -110,16 +135,6 @@ async fn rooms<S: Store>(context: &Context<S>) -> Result<Vec<Room>, Refusal> {
     let mut rooms = vec![sys::blocking(move || staging.room()).await.map_err(|error| refusal(&error))?];
     rooms.extend(context.store.room().await.map_err(|error| refusal(&error))?);
     Ok(rooms)
-}
-
-async fn reclaim<S: Store>(context: &Context<S>, bytes: u64, except: Vec<Descriptor>) -> Result<(), Refusal> {
-    let staging = context.staging.clone();
-    let staged_bytes = sys::blocking(move || staging.reclaim(bytes, &except)).await.map_err(|error| refusal(&error))?;
-    let stored_bytes = if staged_bytes < bytes { context.store.reclaim().await.map_err(|error| refusal(&error))? } else { 0 };
-    if staged_bytes + stored_bytes > 0 {
-        info!(staged_bytes, stored_bytes, "unfinished transfers made room");
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -147,7 +162,7 @@ mod tests {
         assert_eq!(reservations.take(90 * MIB, &now).unwrap_err(), Shortage::Reserved);
         drop(first);
         assert!(reservations.take(90 * MIB, &now).is_ok());
-        let full = Shortage::Full { needed_bytes: 166 * MIB, free_bytes: 150 * MIB };
+        let full = Shortage::Full { device: 1, needed_bytes: 166 * MIB, free_bytes: 150 * MIB };
         assert_eq!(reservations.take(150 * MIB, &now).unwrap_err(), full);
         assert!(reservations.take(0, &[room(1, 0, 100)]).is_ok(), "nothing to come needs no room");
     }

@@ -13,13 +13,17 @@ pub struct Retry {
     since: Option<Instant>,
     pause: Duration,
     verified_bytes: u64,
+    /// When the attempt began that ends now.
+    attempted: Option<Instant>,
 }
 
 impl Retry {
     /// The pause before the next attempt; `None`: it has gone on for too long without a verified byte. Bytes that only left do not count: a path
-    /// that carries nothing but repetitions would be tried for ever.
+    /// that carries nothing but repetitions would be tried for ever. An attempt that took longer than that was alive: without any sign of life it
+    /// ends sooner. It has waited for a source that hashes, or for an engine that unpacks.
     pub fn next(&mut self, verified_bytes: u64) -> Option<Duration> {
-        if verified_bytes > self.verified_bytes || self.since.is_none() {
+        let was_alive = self.attempted.is_some_and(|attempted| attempted.elapsed() > RETRY_FOR);
+        if verified_bytes > self.verified_bytes || was_alive || self.since.is_none() {
             (self.since, self.pause, self.verified_bytes) = (Some(Instant::now()), RETRY_FIRST, verified_bytes);
         }
         if self.since.is_some_and(|since| since.elapsed() > RETRY_FOR) {
@@ -40,6 +44,7 @@ impl Retry {
     fn pause(&mut self) -> Duration {
         let pause = self.pause;
         self.pause = (pause * 2).min(RETRY_MOST);
+        self.attempted = Some(Instant::now() + pause);
         pause
     }
 }
@@ -59,5 +64,16 @@ mod tests {
         assert_eq!(retry.next(1), None);
         assert!(retry.queued() <= RETRY_MOST / 4, "a queue has no end");
         assert!(retry.next(1).is_some());
+    }
+
+    #[test]
+    fn an_attempt_that_was_alive_for_long_is_no_loss() {
+        let mut retry = Retry::default();
+        let long_ago = Instant::now().checked_sub(RETRY_FOR + Duration::from_secs(1));
+        assert!(retry.next(1).is_some());
+        (retry.since, retry.attempted) = (long_ago, long_ago);
+        assert_eq!(retry.next(1), Some(RETRY_FIRST), "it hashed for minutes between two losses");
+        retry.since = long_ago;
+        assert_eq!(retry.next(1), None);
     }
 }

@@ -18,7 +18,7 @@ use super::receive::Received;
 use super::send::display_name;
 use super::{Context, Limit, Relay, fan_out, provide, pull, receive, refusal};
 use crate::net::{NetError, Peer, Stream};
-use crate::store::{Query, Store};
+use crate::store::{Query, Store, StoreError};
 use crate::trust::{Accepted, TrustError, audit};
 
 /// Serves a peer until its connection ends or the agent stops. Every stream has its own task; none of them outlives the connection but those
@@ -110,11 +110,14 @@ async fn dispatch<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut
         Request::List => list(context, peer, stream).await,
         Request::Describe(reference) => {
             let visible = may_pull(context, peer, &reference.repository());
-            let image = match context.store.resolve(&Query::from(reference), Selection::Present).await {
-                Ok(held) if visible => Some(held.image),
-                _ => None,
-            };
-            stream.send(&Answer::Described(image)).await
+            if !visible {
+                return stream.send(&Answer::Described(None)).await;
+            }
+            match context.store.resolve(&Query::from(reference), Selection::Present).await {
+                Ok(held) => stream.send(&Answer::Described(Some(held.image))).await,
+                Err(StoreError::NotFound(_)) => stream.send(&Answer::Described(None)).await,
+                Err(error) => refuse(peer, stream, refusal(&error)).await,
+            }
         }
         Request::Where(host) => stream.send(&Answer::Where(context.peers.addresses(&host))).await,
         Request::Members(list) => match accept_members(context, list).await {
@@ -179,12 +182,17 @@ async fn list<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream) 
     let visible = |row: &ImageRow| may_pull(context, peer, &row.reference.as_ref().map(proto::Reference::repository).unwrap_or_default());
     let rows: Vec<ImageRow> = match context.store.list().await {
         Ok(rows) => rows.into_iter().filter(visible).collect(),
-        Err(error) => return stream.send(&Answer::Refused(refusal(&error))).await,
+        Err(error) => return refuse(peer, stream, refusal(&error)).await,
     };
     for chunk in rows.chunks(NAMES / 4) {
         stream.send(&Answer::Images(chunk.to_vec())).await?;
     }
     stream.send(&Answer::Images(vec![])).await
+}
+
+/// Tells a peer why not, in words that it knows.
+pub(super) async fn refuse(peer: &Peer, stream: &mut Stream, refusal: Refusal) -> Result<(), NetError> {
+    stream.send(&Answer::Refused(refusal.for_capabilities(peer.hello().capabilities))).await
 }
 
 fn may_pull<S>(context: &Context<S>, peer: &Peer, repository: &str) -> bool {

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::job::{Job, JobBlob, Place, proof_of};
 use super::provide::{fits, hashing_block, header, in_order, refuse, serve_store};
-use super::{Context, refusal};
+use super::{Context, refusal, serve};
 use crate::net::{NetError, Peer, Stream};
 use crate::staging::StagedReader;
 use crate::store::Store;
@@ -58,7 +58,7 @@ pub(super) async fn hashes_to<S: Store>(
     };
     match hashes(context, blob, peer, stream).await? {
         Ok(hashes) => send_hashes(stream, &hashes).await,
-        Err(refusal) => stream.send(&Answer::Refused(refusal)).await,
+        Err(refusal) => serve::refuse(peer, stream, refusal).await,
     }
 }
 

@@ -352,7 +352,7 @@ impl Target {
     /// Removes the parts of this image that were loaded on the way, now and in earlier tries.
     async fn remove_parts(&self) -> Result<(), StoreError> {
         for row in self.shared.inventory().await?.rows {
-            let is_own = row.partial_of.as_deref().is_some_and(|label| label.split(' ').next() == Some(&self.shared.agent));
+            let is_own = row.is_part_of(&self.shared.agent);
             let is_below = !row.details.diff_ids.is_empty() && self.diff_ids.starts_with(&row.details.diff_ids);
             if is_own && is_below && row.names.is_empty() && !self.shared.is_in_use(&row.id) {
                 self.shared.remove_partial(&row.id).await;

@@ -145,6 +145,11 @@ impl Row {
     pub(super) fn is_visible(&self) -> bool {
         !self.names.is_empty() || (self.partial_of.is_none() && !self.is_going && !self.is_step)
     }
+
+    /// Whether it is a part of an image that this agent has loaded. Other agents may be building on theirs.
+    pub(super) fn is_part_of(&self, agent: &str) -> bool {
+        self.partial_of.as_deref().is_some_and(|label| label.split(' ').next() == Some(agent))
+    }
 }
 
 impl RawImage {

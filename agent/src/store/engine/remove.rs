@@ -85,7 +85,7 @@ impl Shared {
     /// See [`crate::store::Store::reclaim`].
     pub(super) async fn reclaim(&self) -> Result<u64, StoreError> {
         let before = self.inventory().await?;
-        for row in before.rows.iter().filter(|row| row.partial_of.is_some() && row.names.is_empty() && !self.is_in_use(&row.id)) {
+        for row in before.rows.iter().filter(|row| row.is_part_of(&self.agent) && row.names.is_empty() && !self.is_in_use(&row.id)) {
             self.remove_partial(&row.id).await;
         }
         let after = self.inventory().await?;

@@ -89,8 +89,8 @@ fn imports(blobs: &Blobs, leases: &Leases, abandoned: Abandoned) -> Result<(Vec<
 fn unmarked(blobs: &Blobs, marked: &HashSet<Digest>) -> Result<Vec<Digest>, StoreError> {
     let mut unmarked = vec![];
     for entry in files(&blobs.directory())? {
-        // Another name is another tool's temporary file.
-        let Some(digest) = digest_of(&entry) else { continue };
+        // Another name is another tool's temporary file, and what is no file is no blob.
+        let Some(digest) = digest_of(&entry).filter(|_| entry.file_type().is_ok_and(|kind| !kind.is_dir())) else { continue };
         if !marked.contains(&digest) && !is_fresh_foreign(blobs, &entry, &digest)? {
             unmarked.push(digest);
         }
