@@ -461,6 +461,22 @@ async fn what_failed_is_sent_again_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_detached_sends_are_all_kept() {
+    let sample = Recipe::new(97, &[300_000]).build("demo:1");
+    let mut hosts = hosts(&["a", "b"], &sample, None).await;
+    let mut ids = vec![];
+    for _ in 0..16 {
+        let request = Send { detach: true, limit_bytes_per_s: Some(20_000), ..send("demo:1", &["b"]) };
+        ids.push(number(&hosts[0].must(Request::Send(request)).await));
+    }
+    hosts[0].stop().await;
+    hosts[0].start().await;
+    for id in ids {
+        hosts[0].must(Request::Status(Status { id: Some(id), watch: true })).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_send_from_another_host_goes_on_when_that_one_restarts() {
     let sample = Recipe::new(95, &[3_000_000]).build("demo:1");
     let mut hosts = stopped(&["a", "b", "c"]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::Digest;
 use proto::control::{Event, Failure, FailureKind, Moved, Resolved, Send, TransferRow, TransferState};
 use proto::host::Member;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -53,6 +53,8 @@ pub(super) struct Job {
     pub(super) cancel: CancellationToken,
     record: Mutex<Record>,
     version: watch::Sender<u64>,
+    /// Held while it is saved.
+    saving: AsyncMutex<()>,
 }
 
 /// Who has begun a job.
@@ -146,7 +148,7 @@ impl Jobs {
     /// Keeps a job on disk as it is now, where a client of this host has asked for it.
     pub(super) async fn save(&self, job: &Job) {
         if let Some(journal) = self.journal.clone().filter(|_| job.asker == Asker::Client && !job.request.dry_run) {
-            save(journal, job.saved()).await;
+            job.save(&journal, None).await;
         }
     }
 
@@ -159,18 +161,11 @@ impl Jobs {
             let (mut version, mut kept) = (job.version.subscribe(), None);
             loop {
                 version.borrow_and_update();
-                let saved = job.saved();
-                if job.is_to_go_on() {
+                let Some(saved) = job.save(&journal, kept.as_ref()).await else { return };
+                if saved.result.is_some() {
                     return;
                 }
-                let is_over = saved.result.is_some();
-                if kept.as_ref() != Some(&saved) {
-                    save(journal.clone(), saved.clone()).await;
-                    kept = Some(saved);
-                }
-                if is_over {
-                    return;
-                }
+                kept = Some(saved);
                 // The sender is in `job`.
                 let _ = version.changed().await;
                 let _ = sys::deadline(SAVE_EVERY.as_millis() as u64, job.over()).await;
@@ -228,8 +223,22 @@ async fn save(journal: Arc<Journal>, saved: Saved) {
 
 impl Job {
     fn new(id: u64, request: Send, asker: Asker, parent: &CancellationToken) -> Arc<Self> {
-        let (record, version) = (Mutex::default(), watch::Sender::new(0));
-        Arc::new(Self { id, request, asker, agent: parent.clone(), cancel: parent.child_token(), record, version })
+        let (record, version, saving) = (Mutex::default(), watch::Sender::new(0), AsyncMutex::default());
+        Arc::new(Self { id, request, asker, agent: parent.clone(), cancel: parent.child_token(), record, version, saving })
+    }
+
+    /// Keeps it on disk as it is now, unless that is known to be what is there: of several who do so, the later one keeps the later state. `None`:
+    /// the agent stops, and what has happened since is not kept.
+    async fn save(&self, journal: &Arc<Journal>, kept: Option<&Saved>) -> Option<Saved> {
+        let _turn = self.saving.lock().await;
+        let saved = self.saved();
+        if self.is_to_go_on() && saved.result.is_some() {
+            return None;
+        }
+        if kept != Some(&saved) {
+            save(journal.clone(), saved.clone()).await;
+        }
+        Some(saved)
     }
 
     /// As it is kept on disk: without steps, and without what is only true of this life of the agent.

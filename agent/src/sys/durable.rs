@@ -4,14 +4,18 @@
 //! the final name holds 0 bytes.
 
 use std::fs::{File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::StoreError;
 
-/// Replaces the content of `path`, for others atomically, for power cuts durably. `mode` is that of a new file.
+/// Replaces the content of `path`, for others atomically, for power cuts durably; of several who do so at once, one after the other. `mode` is that
+/// of a new file.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreError> {
+    let _turn = turn(path);
     let temporary = temporary(path);
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
@@ -65,6 +69,17 @@ pub fn sync_parent(path: &Path) -> Result<(), StoreError> {
     File::open(parent).and_then(|directory| directory.sync_all()).map_err(StoreError::io("sync", parent))
 }
 
+/// Held while a file is written: all who write it do so by way of one temporary file.
+fn turn(path: &Path) -> MutexGuard<'static, ()> {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    let turn = &TURNS[hasher.finish() as usize % TURNS.len()];
+    turn.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// More than threads that write at once.
+static TURNS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
+
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
@@ -88,6 +103,12 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        let whole = [vec![b'a'; 100_000], vec![b'b'; 200_000]];
+        std::thread::scope(|scope| {
+            let writing = whole.iter().map(|bytes| scope.spawn(|| (0..50).for_each(|_| write(&path, bytes, 0o600).unwrap())));
+            writing.collect::<Vec<_>>().into_iter().for_each(|writer| writer.join().unwrap());
+        });
+        assert!(whole.contains(&std::fs::read(&path).unwrap()), "several writers at once");
         remove(&path).unwrap();
         remove(&path).unwrap();
     }
