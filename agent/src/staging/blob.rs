@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::Descriptor;
 use proto::hash::{RangeHash, range_matches};
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     phase: RwLock<Phase>,
     /// Ranges that sessions fetch now, by their first byte.
     fetched: Mutex<HashMap<u64, u64>>,
+    /// When a range that comes slowly was last fetched from its end as well, by its first byte.
+    overtaken: Mutex<HashMap<u64, Instant>>,
     /// Told of every range that comes, and of every phase.
     arrived: watch::Sender<Arrived>,
 }
@@ -115,6 +117,7 @@ impl StagedBlob {
             verified_bytes: AtomicU64::new(verified_bytes),
             phase: RwLock::new(Phase::Open { writers: 1, was_joined: false }),
             fetched: Mutex::default(),
+            overtaken: Mutex::default(),
             arrived: watch::Sender::new(Arrived { prefix_bytes, ended: false }),
         };
         Ok(Self(Arc::new(shared)))
@@ -159,7 +162,8 @@ impl StagedBlob {
             }
             let left_bytes = self.0.missing_bytes(&range);
             let came_bytes = before_bytes.saturating_sub(left_bytes);
-            if left_bytes.saturating_mul(OBSERVED_MS) > came_bytes.saturating_mul(OVERTAKEN_AFTER.as_millis() as u64) {
+            let is_slow = left_bytes.saturating_mul(OBSERVED_MS) > came_bytes.saturating_mul(OVERTAKEN_AFTER.as_millis() as u64);
+            if is_slow && self.0.may_overtake(range.start) {
                 let missing = self.0.missing_in(&range)?;
                 let middle = (missing.start + missing.end) / 2 / RANGE_BYTES * RANGE_BYTES;
                 let part = if missing.end - missing.start <= OVERTAKEN_WHOLE_BYTES { missing } else { middle..missing.end };
@@ -418,6 +422,17 @@ impl Shared {
     pub(super) async fn ended(&self) {
         // The sender is in `self`.
         let _ = self.arrived.subscribe().wait_for(|arrived| arrived.ended).await;
+    }
+
+    /// Whether one more session may fetch a range that others fetch slowly: many that are as slow would bring the same bytes, and each other to a
+    /// stop. So it is one at a time, and the next one when that did not help.
+    fn may_overtake(&self, start: u64) -> bool {
+        let mut overtaken = self.overtaken.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = overtaken.get(&start).is_none_or(|last| last.elapsed() >= OVERTAKEN_AFTER);
+        if may {
+            overtaken.insert(start, Instant::now());
+        }
+        may
     }
 
     /// The writers are gone. What they verified can still be read.

@@ -60,10 +60,13 @@ impl Offers {
         offer
     }
 
-    /// The offer by which this host may read this blob.
+    /// The offer by which this host may read this blob; of several one without a limit, or else the one by which it reads least at the moment: the
+    /// blob belongs to all of them, and the host has it as fast as they allow together.
     pub(super) fn find(&self, host: &HostId, digest: &Digest) -> Option<Arc<Offer>> {
         let offers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        offers.iter().filter_map(Weak::upgrade).find(|offer| offer.to == *host && offer.blobs.contains_key(digest))
+        let fitting = offers.iter().filter_map(Weak::upgrade).filter(|offer| offer.to == *host && offer.blobs.contains_key(digest));
+        // Who serves a range holds the offer.
+        fitting.min_by_key(|offer| (offer.is_limited(), Arc::strong_count(offer)))
     }
 }
 
