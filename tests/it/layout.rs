@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use agent::store::layout::LayoutStore;
-use agent::store::{Import, Ingest, Meter, Store, StoreError};
+use agent::store::{Import, Ingest, Meter, Scrubbed, Store, StoreError};
 use proto::image::Selection;
 use proto::{Descriptor, Digest};
 use serde_json::{Value, json};
@@ -20,9 +20,14 @@ struct Layout {
 }
 
 fn layout() -> Layout {
+    layout_beside(Duration::from_secs(3600))
+}
+
+/// See [`LayoutStore::open_beside`].
+fn layout_beside(foreign_age: Duration) -> Layout {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("layout");
-    Layout { store: LayoutStore::open(&path).unwrap(), path, _directory: directory }
+    Layout { store: LayoutStore::open_beside(&path, foreign_age).unwrap(), path, _directory: directory }
 }
 
 impl Layout {
@@ -33,6 +38,16 @@ impl Layout {
     fn index(&self) -> Value {
         serde_json::from_slice(&std::fs::read(self.path.join("index.json")).unwrap()).unwrap()
     }
+}
+
+async fn scrub(store: &LayoutStore) -> Vec<Scrubbed> {
+    let (report, mut results) = tokio::sync::mpsc::channel(100);
+    store.scrub(None, report).await.unwrap();
+    let mut scrubbed = vec![];
+    while let Some(result) = results.recv().await {
+        scrubbed.push(result);
+    }
+    scrubbed
 }
 
 fn set_age(path: &Path, age: Duration) {
@@ -126,12 +141,7 @@ async fn a_scrub_reports_every_blob() {
     let mut bytes = sample.blobs[&damaged].to_vec();
     bytes[0] ^= 1;
     std::fs::write(layout.blob(&damaged), bytes).unwrap();
-    let (report, mut results) = tokio::sync::mpsc::channel(100);
-    layout.store.scrub(None, report).await.unwrap();
-    let mut scrubbed = vec![];
-    while let Some(result) = results.recv().await {
-        scrubbed.push(result);
-    }
+    let scrubbed = scrub(&layout.store).await;
     assert_eq!(scrubbed.len(), sample.blobs.len());
     assert!(scrubbed.iter().all(|result| result.intact == (result.digest != damaged)));
 }
@@ -172,16 +182,20 @@ async fn unhashed_foreign_blobs_are_not_believed() {
 
 #[tokio::test]
 async fn blobs_of_others_are_collected_only_when_they_are_old() {
-    let layout = layout();
-    let (fresh, old) = (Digest::of(b"fresh"), Digest::of(b"old"));
-    std::fs::write(layout.blob(&fresh), "fresh").unwrap();
-    std::fs::write(layout.blob(&old), "old").unwrap();
-    std::fs::write(layout.path.join("blobs/sha256/.tmp-123"), "theirs").unwrap();
-    set_age(&layout.blob(&fresh), Duration::from_secs(55 * 60));
-    set_age(&layout.blob(&old), Duration::from_secs(65 * 60));
-    assert_eq!(layout.store.maintain().await.unwrap(), 3);
-    assert!(layout.blob(&fresh).exists() && !layout.blob(&old).exists());
-    assert!(layout.path.join("blobs/sha256/.tmp-123").exists());
+    let (patient, impatient) = (layout(), layout_beside(Duration::ZERO));
+    let blob = Digest::of(b"theirs");
+    for layout in [&patient, &impatient] {
+        std::fs::write(layout.blob(&blob), "theirs").unwrap();
+        std::fs::write(layout.path.join("blobs/sha256/.tmp-123"), "theirs").unwrap();
+        std::fs::create_dir(layout.blob(&Digest::of(b"a directory"))).unwrap();
+    }
+    // Copied with its time, before the name that leads to it.
+    set_age(&patient.blob(&blob), Duration::from_secs(48 * 3600));
+    assert_eq!(patient.store.maintain().await.unwrap(), 0);
+    assert_eq!(patient.store.reclaim().await.unwrap(), 0);
+    assert!(patient.blob(&blob).exists());
+    assert_eq!(impatient.store.maintain().await.unwrap(), 6);
+    assert!(!impatient.blob(&blob).exists() && impatient.path.join("blobs/sha256/.tmp-123").exists());
 }
 
 #[tokio::test]
@@ -218,11 +232,28 @@ async fn damaged_blobs_stay_aside_for_a_week() {
 }
 
 #[tokio::test]
-async fn a_broken_document_of_others_does_not_stop_collecting() {
+async fn a_scrub_reads_what_others_have_just_written() {
     let layout = layout();
+    let sample = Sample::small("demo", 12);
+    for (digest, bytes) in &sample.blobs {
+        std::fs::write(layout.blob(digest), bytes).unwrap();
+    }
+    let index = json!({"schemaVersion": 2, "manifests": [descriptor_json(&sample.image.root)]});
+    std::fs::write(layout.path.join("index.json"), index.to_string()).unwrap();
+    let damaged = sample.image.layers()[0].descriptor.digest;
+    std::fs::write(layout.blob(&damaged), noise(3, sample.blobs[&damaged].len())).unwrap();
+    // Without a name it may be half written.
+    std::fs::write(layout.blob(&Digest::of(b"half")), "ha").unwrap();
+    let scrubbed = scrub(&layout.store).await;
+    assert_eq!(scrubbed.len(), sample.blobs.len());
+    assert!(scrubbed.iter().all(|result| result.intact == (result.digest != damaged)));
+}
+
+#[tokio::test]
+async fn a_broken_document_of_others_does_not_stop_collecting() {
+    let layout = layout_beside(Duration::ZERO);
     let garbage = Descriptor::of("application/vnd.oci.image.index.v1+json", b"{ not json");
     std::fs::write(layout.blob(&garbage.digest), b"{ not json").unwrap();
-    set_age(&layout.blob(&garbage.digest), Duration::from_secs(2 * 3600));
     let index = json!({"schemaVersion": 2, "manifests": [descriptor_json(&garbage)]});
     std::fs::write(layout.path.join("index.json"), index.to_string()).unwrap();
     let sample = Sample::small("demo", 9);

@@ -72,7 +72,8 @@ fn two_images_that_fit_one_by_one_do_not_fill_the_disk_together() {
     // It has waited for what the first one had reserved; now nothing of it fits any more, and nothing of it has come.
     let second = second.wait_with_output().unwrap();
     assert_eq!(second.status.code(), Some(6), "{}", String::from_utf8_lossy(&second.stdout));
-    assert!(!hosts[1].must(&["--json", "status"]).contains("unfinished"));
+    let status = hosts[1].must(&["--json", "status"]);
+    assert!(!status.contains("unfinished") && !status.contains("other transfers"), "{status}");
     // The hint helps.
     hosts[1].must(&["rm", "one:1"]);
     hosts[0].must(&["send", "two:1", "b"]);
@@ -88,7 +89,7 @@ fn pulls_wait_for_room_as_sends_do() {
     let second = second.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&second.stdout).into_owned() + &String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(6), "{told}");
-    assert!(told.contains("waiting") && !told.contains("too many sessions at once\"]"), "{told}");
+    assert!(told.contains("waiting"), "{told}");
 }
 
 #[test]
@@ -116,4 +117,18 @@ fn what_was_not_finished_is_shown_and_goes_when_room_is_needed() {
     let pruned = hosts[1].json(&["prune"], "pruned");
     assert!(pruned["staged_bytes"].as_u64().unwrap() > 10_000_000, "{pruned}");
     assert!(!hosts[1].must(&["--json", "status"]).contains("unfinished"));
+}
+
+#[test]
+fn a_name_goes_from_a_disk_that_is_full() {
+    let Some(hosts) = hosts() else { return };
+    hosts[0].must(&["send", "one:1", "b"]);
+    // The disk is mounted for the agent alone.
+    let filler = format!("/proc/{}/root{}/state/filler", hosts[1].pid(), hosts[1].path().display());
+    let full = std::process::Command::new("dd").args(["if=/dev/zero", "bs=4k", &format!("of={filler}")]).output().unwrap();
+    assert!(!full.status.success(), "the disk takes no more");
+    hosts[1].must(&["rm", "one:1"]);
+    assert!(!hosts[1].must(&["--json", "ls"]).contains("one:1"));
+    std::fs::remove_file(filler).unwrap();
+    hosts[0].must(&["send", "two:1", "b"]);
 }

@@ -5,9 +5,8 @@
 #![no_main]
 
 use std::collections::HashSet;
-use std::fs::{File, FileTimes};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use agent::store::layout::LayoutStore;
 use agent::store::{Query, Store};
@@ -17,9 +16,6 @@ use libfuzzer_sys::fuzz_target;
 use proto::image::Selection;
 use proto::{Digest, document};
 use serde_json::{Value, json};
-
-/// Age of the blobs: the store takes a younger blob for the unfinished work of another tool.
-const AGE: Duration = Duration::from_secs(7200);
 
 const NAMES: [&str; 6] = ["demo:1", "docker.io/library/demo:1", "demo", "No Name", "", "quay.io/a/b@sha256:00"];
 
@@ -41,8 +37,6 @@ fn write(choices: &mut Choices<'_>, layout: &Path, pool: &[Blob]) {
             2 => std::fs::write(&path, b"damaged").expect("a file"),
             _ => std::fs::write(&path, &blob.bytes).expect("a file"),
         }
-        let file = File::open(&path).expect("a file");
-        file.set_times(FileTimes::new().set_modified(SystemTime::now() - AGE)).expect("a time");
     }
 }
 
@@ -113,7 +107,7 @@ fn entries(index: &[u8]) -> Vec<Value> {
 async fn run(choices: &mut Choices<'_>) {
     let directory = fuzz::directory();
     let layout = directory.path();
-    let store = LayoutStore::open(layout).expect("a layout");
+    let store = LayoutStore::open_beside(layout, Duration::ZERO).expect("a layout");
     let pool = pool::pool(choices);
     write(choices, layout, &pool);
     let index = index(choices, &pool);

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::document::DocumentError;
 use proto::hash::{RangeHash, RangeHasher};
@@ -31,11 +32,17 @@ pub(super) enum Presence {
 #[derive(Debug, Clone)]
 pub(super) struct Blobs {
     root: PathBuf,
+    foreign_age: Duration,
 }
 
 impl Blobs {
-    pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+    pub(super) fn new(root: &Path, foreign_age: Duration) -> Self {
+        Self { root: root.to_owned(), foreign_age }
+    }
+
+    /// A blob that we never hashed and that has come more recently than this belongs to a tool that is not done.
+    pub(super) fn foreign_age(&self) -> Duration {
+        self.foreign_age
     }
 
     /// `blobs/sha256`.

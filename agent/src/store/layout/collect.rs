@@ -10,8 +10,9 @@
 use std::collections::HashSet;
 use std::fs::DirEntry;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::Digest;
 use proto::descriptor::media_type;
@@ -39,8 +40,8 @@ const KEEP: Duration = Duration::from_secs(24 * 3600);
 /// Damaged blobs are kept this long, for whoever wants to know what happened to them.
 const QUARANTINE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// A blob that we never hashed and that was written more recently than this belongs to a tool that is not done.
-const FOREIGN: Duration = Duration::from_secs(3600);
+/// A blob that we never hashed and that has come more recently than this belongs to a tool that is not done.
+pub(super) const FOREIGN: Duration = Duration::from_secs(3600);
 
 /// What was collected.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -54,7 +55,10 @@ pub(super) struct Collected {
 /// Marks and sweeps. The caller holds the lock of the names, so that no commit comes between. An error while marking leaves every blob in place.
 pub(super) fn collect(blobs: &Blobs, names: &Names, leases: &Leases, abandoned: Abandoned) -> Result<Collected, StoreError> {
     let (kept, outdated) = imports(blobs, leases, abandoned)?;
-    let mut marked = mark(blobs, names)?;
+    let Marked { blobs: mut marked, unknown } = mark(blobs, names)?;
+    if let Some(unknown) = unknown {
+        return Err(unknown);
+    }
     marked.extend(kept);
     let candidates = unmarked(blobs, &marked)?;
     let mut collected = Collected::default();
@@ -98,40 +102,47 @@ fn unmarked(blobs: &Blobs, marked: &HashSet<Digest>) -> Result<Vec<Digest>, Stor
     Ok(unmarked)
 }
 
+/// What the names lead to.
+pub(super) struct Marked {
+    /// As far as it can be followed.
+    pub(super) blobs: HashSet<Digest>,
+    /// What cannot be followed: any blob may belong to it.
+    unknown: Option<StoreError>,
+}
+
 /// Every blob that the names lead to. A document below a root may be absent, as those of other platforms are. A root may not, nor one that was
 /// put aside as damaged: nobody knows which blobs belong to it.
-fn mark(blobs: &Blobs, names: &Names) -> Result<HashSet<Digest>, StoreError> {
-    let mut marked = HashSet::new();
+pub(super) fn mark(blobs: &Blobs, names: &Names) -> Result<Marked, StoreError> {
+    let (mut marked, mut unknown) = (HashSet::new(), None);
     let mut pending: Vec<Link> = names.roots().map(|entry| Link::of(entry, Place::Root)).collect();
     while let Some(link) = pending.pop() {
         let Some(digest) = link.digest else {
             // Not a manifest, and not a blob of `blobs/sha256`: it leads nowhere.
             if link.is_document {
-                return Err(link.unknown(blobs, "its digest is not SHA-256"));
-            } else {
-                continue;
-            };
+                unknown.get_or_insert_with(|| link.unknown(blobs, "its digest is not SHA-256"));
+            }
+            continue;
         };
         if !marked.insert(digest) {
             continue;
         }
-        match read_document(blobs, &digest)? {
+        let reason = match read_document(blobs, &digest)? {
             Document::Named(named) => {
                 marked.extend(named.contents);
                 pending.extend(named.documents);
+                continue;
             }
-            Document::Nothing => {}
-            _ if !link.is_document => {}
-            Document::TooLarge => return Err(link.unknown(blobs, "it is too large for a manifest or index")),
-            Document::Damaged => return Err(link.unknown(blobs, "it is damaged")),
-            Document::Absent if link.place == Place::Root => return Err(link.unknown(blobs, "its blob is absent")),
-            Document::Absent if file::exists(&blobs.own_directory("quarantine").join(digest.hex()))? => {
-                return Err(link.unknown(blobs, "it was damaged, and is put aside"));
-            }
-            Document::Absent => {}
-        }
+            Document::Nothing => continue,
+            _ if !link.is_document => continue,
+            Document::TooLarge => "it is too large for a manifest or index",
+            Document::Damaged => "it is damaged",
+            Document::Absent if link.place == Place::Root => "its blob is absent",
+            Document::Absent if file::exists(&blobs.own_directory("quarantine").join(digest.hex()))? => "it was damaged, and is put aside",
+            Document::Absent => continue,
+        };
+        unknown.get_or_insert_with(|| link.unknown(blobs, reason));
     }
-    Ok(marked)
+    Ok(Marked { blobs: marked, unknown })
 }
 
 /// What a blob is, for marking.
@@ -194,7 +205,9 @@ impl Link {
         let name = proto::text::escape_short(&self.text, 100);
         StoreError::Malformed {
             path: blobs.directory(),
-            reason: format!("nothing is removed, because {name} cannot be followed: {reason}"),
+            reason: format!(
+                "nothing is removed, because {name} cannot be followed: {reason}; load, pull or send its image again, or imgctl rm it"
+            ),
         }
     }
 }
@@ -289,7 +302,14 @@ pub(super) fn age(entry: &DirEntry) -> Duration {
     modified.ok().and_then(|time| SystemTime::now().duration_since(time).ok()).unwrap_or_default()
 }
 
-/// True for a blob that another tool may still be writing.
+/// True for a blob that another tool may still be writing, or whose name it has not written yet.
 pub(super) fn is_fresh_foreign(blobs: &Blobs, entry: &DirEntry, digest: &Digest) -> Result<bool, StoreError> {
-    Ok(age(entry) < FOREIGN && !file::exists(&blobs.record_path(digest))?)
+    Ok(time_here(entry) < blobs.foreign_age() && !file::exists(&blobs.record_path(digest))?)
+}
+
+/// Time since the file came here: tools that copy keep the time of the last write. Zero as for [`age`].
+fn time_here(entry: &DirEntry) -> Duration {
+    let Ok(metadata) = entry.metadata() else { return Duration::ZERO };
+    let came = UNIX_EPOCH.checked_add(Duration::from_secs(metadata.ctime().max(0).unsigned_abs()));
+    came.and_then(|came| SystemTime::now().duration_since(came).ok()).unwrap_or_default()
 }

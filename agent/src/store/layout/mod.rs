@@ -7,6 +7,7 @@
 //! .imgd/ingest/<hex>                             the first bytes of a blob
 //! .imgd/imports/<hex of the root>                the blobs of an import that has not ended
 //! .imgd/quarantine/<hex>                         a blob that was damaged
+//! .imgd/spare                                    room to remove a name when the disk is full
 //! ```
 //! Opening reads none of it but `oci-layout`, and memory does not grow with the number of blobs.
 
@@ -20,6 +21,7 @@ mod ingest;
 mod open;
 mod read;
 mod record;
+mod spare;
 
 use proto::control::Verdict;
 use std::collections::HashSet;
@@ -76,11 +78,17 @@ struct Layout {
 impl LayoutStore {
     /// Opens a layout, and creates it where there is none. Blocking. Only one agent has it open: [`StoreError::InUse`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_beside(path, collect::FOREIGN)
+    }
+
+    /// [`LayoutStore::open`] beside tools that take as long as this, at most, from their first blob to the name.
+    pub fn open_beside(path: &Path, foreign_age: Duration) -> Result<Self, StoreError> {
         let lock = open::open(path)?;
+        spare::keep(path);
         Ok(Self {
             layout: Arc::new(Layout {
                 root: path.to_owned(),
-                blobs: Blobs::new(path),
+                blobs: Blobs::new(path, foreign_age),
                 index: Arc::new(AsyncMutex::new(Index::new(&path.join("index.json")))),
                 leases: Arc::default(),
                 turns: Arc::default(),
@@ -193,18 +201,27 @@ impl Layout {
             return Err(StoreError::SeveralNames { id: image_id.short(), names });
         }
         let name = references.first().map_or_else(|| image_id.to_string(), |reference| reference.familiar());
-        index.write(&names.without(&positions))?;
+        let rest = names.without(&positions);
+        match index.write(&rest) {
+            Err(StoreError::NoSpace(_)) => {
+                spare::give(&self.root)?;
+                index.write(&rest)?;
+            }
+            written => written?,
+        }
         let freed = self.collect(index, Abandoned::Day);
+        spare::keep(&self.root);
         let freed_bytes = freed.map_err(|source| StoreError::NotFreed { name: name.clone(), source: Box::new(source) })?;
         Ok(Removed { name, freed_bytes })
     }
 
-    /// The blobs that are not being written by another tool.
-    fn settled_blobs(&self) -> Result<Vec<Digest>, StoreError> {
+    /// The blobs that are not being written by another tool: those that a name leads to, and those that have been here for a while.
+    fn settled_blobs(&self, names: &Names) -> Result<Vec<Digest>, StoreError> {
+        let named = collect::mark(&self.blobs, names)?.blobs;
         let mut settled = vec![];
         for entry in collect::files(&self.blobs.directory())? {
             if let Some(digest) = collect::digest_of(&entry)
-                && !collect::is_fresh_foreign(&self.blobs, &entry, &digest)?
+                && (named.contains(&digest) || !collect::is_fresh_foreign(&self.blobs, &entry, &digest)?)
             {
                 settled.push(digest);
             }
@@ -214,8 +231,7 @@ impl Layout {
 
     /// Hashes every blob.
     async fn scrub(self: &Arc<Self>, report: &mpsc::Sender<Scrubbed>) -> Result<(), StoreError> {
-        let layout = self.clone();
-        for digest in blocking(move || layout.settled_blobs()).await? {
+        for digest in self.with_names(|layout, _, names| layout.settled_blobs(names)).await? {
             match self.scrub_one(digest).await {
                 // It went while we looked.
                 Err(StoreError::BlobMissing(_)) => {}
