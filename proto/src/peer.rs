@@ -317,8 +317,8 @@ pub enum Refusal {
     /// The store failed.
     #[error("its store failed: {0}")]
     Store(String),
-    /// As many sessions as one host may have are under way.
-    #[error("too many sessions at once")]
+    /// As many sessions as one host may have are under way, or what they bring takes the room.
+    #[error("other transfers end first")]
     Busy,
     /// Somebody cancelled it there.
     #[error("cancelled at the other host")]

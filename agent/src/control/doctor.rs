@@ -2,18 +2,22 @@
 
 use proto::control::{Check, Event, FailureKind, Hosts, Verdict};
 use proto::host::Member;
-use proto::peer::ImageRow;
+use proto::peer::{Answer, ImageRow, Request};
 
 use super::client::Client;
 use super::failure::failure;
 use super::{Done, hosts};
 use crate::discovery::is_container_interface;
-use crate::net::NetError;
+use crate::net::{NetError, Peer};
 use crate::store::{Finding, Store};
+use crate::sys;
 use crate::transfer::Context;
 
 /// Below this the store is about to be full.
 const FREE_BYTES: u64 = 1 << 30;
+
+/// How long a host may take to answer a question that costs it nothing.
+const ANSWER_MS: u64 = 5_000;
 
 /// Checks this host, and the way to `host` when it is named.
 pub(super) async fn doctor<S: Store>(context: &Context<S>, client: &Client, host: Option<&str>) -> Done {
@@ -48,7 +52,7 @@ async fn store<S: Store>(context: &Context<S>) -> Vec<Check> {
 /// What is kept of transfers that were not finished, when there is any.
 async fn unfinished<S: Store>(context: &Context<S>) -> Option<Check> {
     let staging = context.staging.clone();
-    match crate::sys::blocking(move || staging.unclaimed(&[])).await {
+    match sys::blocking(move || staging.unclaimed(&[])).await {
         Ok(unclaimed) if unclaimed.blobs == 0 => None,
         Ok(unclaimed) => {
             let kept =
@@ -152,7 +156,7 @@ fn interfaces<S>(context: &Context<S>) -> Check {
 
 async fn way<S: Store>(context: &Context<S>, member: &Member) -> Check {
     let subject = format!("way to {}", member.name);
-    match context.net.connect(&member.id).await {
+    match asked(context, member).await {
         Ok(peer) => {
             let (hello, trip) = (peer.hello(), peer.round_trip_us());
             let finding = format!("{} answers at {} in {trip} µs: {}, store {}", member.name, peer.address(), hello.software, hello.store);
@@ -171,6 +175,16 @@ async fn way<S: Store>(context: &Context<S>, member: &Member) -> Check {
             );
             Check { verdict: Verdict::Wrong, subject, finding: error.to_string(), remedy: Some(remedy) }
         }
+    }
+}
+
+/// A connection over which the host has just answered: one that was made before may be to a host that is gone or hangs.
+async fn asked<S: Store>(context: &Context<S>, member: &Member) -> Result<Peer, NetError> {
+    let peer = context.net.connect(&member.id).await?;
+    let asking = async { peer.request(&Request::Where(member.id)).await?.receive::<Answer>().await };
+    match sys::deadline(ANSWER_MS, asking).await {
+        Some(answer) => answer.map(|_| peer),
+        None => Err(NetError::Silent(ANSWER_MS / 1000)),
     }
 }
 

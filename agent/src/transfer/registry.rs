@@ -60,6 +60,12 @@ impl Transfers {
         Transfer { entry }
     }
 
+    /// It was no transfer: the other side asks again.
+    pub fn forget(&self, transfer: &Transfer) {
+        let mut entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|entry| !Arc::ptr_eq(entry, &transfer.entry));
+    }
+
     fn push(&self, entry: Arc<Entry>) {
         let mut entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let ended_bytes = |entry: &Arc<Entry>| if entry.is_running() { 0 } else { entry.bytes() };
@@ -176,6 +182,7 @@ mod tests {
         let transfers = Transfers::default();
         let root = CancellationToken::new();
         let running = transfers.start(transfers.number(), false, "demo:1", "a", &root);
+        transfers.forget(&transfers.start(transfers.number(), true, "demo:1", "b", &root));
         let name = "x".repeat(4000);
         for _ in 0..2 * RECENT_BYTES / 4000 {
             transfers.start(transfers.number(), true, &name, "b", &root).end(TransferState::Done);

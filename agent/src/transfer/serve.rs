@@ -170,6 +170,7 @@ pub(super) async fn received<S: Store>(
             transfer.end(TransferState::Done);
             debug!(image = name, dry_run, "planned");
         }
+        Err(Refusal::Busy) => context.transfers.forget(&transfer),
         Err(refusal) => {
             transfer.end(if refusal == Refusal::Cancelled { TransferState::Cancelled } else { TransferState::Failed(refusal.to_string()) });
             audit::refused(peer.name(), &format!("push of {name}"), &refusal.to_string());

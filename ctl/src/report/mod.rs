@@ -148,7 +148,7 @@ impl Report {
             Event::Moved(moved) => vec![lines::moved(moved)],
             Event::Hashing(hashing) if !self.terminal => self.hashing(hashing, now_ms),
             Event::Waiting { host, reason } if !self.is_drawn() => {
-                vec![format!("{}: no connection, waiting for it ({})", escape(host), escape(reason))]
+                vec![format!("{}: waiting for it ({})", escape(host), escape(reason))]
             }
             Event::Done(done) => self.host_done(done),
             _ => vec![],
