@@ -108,7 +108,7 @@ struct Shared {
     details: Mutex<HashMap<Digest, Arc<inventory::Details>>>,
     records: Records,
     hashes: Arc<Hashes>,
-    splits: Splits,
+    splits: Arc<Splits>,
     /// Images that somebody holds, by their IDs.
     held: Mutex<HashMap<Digest, Weak<Presented>>>,
     /// Manifests that were made here, to the IDs of their images.
@@ -167,7 +167,7 @@ impl EngineStore {
             details: Mutex::default(),
             records: Records::open(&directory)?,
             hashes: Arc::new(Hashes::open(&directory.join("hashes"))?),
-            splits: Splits::default(),
+            splits: Arc::default(),
             held: Mutex::default(),
             roots: Mutex::default(),
             exports: Mutex::default(),

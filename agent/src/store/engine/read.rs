@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -168,8 +168,14 @@ impl Shared {
         if layer.size_bytes() != blob.size_bytes {
             return Err(StoreError::BlobMissing(blob.digest));
         }
-        let (digest, mut blocks) = (blob.digest, layer.blocks(range));
-        Ok(Reader::ahead(move || blocks.next().map(|block| block.map_err(|error| unreadable(error, digest)))))
+        let (digest, splits, key) = (blob.digest, self.splits.clone(), layer.key().to_owned());
+        let mut blocks = layer.blocks(range);
+        let failed = move |error| {
+            // What is kept open may be of a layer that the engine has removed, and has again by now.
+            splits.forget(&key);
+            unreadable(error, digest)
+        };
+        Ok(Reader::ahead(move || blocks.next().map(|block| block.map_err(&failed))))
     }
 
     /// See [`crate::store::Store::hashes`].
@@ -314,19 +320,26 @@ impl Shared {
         let ground = self.ground().await?;
         let (diff_id, chain_id) = (*diff_id, *chain_id);
         let failed = StoreError::io("find", diff_id.to_string());
-        let place = blocking(move || ground.place(&diff_id, &chain_id)).await.map_err(failed)?;
+        let located = blocking(move || {
+            let place = ground.place(&diff_id, &chain_id)?;
+            // A layer that was removed and loaded again is another one, under the same key.
+            let notes = std::fs::metadata(&place.tar_split)?;
+            Ok::<_, io::Error>((place, (notes.ino(), notes.ctime(), notes.ctime_nsec())))
+        });
+        let (place, (inode, changed_s, changed_ns)) = located.await.map_err(failed)?;
         let key = place.key.clone();
+        let open_key = format!("{key} {inode} {changed_s}.{changed_ns}");
         if self.splits.is_given_up(&key) {
             return Err(StoreError::Corrupt(diff_id));
         }
-        if let Some(open) = self.splits.get(&key) {
+        if let Some(open) = self.splits.get(&open_key) {
             return Ok((open, key));
         }
         let scratch = self.spool();
         let failed = StoreError::io("read", place.tar_split.clone());
         let split = blocking(move || TarSplit::open(&place.tar_split, &place.diff, &scratch)).await.map_err(failed)?;
         let split = Arc::new(split);
-        self.splits.put(key.clone(), split.clone());
+        self.splits.put(open_key, split.clone());
         Ok((split, key))
     }
 }
@@ -341,6 +354,11 @@ fn unreadable(error: io::Error, digest: Digest) -> StoreError {
 }
 
 impl Splits {
+    /// The next read opens the layer anew.
+    fn forget(&self, key: &str) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _)| !of.starts_with(key));
+    }
+
     fn is_given_up(&self, key: &str) -> bool {
         self.given_up.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
     }

@@ -8,7 +8,7 @@ use super::sending::Sending;
 use super::{LARGE_BYTES, MIDDLE_BYTES, RATE, app, arrived, containerd, docker, give, is_empty, two};
 
 /// A send to an engine that hangs does not last longer than this.
-const BOUND: Duration = Duration::from_secs(100);
+const BOUND: Duration = Duration::from_secs(300);
 
 fn hangs(engine: Option<Engine>, name: &str) {
     let (Some(sample), Some((source, target))) = (app("app:1", 310), two(engine)) else { return };
