@@ -148,7 +148,7 @@ impl StagedBlob {
     }
 
     /// Waits until `range` is to be fetched here, and says which part of it, or that all of it is verified by now (`None`). A range that another
-    /// session fetches comes from there, as long as it comes: where that would take longer than [`OVERTAKEN_AFTER`], the end of it is fetched
+    /// session fetches comes from there, as long as it comes: where that would take longer than some seconds, the end of it is fetched
     /// here, so that several sources fill one blob, and a slow one holds up nobody.
     pub async fn turn(&self, range: Range<u64>) -> Option<(Range<u64>, Fetching)> {
         loop {

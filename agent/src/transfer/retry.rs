@@ -7,7 +7,7 @@ const RETRY_FOR: Duration = Duration::from_secs(90);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(4);
 
-/// Pauses between attempts: short at first, then longer, for as long as verified bytes have come within [`RETRY_FOR`].
+/// Pauses between attempts: short at first, then longer, for as long as verified bytes have come within 90 s.
 #[derive(Debug, Default)]
 pub struct Retry {
     since: Option<Instant>,
