@@ -253,30 +253,9 @@ async fn who_asks_for_a_copy_gets_no_rights_by_it() {
     assert_eq!(failure.kind, FailureKind::Denied, "b gives nothing to a: {failure:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_copy_ends_with_the_one_who_asked() {
-    let sample = Recipe::new(711, &[8_000_000]).build("demo:1");
-    let mut hosts = stopped(&["a", "b", "c"]);
-    hosts[1].have(&sample).await;
-    fleet::found(&mut hosts).await;
-    let mut request = send("demo:1", &["c"]);
-    (request.from, request.limit_bytes_per_s) = (Some("b".to_owned()), Some(500_000));
-    let mut client = Client::connect(&hosts[0].socket()).await;
-    client.write(&Request::Send(request)).await;
-    while !matches!(client.next().await, Event::Planned(_)) {}
-    drop(client);
-    // It is under way there as any other send, but not as the last one of that host.
-    let rows = hosts[1].must(Request::Status(Status::default())).await;
-    let id = rows.iter().find_map(|row| if let Event::Transfer(row) = row { Some(row.id) } else { None });
-    let ended = tokio::time::timeout(PATIENCE, hosts[1].ask(Request::Status(Status { id, watch: true }))).await.unwrap().unwrap();
-    assert!(hosts[1].ask(Request::Status(Status { id: None, watch: true })).await.is_err());
-    assert_eq!(failed(&ended)[0].1.kind, FailureKind::Cancelled);
-    assert!(!has(&hosts[2], sample.image_id()).await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_is_cancelled_at_its_source_has_failed() {
-    let sample = Recipe::new(715, &[8_000_000]).build("demo:1");
+/// What a client of a asks b to send to c is under way, with its number on b.
+async fn copying(seed: u64) -> (Sample, Vec<Host>, Client, u64) {
+    let sample = Recipe::new(seed, &[8_000_000]).build("demo:1");
     let mut hosts = stopped(&["a", "b", "c"]);
     hosts[1].have(&sample).await;
     fleet::found(&mut hosts).await;
@@ -287,6 +266,24 @@ async fn a_copy_that_is_cancelled_at_its_source_has_failed() {
     while !matches!(client.next().await, Event::Planned(_)) {}
     let rows = hosts[1].must(Request::Status(Status::default())).await;
     let id = rows.iter().find_map(|row| if let Event::Transfer(row) = row { Some(row.id) } else { None }).unwrap();
+    (sample, hosts, client, id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_ends_with_the_one_who_asked() {
+    let (sample, hosts, client, id) = copying(711).await;
+    drop(client);
+    // It is under way there as any other send, but not as the last one of that host.
+    let id = Some(id);
+    let ended = tokio::time::timeout(PATIENCE, hosts[1].ask(Request::Status(Status { id, watch: true }))).await.unwrap().unwrap();
+    assert!(hosts[1].ask(Request::Status(Status { id: None, watch: true })).await.is_err());
+    assert_eq!(failed(&ended)[0].1.kind, FailureKind::Cancelled);
+    assert!(!has(&hosts[2], sample.image_id()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_cancelled_at_its_source_has_failed() {
+    let (_, hosts, mut client, id) = copying(715).await;
     hosts[1].must(Request::Cancel(id)).await;
     let mut events = vec![];
     let ending = async {

@@ -147,15 +147,19 @@ impl Jobs {
 
     /// Keeps a job on disk as it is now, where a client of this host has asked for it.
     pub(super) async fn save(&self, job: &Job) {
-        if let Some(journal) = self.journal.clone().filter(|_| job.asker == Asker::Client && !job.request.dry_run) {
+        if let Some(journal) = self.journal_of(job) {
             job.save(&journal, None).await;
         }
     }
 
+    /// Where a job is kept: those that a client of this host has asked for.
+    fn journal_of(&self, job: &Job) -> Option<Arc<Journal>> {
+        self.journal.clone().filter(|_| job.asker == Asker::Client && !job.request.dry_run)
+    }
+
     /// Keeps a job on disk as it goes on, until it is over. One that goes on without a client is not over when the agent stops.
     fn keep(&self, job: &Arc<Job>) -> impl Future<Output = ()> + std::marker::Send + use<> {
-        let journal = self.journal.clone().filter(|_| job.asker == Asker::Client && !job.request.dry_run);
-        let job = job.clone();
+        let (journal, job) = (self.journal_of(job), job.clone());
         async move {
             let Some(journal) = journal else { return };
             let (mut version, mut kept) = (job.version.subscribe(), None);
