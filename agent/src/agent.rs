@@ -153,7 +153,12 @@ impl Agent {
             self.task("announcer", membership::announce(context.clone(), config.interfaces.clone()));
         }
         self.task("spreader", membership::spread_changes(context.clone()));
-        // Ends by itself when the agent stops, after its clients have heard of it.
+        // These end by themselves when the agent stops: after the last address is saved, and after the clients have heard of it.
+        let keeping = self.peers.clone().keep(self.shutdown.clone());
+        self.tasks.spawn(async move {
+            keeping.await;
+            "addresses"
+        });
         let serving = control::serve(context.clone(), journal, listener, relayed);
         self.tasks.spawn(async move {
             serving.await;

@@ -158,7 +158,7 @@ async fn a_damaged_blob_is_refused_named_and_put_aside() {
     bytes[200_000] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     hosts[0].start().await;
-    let events = hosts[0].send("demo:1", "stapp03").await;
+    let events = hosts[0].must(fleet::send_request("demo:1", &["stapp03"])).await;
     let failure = failed(&events)[0].1;
     assert_eq!(failure.kind, FailureKind::Corrupt, "{failure:?}");
     assert!(failure.causes.concat().contains(&layer.hex()[..12]));
@@ -239,7 +239,7 @@ async fn of_an_index_the_receivers_platform_travels_and_the_index_stays_as_it_is
 async fn an_image_for_another_platform_is_refused_unless_it_is_asked_for() {
     let sample = Recipe::new(22, &[1_000]).platform("linux/s390x").build("demo:1");
     let hosts = two_with(&sample).await;
-    let events = hosts[0].send("demo:1", "stapp03").await;
+    let events = hosts[0].must(fleet::send_request("demo:1", &["stapp03"])).await;
     let failure = failed(&events)[0].1;
     assert_eq!(failure.kind, FailureKind::PlatformAbsent(vec!["linux/s390x".parse().unwrap()]), "{failure:?}");
     let platforms = proto::control::Platforms::One("linux/s390x".parse().unwrap());

@@ -9,7 +9,7 @@ use agent::store::Store;
 use agent::store::kind::StoreKind;
 use agent::store::layout::LayoutStore;
 use agent::{Agent, Config};
-use proto::control::{Event, Failure, Fleet as FleetRequest, Hello, Hosts, JOB_NEWS, MAJOR, Request, Send};
+use proto::control::{Event, Failure, Fleet as FleetRequest, Hello, Hosts, JOB_NEWS, MAJOR, PeerState, Request, Send};
 use proto::frame::{self, PREFIX_BYTES};
 use proto::limits::FRAME;
 use tempfile::TempDir;
@@ -94,7 +94,17 @@ impl Host {
             while std::net::UdpSocket::bind(self.address).is_err() {
                 tokio::task::yield_now().await;
             }
+            self.released(&self.path().join("lock")).await;
+            self.released(&self.layout().join(".imgd/lock")).await;
         }
+    }
+
+    /// Waits until nobody has this lock. The end of a process frees it at once; here work in the thread pool may hold the store a little
+    /// longer than its agent, and a program that another test starts holds a copy of every open file until it runs.
+    async fn released(&self, lock: &Path) {
+        let Ok(file) = std::fs::File::open(lock) else { return };
+        let taken = tokio::task::spawn_blocking(move || file.lock().and_then(|()| file.unlock()));
+        tokio::time::timeout(PATIENCE, taken).await.expect("the lock is released in time").unwrap().unwrap();
     }
 
     /// Where its agent listens.
@@ -117,9 +127,11 @@ impl Host {
         self.ask(request).await.unwrap_or_else(|failure| panic!("{}: {failure:?}", self.name))
     }
 
-    /// Sends one image to one host.
+    /// Sends one image to one host, where it arrives.
     pub async fn send(&self, image: &str, host: &str) -> Vec<Event> {
-        self.must(send_request(image, &[host])).await
+        let events = self.must(send_request(image, &[host])).await;
+        assert!(failed(&events).is_empty(), "{} to {host}: {:?}", self.name, failed(&events));
+        events
     }
 
     /// Names and image IDs in its store, as its agent lists them.
@@ -130,6 +142,11 @@ impl Host {
             _ => None,
         };
         events.into_iter().filter_map(row).collect()
+    }
+
+    async fn is_connected_with_all(&self) -> bool {
+        let rows = self.must(Request::Peers).await;
+        rows.iter().all(|event| matches!(event, Event::Peer(row) if matches!(row.state, PeerState::Here | PeerState::Connected)))
     }
 
     /// Bytes that lie in its staging area.
@@ -160,6 +177,12 @@ pub async fn found(hosts: &mut [Host]) {
     }
     for host in others {
         host.must(Request::Peers).await;
+    }
+    // Those that were dialled learn who it was a little later than the dialler.
+    for host in hosts.iter() {
+        while !host.is_connected_with_all().await {
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use proto::HostId;
 use tracing::warn;
@@ -16,14 +15,12 @@ use crate::sys::durable;
 #[derive(Debug)]
 pub(super) struct Known {
     path: PathBuf,
-    /// Held while it is written: two at once would take each other's temporary file away.
-    saving: Mutex<()>,
 }
 
 impl Known {
     pub(super) fn open(state_directory: &Path) -> Result<Self, StoreError> {
         durable::create_dir(state_directory, 0o700)?;
-        Ok(Self { path: state_directory.join("peers.json"), saving: Mutex::default() })
+        Ok(Self { path: state_directory.join("peers.json") })
     }
 
     /// What was saved; nothing, when it cannot be read: these are hints.
@@ -41,10 +38,7 @@ impl Known {
     }
 
     /// Replaces what was saved. A failure costs a hint and is only logged.
-    pub(super) fn save(&self, seen: impl FnOnce() -> HashMap<HostId, Sighting>) {
-        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        // Looked at now: of two that wait for each other the later one has all.
-        let seen = seen();
+    pub(super) fn save(&self, seen: &HashMap<HostId, Sighting>) {
         let saved: BTreeMap<String, &Vec<SocketAddr>> = seen.iter().map(|(id, sighting)| (id.to_string(), &sighting.addresses)).collect();
         let written = serde_json::to_vec_pretty(&saved).map(|bytes| durable::write(&self.path, &bytes, 0o600));
         if let Ok(Err(error)) = written {

@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use proto::HostId;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::store::StoreError;
 
@@ -32,7 +34,9 @@ pub struct Peers {
     /// `None`: nothing is kept.
     known: Option<known::Known>,
     seen: Mutex<HashMap<HostId, Sighting>>,
-    mdns: tokio::sync::watch::Sender<Option<Arc<Mdns>>>,
+    /// A host was reached at an address that is not saved yet.
+    unsaved: Notify,
+    mdns: watch::Sender<Option<Arc<Mdns>>>,
 }
 
 /// Where and when a host was seen.
@@ -51,12 +55,12 @@ impl Peers {
     pub fn open(state_directory: &Path, fixed: Vec<String>) -> Result<Arc<Self>, StoreError> {
         let known = known::Known::open(state_directory)?;
         let seen = known.load();
-        Ok(Arc::new(Self { fixed, known: Some(known), seen: Mutex::new(seen), mdns: tokio::sync::watch::Sender::new(None) }))
+        Ok(Arc::new(Self { fixed, known: Some(known), seen: Mutex::new(seen), unsaved: Notify::new(), mdns: watch::Sender::new(None) }))
     }
 
     /// For one question: nothing is configured, and nothing is kept.
     pub fn transient() -> Arc<Self> {
-        Arc::new(Self { fixed: vec![], known: None, seen: Mutex::default(), mdns: tokio::sync::watch::Sender::new(None) })
+        Arc::new(Self { fixed: vec![], known: None, seen: Mutex::default(), unsaved: Notify::new(), mdns: watch::Sender::new(None) })
     }
 
     /// From now on the network can be asked; `None`: no longer.
@@ -80,32 +84,41 @@ impl Peers {
     }
 
     /// A host was reached at an address, and proved who it is: tried first from now on, also after a restart.
-    pub fn reached(self: &Arc<Self>, id: &HostId, address: SocketAddr) {
+    pub fn reached(&self, id: &HostId, address: SocketAddr) {
         let address = canonical(address);
-        {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let sighting = seen.entry(*id).or_default();
-            sighting.last_seen_unix_s = now_unix_s();
-            if sighting.reached && sighting.addresses.first() == Some(&address) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let sighting = seen.entry(*id).or_default();
+        sighting.last_seen_unix_s = now_unix_s();
+        if sighting.reached && sighting.addresses.first() == Some(&address) {
+            return;
+        }
+        sighting.reached = true;
+        sighting.addresses.retain(|other| *other != address);
+        sighting.addresses.insert(0, address);
+        sighting.addresses.truncate(ADDRESSES);
+        self.unsaved.notify_one();
+    }
+
+    /// Saves for the next start what was reached, as soon as something is. Ends when the agent does, with everything saved.
+    pub async fn keep(self: Arc<Self>, shutdown: CancellationToken) {
+        loop {
+            let stops = tokio::select! {
+                biased;
+                () = self.unsaved.notified() => false,
+                () = shutdown.cancelled() => true,
+            };
+            if stops {
                 return;
             }
-            sighting.reached = true;
-            sighting.addresses.retain(|other| *other != address);
-            sighting.addresses.insert(0, address);
-            sighting.addresses.truncate(ADDRESSES);
-        }
-        // It is synced: not on a thread that moves packets.
-        let peers = self.clone();
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(crate::sys::blocking(move || peers.save()))),
-            Err(_) => self.save(),
+            // It is synced: not on a thread that moves packets.
+            let peers = self.clone();
+            crate::sys::blocking(move || peers.save()).await;
         }
     }
 
-    /// Keeps what is known for the next start.
     fn save(&self) {
         if let Some(known) = &self.known {
-            known.save(|| self.all());
+            known.save(&self.all());
         }
     }
 
@@ -157,8 +170,8 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_was_reached_comes_first_and_survives_a_restart() {
+    #[tokio::test]
+    async fn what_was_reached_comes_first_and_survives_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let id = HostId::of_public_key(b"a");
         let address = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
@@ -166,6 +179,10 @@ mod tests {
         peers.announced(id, [address(2), address(1)]);
         peers.reached(&id, address(2));
         assert_eq!(peers.addresses(&id), [address(2), address(1)]);
+        // Even when the agent stops in the same moment.
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        peers.keep(shutdown).await;
         let again = Peers::open(directory.path(), vec![]).unwrap();
         assert_eq!(again.addresses(&id)[0], address(2));
     }

@@ -238,6 +238,7 @@ impl Net {
             }
         };
         stream.finish();
+        self.peers.reached(&id, connection.remote_address());
         let peer = {
             let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
             let known = pool.entry(id).or_default();
@@ -252,7 +253,6 @@ impl Net {
             peer.close("no longer a member");
             return Err(NetError::NotMember(id));
         }
-        self.peers.reached(&id, peer.address());
         // Whoever serves has stopped when this fails: then the agent is about to end.
         let _ = self.welcomed.send(peer.clone()).await;
         Ok(peer)
