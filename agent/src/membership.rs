@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use proto::HostId;
-use proto::host::Role;
+use proto::host::{Member, Role, SignedMemberList};
 use proto::join::{JoinAnswer, JoinRefusal};
-use proto::peer::Request;
+use proto::peer::{Answer, Request};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
@@ -23,6 +23,9 @@ const RENEWAL_RETRY: Duration = Duration::from_secs(2 * 3600);
 
 /// How long a spread of the member list may take. Who misses it gets the list with the next connection.
 const SPREAD_TIMEOUT_MS: u64 = 5_000;
+
+/// How often signers are shown what they may have missed.
+const SHOW_SIGNERS_EVERY: Duration = Duration::from_secs(300);
 
 /// Joins the fleet of a token: at the given address, at the one in the token, at the configured ones, or wherever the fleet announces itself.
 pub async fn join<S: Store>(context: &Arc<Context<S>>, token: &Token, address: Option<String>) -> Result<(), NetError> {
@@ -73,6 +76,11 @@ pub async fn renew<S: Store>(context: Arc<Context<S>>) {
             continue;
         }
         match renew_now(&context).await {
+            // One that is due as well would be asked for again and again.
+            Ok(()) if context.trust.renewal_due().is_some_and(|due| due <= SystemTime::now()) => {
+                warn!("the new certificate is due already: is the clock of the signer right? trying again later");
+                tokio::time::sleep(RENEWAL_RETRY).await;
+            }
             Ok(()) => info!("certificate renewed"),
             Err(error) => {
                 warn!(%error, "certificate not renewed, trying again later");
@@ -82,39 +90,73 @@ pub async fn renew<S: Store>(context: Arc<Context<S>>) {
     }
 }
 
-/// Brings the member list to every member that can be reached now, and waits for that, but not for long.
-pub async fn spread<S: Store>(context: &Arc<Context<S>>) {
-    let (Some(signed), Some(members)) = (context.trust.signed_members(), context.trust.members()) else { return };
-    let mut told = JoinSet::new();
+/// Brings the member list to every member that can be reached in this time. Says by name who has it now.
+pub async fn spread<S: Store>(context: &Arc<Context<S>>, timeout_ms: u64) -> Vec<(String, bool)> {
+    let (Some(signed), Some(members)) = (context.trust.signed_members(), context.trust.members()) else { return vec![] };
+    let mut telling = JoinSet::new();
     for member in members.members.iter().filter(|member| member.id != context.trust.id()).cloned() {
         let (context, signed) = (context.clone(), signed.clone());
-        told.spawn(async move {
-            let tell = async {
-                // The greeting of a new connection brings the list by itself; a warm connection needs to be told.
-                let peer = context.net.connect(&member.id).await?;
-                let mut stream = peer.request(&Request::Members(signed)).await?;
-                stream.receive::<proto::peer::Answer>().await
-            };
-            match sys::deadline(SPREAD_TIMEOUT_MS, tell).await {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => debug!(host = member.name, %error, "member list not brought"),
-                None => debug!(host = member.name, "member list not brought in time"),
+        telling.spawn(async move {
+            let reached = sys::deadline(timeout_ms, show(&context, &member.id, signed)).await;
+            if let Some(Err(error)) = &reached {
+                debug!(host = member.name, %error, "member list not brought");
             }
+            (member.name, matches!(reached, Some(Ok(()))))
         });
     }
-    while told.join_next().await.is_some() {}
+    let mut told: Vec<_> = telling.join_all().await;
+    told.sort();
+    told
 }
 
-/// A signer brings every change of the list to the others as it happens: who joins can be reached by name from everywhere. Runs as long as the agent.
+/// Shows a signed list to one host, which takes it over, or refuses it.
+pub async fn show<S: Store>(context: &Arc<Context<S>>, host: &HostId, signed: SignedMemberList) -> Result<(), NetError> {
+    // The greeting of a new connection brings the list by itself; a warm connection needs to be told.
+    let peer = context.net.connect(host).await?;
+    let mut stream = peer.request(&Request::Members(signed)).await?;
+    match stream.receive().await? {
+        Answer::Refused(refusal) => Err(NetError::Lost(refusal.to_string())),
+        _ => Ok(()),
+    }
+}
+
+/// A signer brings every change of the list to the others as it happens: who joins can be reached by name from everywhere. What the signers do not
+/// know of each other's changes they are shown: by the other signers, and by whoever knows of a removal that the newest list lacks. Runs as long as
+/// the agent.
 pub async fn spread_changes<S: Store>(context: Arc<Context<S>>) {
     let mut changes = context.trust.changes();
     let mut spread_epoch = context.trust.epoch();
-    while changes.changed().await.is_ok() {
+    loop {
         let epoch = context.trust.epoch();
         if context.trust.is_signer() && epoch > spread_epoch {
-            spread(&context).await;
+            spread(&context, SPREAD_TIMEOUT_MS).await;
         }
         spread_epoch = epoch;
+        show_signers(&context).await;
+        if let Ok(Err(_)) = tokio::time::timeout(SHOW_SIGNERS_EVERY, changes.changed()).await {
+            return;
+        }
+    }
+}
+
+async fn show_signers<S: Store>(context: &Arc<Context<S>>) {
+    let mut lists = context.trust.lost_removals();
+    if context.trust.is_signer() {
+        lists.extend(context.trust.signed_members());
+    }
+    if lists.is_empty() {
+        return;
+    }
+    let Some(members) = context.trust.members() else { return };
+    let is_other_signer = |member: &&Member| member.roles.contains(&Role::Signer) && member.id != context.trust.id();
+    for signer in members.members.iter().filter(is_other_signer) {
+        for list in &lists {
+            match sys::deadline(SPREAD_TIMEOUT_MS, show(context, &signer.id, list.clone())).await {
+                Some(Ok(())) => {}
+                // Tried again; the other lists would not arrive either.
+                _ => break,
+            }
+        }
     }
 }
 

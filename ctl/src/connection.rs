@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use proto::control::{Event, Failure, FailureKind, Hello, JOB_NEWS, MAJOR, Request};
+use proto::control::{Event, Failure, FailureKind, Hello, JOB_NEWS, MAJOR, MEMBER_NEWS, Request};
 use proto::frame::{self, Bounded, PREFIX_BYTES};
 use proto::limits::{DATA_BYTES, FRAME};
 use serde::Serialize;
@@ -69,7 +69,11 @@ impl Connection {
     }
 
     fn greet(&mut self, path: &Path) -> Result<(), Error> {
-        let ours = Hello { major: MAJOR, capabilities: JOB_NEWS, software: concat!("imgctl ", env!("CARGO_PKG_VERSION")).to_owned() };
+        let ours = Hello {
+            major: MAJOR,
+            capabilities: JOB_NEWS | MEMBER_NEWS,
+            software: concat!("imgctl ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
         let timeout = |socket: &UnixStream, after| socket.set_read_timeout(after);
         let exchange = |socket: &mut UnixStream| {
             timeout(socket, Some(GREETING_TIMEOUT))?;

@@ -123,6 +123,34 @@ async fn a_backup_makes_another_host_a_signer() {
     join(&hosts[1], &third).await.unwrap();
 }
 
+/// A signer from an old backup signs lists with higher epochs that do not know of a removal. Those who know it keep to it, and show it to the signer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_signer_learns_who_was_removed() {
+    let mut hosts = fleet(&["a", "b", "bad"]).await;
+    let events = hosts[0].must(Request::Fleet(Fleet::Backup)).await;
+    let Some(Event::Backup(backup)) = events.into_iter().next() else { panic!("no backup") };
+    let told = hosts[0].must(Request::Fleet(Fleet::Remove(vec!["bad".to_owned()]))).await;
+    assert_eq!(told, [Event::Told { host: "b".to_owned(), reached: true }]);
+    hosts[0].stop().await;
+    let mut restored = Host::new("d");
+    restored.peers = vec![hosts[1].address().to_string(), hosts[2].address().to_string()];
+    restored.start().await;
+    restored.must(Request::Fleet(Fleet::Restore(backup))).await;
+    for group in ["one", "two", "three"] {
+        restored.must(Request::Fleet(Fleet::Group { group: group.to_owned(), hosts: vec!["b".to_owned()], add: true })).await;
+    }
+    let names = |events: Vec<Event>| -> Vec<String> {
+        events.into_iter().filter_map(|event| if let Event::Member(row) = event { Some(row.name) } else { None }).collect()
+    };
+    for host in [&restored, &hosts[1]] {
+        while names(host.must(Request::Fleet(Fleet::List)).await) != ["a", "b", "d"] {
+            tokio::task::yield_now().await;
+        }
+    }
+    let refused = hosts[2].must(send_request("demo:1", &["b"])).await;
+    assert_eq!(failed(&refused).len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_keeps_the_fleet_and_the_addresses() {
     let sample = Sample::small("demo:1", 3);

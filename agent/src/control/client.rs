@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto::control::{Event, Failure, FailureKind, Hello, JOB_NEWS, MAJOR, Request};
+use proto::control::{Event, Failure, FailureKind, Hello, MAJOR, Request};
 use proto::frame::{self, Bounded, PREFIX_BYTES};
 use proto::limits::{DATA_BYTES, FRAME, FRAME_BEFORE_WELCOME};
 use serde::Serialize;
@@ -94,7 +94,7 @@ impl Client {
 /// Writes what the client is told, until nobody says anything any more or the client is gone.
 async fn tell(mut writer: OwnedWriteHalf, capabilities: u64, mut events: mpsc::Receiver<Event>, mut data: mpsc::Receiver<Bytes>) {
     while let Some(event) = events.recv().await {
-        if event.is_job_news() && capabilities & JOB_NEWS == 0 {
+        if event.needs() & !capabilities != 0 {
             continue;
         }
         if write(&mut writer, &event).await.is_err() {

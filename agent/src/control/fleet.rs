@@ -16,6 +16,9 @@ use crate::sys;
 use crate::transfer::Context;
 use crate::trust::{Invite, Token, TrustError};
 
+/// How long whoever changes the fleet waits for the others: the change is made before, and a removal counts here at once.
+const TELL_TIMEOUT_MS: u64 = 1_500;
+
 /// One of the fleet commands. Everything that writes does so off the async threads.
 pub(super) async fn fleet<S: Store>(context: &Arc<Context<S>>, client: &Client, request: Fleet) -> Done {
     match request {
@@ -23,12 +26,12 @@ pub(super) async fn fleet<S: Store>(context: &Arc<Context<S>>, client: &Client, 
         Fleet::Invite { uses, valid_s, for_name, replace } => invite(context, client, uses, valid_s, for_name, replace).await,
         Fleet::Join { token, address } => join(context, client, &token, address).await,
         Fleet::List => list(context, client).await,
-        Fleet::Remove(names) => remove(context, &names).await,
+        Fleet::Remove(names) => remove(context, client, &names).await,
         Fleet::Group { group, hosts, add } => {
             let what = format!("cannot change group {group}");
             let trust = context.trust.clone();
             sys::blocking(move || trust.group(&group, &hosts, add)).await.map_err(|error| failure::trust(what, &error))?;
-            membership::spread(context).await;
+            tell(context, client).await;
             Ok(())
         }
         Fleet::Backup => {
@@ -42,9 +45,17 @@ pub(super) async fn fleet<S: Store>(context: &Arc<Context<S>>, client: &Client, 
             let restored = sys::blocking(move || trust.restore(&backup)).await;
             restored.map_err(|error| failure::trust("cannot restore the fleet", &error))?;
             joined(context, client).await;
-            membership::spread(context).await;
+            tell(context, client).await;
             Ok(())
         }
+    }
+}
+
+/// Brings the changed list to the others, and says who has it. Who was not reached in time gets it from the task that spreads changes, or with the
+/// next connection.
+async fn tell<S: Store>(context: &Arc<Context<S>>, client: &Client) {
+    for (host, reached) in membership::spread(context, TELL_TIMEOUT_MS).await {
+        client.event(Event::Told { host, reached }).await;
     }
 }
 
@@ -98,11 +109,11 @@ async fn list<S: Store>(context: &Arc<Context<S>>, client: &Client) -> Done {
     Ok(())
 }
 
-async fn remove<S: Store>(context: &Arc<Context<S>>, names: &[String]) -> Done {
+async fn remove<S: Store>(context: &Arc<Context<S>>, client: &Client, names: &[String]) -> Done {
     let (trust, names) = (context.trust.clone(), names.to_vec());
     let what = format!("cannot remove {}", names.join(", "));
     sys::blocking(move || trust.remove(&names)).await.map_err(|error| failure::trust(what, &error))?;
-    membership::spread(context).await;
+    tell(context, client).await;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proto::control::TransferState;
-use proto::host::SignedMemberList;
+use proto::host::{Role, SignedMemberList};
 use proto::image::Selection;
 use proto::job::Share;
 use proto::limits::{FRAME, NAMES};
@@ -122,12 +122,28 @@ async fn dispatch<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut
         Request::Where(host) => stream.send(&Answer::Where(context.peers.addresses(&host))).await,
         Request::Members(list) => match accept_members(context, list).await {
             Ok(_) => stream.send(&Answer::Done).await,
+            // The other side does not know of ours. Only a signer can make one of both.
+            Err(error @ (TrustError::StaleList { .. } | TrustError::ConflictingList(_))) => {
+                debug!(%error, "member list not taken over");
+                let told = stream.send(&Answer::Refused(Refusal::OutOfTurn)).await;
+                if let Some(ours) = context.trust.signed_members().filter(|_| is_signer(context, peer)) {
+                    stream.finish();
+                    let mut showing = peer.request(&Request::Members(ours)).await?;
+                    showing.receive::<Answer>().await?;
+                }
+                told
+            }
             Err(error) => {
                 warn!(%error, "member list refused");
                 stream.send(&Answer::Refused(Refusal::OutOfTurn)).await
             }
         },
     }
+}
+
+fn is_signer<S>(context: &Context<S>, peer: &Peer) -> bool {
+    let members = context.trust.members();
+    members.is_some_and(|list| list.by_id(&peer.id()).is_some_and(|member| member.roles.contains(&Role::Signer)))
 }
 
 async fn accept_members<S: Store>(context: &Context<S>, list: SignedMemberList) -> Result<Accepted, TrustError> {

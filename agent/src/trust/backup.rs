@@ -75,16 +75,19 @@ impl Trust {
         }
         let (mut list, mut signed) = (backup.list, backup.signed);
         let (mut authority, mut certificate) = (backup.authority, None);
+        let mut before = list.clone();
         if let Some(known) = known {
             if known.list.epoch >= list.epoch {
                 (list, signed) = ((*known.list).clone(), known.signed.clone());
+                before = list::verify(&signed, &known.authority_key)?;
+            } else {
+                list::keep_removed(&mut list, &known.list);
             }
             (authority, certificate) = (known.authority.clone(), Some(known.certificate.clone()));
         }
         if list.removed.contains(&self.id()) {
             return Err(TrustError::Removed(self.id()));
         }
-        let before = list.clone();
         take_over_name(&mut list, &self.id(), &self.configured_name);
         enrol(&mut list, &self.id(), &self.configured_name)?;
         if list != before {

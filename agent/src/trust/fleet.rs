@@ -14,6 +14,7 @@ use super::certificate::{self, Validity};
 use super::files::{Files, Name};
 use super::key::{PublicKey, SecretKey};
 use super::list;
+use super::removals::Removals;
 
 /// A fleet, as a member sees it. All of it was checked against the CA's key.
 #[derive(Clone)]
@@ -23,8 +24,12 @@ pub(super) struct Fleet {
     pub(super) authority_key: PublicKey,
     pub(super) certificate: CertificateDer<'static>,
     pub(super) validity: Validity,
+    /// The newest list, as it travels.
     pub(super) signed: SignedMemberList,
+    /// The same as it counts here: without members who were removed.
     pub(super) list: Arc<MemberList>,
+    /// Removals that the newest list does not have.
+    pub(super) removals: Arc<Removals>,
     /// The CA's secret key, where we are a signer.
     pub(super) signer: Option<Arc<SecretKey>>,
 }
@@ -45,7 +50,19 @@ impl Fleet {
         }
         let validity = certificate::check_host(&certificate, &authority, id)?;
         let list = Arc::new(list::verify(&signed, &authority_key)?);
-        Ok(Self { id: authority_key.id(), authority, authority_key, certificate, validity, signed, list, signer })
+        Ok(Self { id: authority_key.id(), authority, authority_key, certificate, validity, signed, list, removals: Arc::default(), signer })
+    }
+
+    /// The same with this list as the newest one, and with every removal that was known beside it.
+    pub(super) fn with_signed(&self, signed: SignedMemberList, other: &SignedMemberList) -> Result<Self, TrustError> {
+        let list = list::verify(&signed, &self.authority_key)?;
+        let removals = self.removals.beside(&list, other, &self.authority_key)?;
+        Ok(Self { signed, list: Arc::new(removals.apply(list)), removals: Arc::new(removals), ..self.clone() })
+    }
+
+    /// The same with the member list of another snapshot of this fleet.
+    pub(super) fn with_list_of(self, other: &Self) -> Self {
+        Self { signed: other.signed.clone(), list: other.list.clone(), removals: other.removals.clone(), ..self }
     }
 
     /// Reads it; `None` on a host that is in no fleet.
@@ -67,7 +84,11 @@ impl Fleet {
                 Some(Arc::new(key.ok_or_else(|| files.corrupt(Name::AuthorityKey, "it is not the key of the CA"))?))
             }
         };
-        Self::new(authority, certificate, signed, signer, id).map(Some)
+        let mut fleet = Self::new(authority, certificate, signed, signer, id)?;
+        let removals = Removals::load(files, &authority_key)?;
+        fleet.list = Arc::new(removals.apply((*fleet.list).clone()));
+        fleet.removals = Arc::new(removals);
+        Ok(Some(fleet))
     }
 
     /// Writes all of it; the CA's certificate, which makes it count, last.
@@ -82,8 +103,9 @@ impl Fleet {
         files.write(Name::Authority, &self.authority)
     }
 
-    /// Writes the list alone.
+    /// Writes the list alone. What it lacks is written before it: a removal is not forgotten in between.
     pub(super) fn store_list(&self, files: &Files) -> Result<(), TrustError> {
+        self.removals.store(files)?;
         files.write(Name::Members, &frame::encode_body(&self.signed))
     }
 
@@ -99,7 +121,7 @@ impl Fleet {
     /// The same with a newer list, which we sign.
     pub(super) fn with_list(&self, mut list: MemberList, id: &HostId) -> Result<Self, TrustError> {
         let signed = list::sign(&mut list, self.signer(id)?)?;
-        Ok(Self { signed, list: Arc::new(list), ..self.clone() })
+        Ok(Self { signed, list: Arc::new(list), removals: Arc::default(), ..self.clone() })
     }
 
     /// When the certificate is to be renewed: between 50 and 80 % of its life, at a point that follows from its bytes,

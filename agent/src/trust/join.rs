@@ -81,7 +81,7 @@ impl Trust {
         let fleet = self.in_fleet()?;
         let certificate = issue::host(fleet.signer(&self.id())?, self.key.public(), self.clock.now())?;
         let Fleet { authority, signed, signer, .. } = (*fleet).clone();
-        self.adopt(Fleet::new(authority, certificate, signed, signer, &self.id())?)
+        self.adopt(Fleet::new(authority, certificate, signed, signer, &self.id())?.with_list_of(&fleet))
     }
 
     pub(super) fn request(&self, purpose: JoinPurpose, exporter: &[u8; 32]) -> JoinRequest {
@@ -204,10 +204,12 @@ fn keep_newest(next: &mut Fleet, known: &Fleet) -> Result<(), TrustError> {
     if next.validity.not_after < known.validity.not_after {
         return Err(TrustError::certificate("this host", "it ends before the one we have"));
     }
-    if next.list.epoch <= known.list.epoch {
-        next.signed = known.signed.clone();
-        next.list = known.list.clone();
-    }
+    let listed = if next.list.epoch > known.list.epoch {
+        known.with_signed(next.signed.clone(), &known.signed)?
+    } else {
+        known.with_signed(known.signed.clone(), &next.signed)?
+    };
+    *next = next.clone().with_list_of(&listed);
     Ok(())
 }
 

@@ -54,7 +54,7 @@ pub(super) fn merge(one: &MemberList, other: &MemberList) -> Result<MemberList, 
     let mut names = BTreeSet::new();
     for member in members.values_mut() {
         if !names.insert(member.name.clone()) {
-            member.name = format!("{:.*}-{}", HOST_NAME_BYTES - 13, member.name, member.id.short());
+            member.name = told_apart(member);
             names.insert(member.name.clone());
         }
     }
@@ -64,6 +64,37 @@ pub(super) fn merge(one: &MemberList, other: &MemberList) -> Result<MemberList, 
         members: members.into_values().collect(),
         removed: removed.into_iter().collect(),
     })
+}
+
+/// Adds who is on an older list and was not removed since: a member leaves a list by its removal only, so that the newer one was made without
+/// knowledge of the older one. A name that is taken there gets the beginning of the id behind it.
+pub(super) fn keep_members(newer: &mut MemberList, older: &MemberList) {
+    for member in &older.members {
+        if newer.by_id(&member.id).is_some() || newer.removed.contains(&member.id) {
+            continue;
+        }
+        let mut member = member.clone();
+        if newer.by_name(&member.name).is_some() {
+            member.name = told_apart(&member);
+        }
+        newer.members.push(member);
+    }
+    newer.members.sort_by(|one, other| one.name.cmp(&other.name));
+}
+
+/// Takes those off a list who were removed on another one.
+pub(super) fn keep_removed(list: &mut MemberList, other: &MemberList) {
+    list.members.retain(|member| !other.removed.contains(&member.id));
+    for id in &other.removed {
+        if !list.removed.contains(id) {
+            list.removed.push(*id);
+        }
+    }
+}
+
+/// The name of a host whose own is taken.
+fn told_apart(member: &Member) -> String {
+    format!("{:.*}-{}", HOST_NAME_BYTES - 13, member.name, member.id.short())
 }
 
 fn merge_member(known: &mut Member, other: &Member) {

@@ -16,10 +16,11 @@ pub enum Accepted {
 }
 
 impl Trust {
-    /// Takes over a member list that is newer than ours. It is on disk before it has an effect.
+    /// Takes over a member list that is newer than ours. It is on disk before it has an effect. Whatever a list says, who was removed on one that
+    /// was ever seen here stays removed.
     ///
-    /// A signer settles what two signers have done at once: a list of our epoch with other content is merged with ours,
-    /// and a newer one on which we are not the signer that we are is signed again with us.
+    /// A signer settles what two signers have done without each other: it signs one list of both, with all that either of them has let in or
+    /// removed.
     pub fn accept_members(&self, signed: &SignedMemberList) -> Result<Accepted, TrustError> {
         let _writer = self.lock();
         let fleet = self.in_fleet()?;
@@ -28,32 +29,56 @@ impl Trust {
         }
         let theirs = list::verify(signed, &fleet.authority_key)?;
         let ours = &fleet.list;
-        if theirs.epoch < ours.epoch {
-            return Err(TrustError::StaleList { ours: ours.epoch, theirs: theirs.epoch });
+        if theirs.epoch == ours.epoch && fleet.signed.list == signed.list {
+            return Ok(Accepted::Unchanged);
         }
-        if theirs.epoch == ours.epoch {
-            if fleet.signed.list == signed.list {
-                return Ok(Accepted::Unchanged);
+        let next = if theirs.epoch > ours.epoch {
+            fleet.with_signed(signed.clone(), &fleet.signed)?
+        } else {
+            fleet.with_signed(fleet.signed.clone(), signed)?
+        };
+        if let Some(merged) = self.merged(&fleet, &theirs, &next)? {
+            if theirs.epoch <= ours.epoch {
+                audit::list_merged(&self.name(), ours.epoch, merged.epoch);
             }
-            if fleet.signer(&self.id()).is_err() {
-                return Err(TrustError::ConflictingList(ours.epoch));
-            }
-            let merged = list::merge(ours, &theirs)?;
-            audit::list_merged(&self.name(), ours.epoch, merged.epoch);
-            self.adopt_list(fleet.with_list(merged, &self.id())?)?;
+            self.adopt_list(next.with_list(merged, &self.id())?)?;
             return Ok(Accepted::Changed);
         }
-        let mut next = Fleet { signed: signed.clone(), list: theirs.into(), ..(*fleet).clone() };
-        if next.signer(&self.id()).is_ok() && !is_signer_on(&next.list, &self.id()) {
-            let mut list = (*next.list).clone();
-            // The name may be taken on that list; whoever has it keeps it.
-            if enrol(&mut list, &self.id(), &self.name()).is_ok() {
-                list.epoch = list::next_epoch(list.epoch)?;
-                next = next.with_list(list, &self.id())?;
-            }
+        if theirs.epoch > ours.epoch {
+            self.adopt_list(next)?;
+            return Ok(Accepted::Changed);
         }
-        self.adopt_list(next)?;
-        Ok(Accepted::Changed)
+        let conflicts = theirs.epoch == ours.epoch;
+        let (ours, theirs) = (ours.epoch, theirs.epoch);
+        if next.list != fleet.list {
+            // The removals count from now on, though the list does not.
+            self.adopt_list(next)?;
+        }
+        if conflicts { Err(TrustError::ConflictingList(ours)) } else { Err(TrustError::StaleList { ours, theirs }) }
+    }
+
+    /// On a signer: the list that has to be signed, when `theirs` and ours are not one after the other.
+    fn merged(&self, fleet: &Fleet, theirs: &MemberList, next: &Fleet) -> Result<Option<MemberList>, TrustError> {
+        let signs = next.signer(&self.id()).is_ok();
+        if !signs || (theirs.epoch < fleet.list.epoch && next.list == fleet.list) {
+            return Ok(None);
+        }
+        if theirs.epoch == fleet.list.epoch {
+            return list::merge(&fleet.list, theirs).map(Some);
+        }
+        let mut list = (*next.list).clone();
+        if theirs.epoch > fleet.list.epoch {
+            list::keep_members(&mut list, &fleet.list);
+        }
+        if !is_signer_on(&list, &self.id()) {
+            // The name may be taken on that list; whoever has it keeps it.
+            let _ = enrol(&mut list, &self.id(), &self.name());
+        }
+        if list == list::verify(&next.signed, &next.authority_key)? {
+            return Ok(None);
+        }
+        list.epoch = list::next_epoch(list.epoch.max(theirs.epoch))?;
+        Ok(Some(list))
     }
 
     /// Removes members for good, by name or id: all of them or, when one is not known, none. Only on a signer.

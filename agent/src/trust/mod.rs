@@ -17,6 +17,7 @@ mod key;
 mod list;
 mod members;
 mod policy;
+mod removals;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -115,6 +116,11 @@ impl Trust {
     /// The same as it travels.
     pub fn signed_members(&self) -> Option<SignedMemberList> {
         self.current.get().map(|fleet| fleet.signed.clone())
+    }
+
+    /// Signed lists of removals that the newest list does not have: signers are to see them.
+    pub fn lost_removals(&self) -> Vec<SignedMemberList> {
+        self.current.get().map(|fleet| fleet.removals.witnesses().to_vec()).unwrap_or_default()
     }
 
     /// Its epoch; 0 without a fleet.

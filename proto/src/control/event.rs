@@ -147,6 +147,13 @@ pub enum Event {
         /// Bytes in the store, as far as they are known.
         stored_bytes: u64,
     },
+    /// A member has taken over a change of the member list, or was not reached. Only to a client with [`super::MEMBER_NEWS`].
+    Told {
+        /// Which host.
+        host: String,
+        /// It has the list now.
+        reached: bool,
+    },
 }
 
 /// What a host lacks of an image.
@@ -420,6 +427,15 @@ pub struct Hashing {
 }
 
 impl Event {
+    /// Capabilities without which a client does not understand it.
+    pub fn needs(&self) -> u64 {
+        match self {
+            Self::Told { .. } => super::MEMBER_NEWS,
+            _ if self.is_job_news() => super::JOB_NEWS,
+            _ => 0,
+        }
+    }
+
     /// True for an event that only a client with [`super::JOB_NEWS`], or a peer with [`crate::peer::SIGNS_OF_LIFE`], understands.
     pub fn is_job_news(&self) -> bool {
         matches!(self, Self::Hashing(_) | Self::Resolved(_) | Self::Moved(_) | Self::Unfinished { .. })

@@ -25,6 +25,9 @@ pub const MAJOR: u16 = 1;
 /// Capability of a client: it understands [`Event::Hashing`], [`Event::Resolved`] and [`Event::Moved`].
 pub const JOB_NEWS: u64 = 1;
 
+/// Capability of a client: it understands [`Event::Told`].
+pub const MEMBER_NEWS: u64 = 1 << 1;
+
 /// The first message in both directions. Frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

@@ -85,6 +85,98 @@ fn removed_hosts_stay_removed() {
     assert_eq!(member.name(), "stapp02");
 }
 
+/// Two signers change the list without each other: what one of them has removed does not come back with the other one's newer list, and whom one
+/// of them has let in is not lost with it.
+#[test]
+fn a_newer_list_that_lacks_a_removal_brings_nobody_back() {
+    let (time, signer, member) = pair();
+    let other = Host::new("stapp03", &time);
+    other.restore(&signer.backup().unwrap()).unwrap();
+    let bad = Host::new("bad", &time);
+    other.asked(&bad, &other.token(once()), "bad");
+    signer.learn(&other);
+    member.learn(&other);
+    signer.remove(&names(&["bad"])).unwrap();
+    let (late, token) = (Host::new("late", &time), signer.token(once()));
+    signer.asked(&late, &token, "late");
+    member.learn(&signer);
+    for group in ["one", "two", "three"] {
+        other.group(group, &names(&["stapp02"]), true).unwrap();
+    }
+    let unaware = other.signed_members().unwrap();
+    // A member takes the newer list, but not the host.
+    assert_eq!(member.accept_members(&unaware).unwrap(), Accepted::Changed);
+    for member in [&*member, &*member.reopened("stapp02")] {
+        assert!(member.is_removed(&bad.id()) && member.members().unwrap().by_id(&bad.id()).is_none());
+        assert_eq!(member.lost_removals().len(), 1);
+    }
+    // It shows the signer what that one does not know, who signs it.
+    for witness in member.lost_removals() {
+        assert_eq!(other.accept_members(&witness).unwrap(), Accepted::Changed);
+    }
+    assert!(other.is_removed(&bad.id()));
+    member.learn(&other);
+    assert!(member.is_removed(&bad.id()) && member.lost_removals().is_empty());
+    // A signer that sees the newer list keeps its removal and its new host.
+    assert_eq!(signer.accept_members(&unaware).unwrap(), Accepted::Changed);
+    assert!(signer.is_removed(&bad.id()));
+    assert!(signer.members().unwrap().by_id(&late.id()).is_some());
+    assert_eq!(signer.members().unwrap().by_name("stapp02").unwrap().groups, ["one", "three", "two"]);
+    other.accept_members(&signer.signed_members().unwrap()).unwrap();
+    signer.accept_members(&other.signed_members().unwrap()).unwrap();
+    assert_eq!(*signer.members().unwrap(), *other.members().unwrap());
+}
+
+/// A removal that comes late is one all the same: with an older list, and with another one of the same epoch.
+#[test]
+fn a_removal_counts_on_whatever_list_it_comes() {
+    let (time, signer, member) = pair();
+    let other = Host::new("stapp03", &time);
+    other.restore(&signer.backup().unwrap()).unwrap();
+    let bad = Host::new("bad", &time);
+    other.asked(&bad, &other.token(once()), "bad");
+    signer.learn(&other);
+    signer.remove(&names(&["bad"])).unwrap();
+    let removal = signer.signed_members().unwrap();
+    other.group("one", &names(&["stapp02"]), true).unwrap();
+    member.learn(&other);
+    assert!(matches!(member.accept_members(&removal), Err(TrustError::ConflictingList(_))));
+    assert!(member.is_removed(&bad.id()));
+    let late = Host::new("stapp04", &time);
+    other.group("two", &names(&["stapp02"]), true).unwrap();
+    late.join(&other);
+    assert!(!late.is_removed(&bad.id()));
+    assert!(matches!(late.accept_members(&removal), Err(TrustError::StaleList { .. })));
+    assert!(late.is_removed(&bad.id()) && late.reopened("stapp04").is_removed(&bad.id()));
+    // A new certificate with a list that does not know it changes nothing.
+    late.renew(&other).unwrap();
+    assert!(late.is_removed(&bad.id()));
+}
+
+/// Backup, removal, the signer is lost, another host becomes the signer and changes something.
+#[test]
+fn a_restored_signer_does_not_bring_back_who_was_removed() {
+    let (time, signer, member) = pair();
+    let (bad, restored) = (Host::new("bad", &time), Host::new("stapp03", &time));
+    for host in [&bad, &restored] {
+        host.join(&signer);
+    }
+    let backup = signer.backup().unwrap();
+    signer.remove(&names(&["bad"])).unwrap();
+    member.learn(&signer);
+    restored.restore(&backup).unwrap();
+    for group in ["one", "two"] {
+        restored.group(group, &names(&["stapp02"]), true).unwrap();
+    }
+    member.learn(&restored);
+    assert!(member.is_removed(&bad.id()));
+    // Restored where the removal is known, it is signed at once.
+    let known = Host::new("stapp04", &time);
+    known.join(&signer);
+    known.restore(&backup).unwrap();
+    assert!(known.is_removed(&bad.id()));
+}
+
 #[test]
 fn who_cannot_be_removed_leaves_everything_as_it_was() {
     let (_, signer, member) = pair();

@@ -9,6 +9,7 @@ mod list;
 mod remove;
 mod restore;
 mod silent;
+mod told;
 
 use clap::Subcommand;
 use proto::HostId;

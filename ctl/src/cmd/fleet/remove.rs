@@ -4,6 +4,7 @@ use proto::control::{Fleet, Request};
 use proto::text::escape;
 use serde_json::json;
 
+use super::told::Told;
 use crate::context::Context;
 use crate::exit::Exit;
 
@@ -19,10 +20,12 @@ pub(super) struct Args {
 
 /// Removes.
 pub(super) fn run(context: &Context, args: Args) -> super::super::Result {
-    context.each(&Request::Fleet(Fleet::Remove(args.hosts.clone())), |_| {})?;
+    let mut told = Told::default();
+    context.each(&Request::Fleet(Fleet::Remove(args.hosts.clone())), |event| told.take(event))?;
     for host in &args.hosts {
-        context.output.object(&json!({"event": "member_removed", "host": host}));
+        context.output.object(&json!({"event": "member_removed", "host": host, "known_by": told.reached, "not_reached": told.not_reached}));
         context.output.line(&format!("{} is no member any more", escape(host)));
     }
+    told.print(context);
     Ok(Exit::Done)
 }
