@@ -7,6 +7,7 @@ use clap::Parser;
 use serde::Deserialize;
 
 use crate::store::kind::{InvalidStore, StoreKind};
+use crate::trust::PolicyFile;
 
 /// imgd: moves container images between the hosts of a LAN.
 #[derive(Debug, Clone, Parser)]
@@ -85,8 +86,8 @@ pub struct Config {
     pub mdns: bool,
     /// Only on these interfaces; all but container interfaces, when empty.
     pub interfaces: Vec<String>,
-    /// Policy file; it may be absent.
-    pub policy: PathBuf,
+    /// Policy file.
+    pub policy: PolicyFile,
     /// Filter of the log.
     pub log_level: String,
 }
@@ -146,7 +147,7 @@ impl Config {
             peers: if flags.peers.is_empty() { file.peer } else { flags.peers },
             mdns: !(flags.no_mdns || file.no_mdns.unwrap_or(false)),
             interfaces: if flags.interfaces.is_empty() { file.interface } else { flags.interfaces },
-            policy: flags.policy.or(file.policy).unwrap_or(beside),
+            policy: flags.policy.or(file.policy).map_or(PolicyFile::Default(beside), PolicyFile::Named),
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             state_dir,
         })
@@ -185,6 +186,13 @@ mod tests {
         assert_eq!(config.peers, ["a", "b"]);
         assert!(!config.mdns);
         assert_eq!(config.store, StoreKind::Auto);
+    }
+
+    #[test]
+    fn a_policy_that_was_named_is_known_as_such() {
+        assert!(matches!(load("", &[]).unwrap().policy, PolicyFile::Default(path) if path.ends_with("policy.toml")));
+        assert_eq!(load("policy = \"/p\"", &[]).unwrap().policy, PolicyFile::Named("/p".into()));
+        assert_eq!(load("policy = \"/p\"", &["--policy", "/q"]).unwrap().policy, PolicyFile::Named("/q".into()));
     }
 
     #[test]

@@ -8,10 +8,12 @@ use agent::staging::Staging;
 use agent::store::Store;
 use agent::store::kind::StoreKind;
 use agent::store::layout::LayoutStore;
+use agent::trust::PolicyFile;
 use agent::{Agent, Config};
-use proto::control::{Event, Failure, Fleet as FleetRequest, Hello, Hosts, JOB_NEWS, MAJOR, PeerState, Request, Send};
+use proto::control::{Event, Failure, Fleet as FleetRequest, Hello, Hosts, JOB_NEWS, MAJOR, MEMBER_NEWS, PeerState, Request, Send};
 use proto::frame::{self, PREFIX_BYTES};
 use proto::limits::FRAME;
+use rustix::fs::FlockOperation;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -77,7 +79,7 @@ impl Host {
             peers: self.peers.clone(),
             mdns: false,
             interfaces: vec![],
-            policy: self.path().join("policy.toml"),
+            policy: PolicyFile::Default(self.path().join("policy.toml")),
             log_level: "off".to_owned(),
         };
         let staging = Staging::open(&self.path().join("staging")).unwrap();
@@ -103,7 +105,9 @@ impl Host {
     /// longer than its agent, and a program that another test starts holds a copy of every open file until it runs.
     async fn released(&self, lock: &Path) {
         let Ok(file) = std::fs::File::open(lock) else { return };
-        let taken = tokio::task::spawn_blocking(move || file.lock().and_then(|()| file.unlock()));
+        let taken = tokio::task::spawn_blocking(move || {
+            rustix::fs::flock(&file, FlockOperation::LockExclusive).and_then(|()| rustix::fs::flock(&file, FlockOperation::Unlock))
+        });
         tokio::time::timeout(PATIENCE, taken).await.expect("the lock is released in time").unwrap().unwrap();
     }
 
@@ -264,7 +268,7 @@ impl Client {
     /// Connects and greets.
     pub async fn connect(socket: &Path) -> Self {
         let mut client = Self(UnixStream::connect(socket).await.unwrap());
-        client.write(&Hello { major: MAJOR, capabilities: JOB_NEWS, software: "test".to_owned() }).await;
+        client.write(&Hello { major: MAJOR, capabilities: JOB_NEWS | MEMBER_NEWS, software: "test".to_owned() }).await;
         let hello: Hello = client.read().await;
         assert_eq!(hello.major, MAJOR);
         client

@@ -99,7 +99,18 @@ pub enum TrustError {
     /// What was given is not a backup of a fleet.
     #[error("this is not a fleet backup: {0}")]
     Backup(String),
-    /// A policy file that cannot be followed.
+    /// A policy file that the configuration names.
+    #[error("the policy file {0:?} is not there: put it back, or take `policy` out of the configuration")]
+    NoPolicy(PathBuf),
+    /// A secret that others can read.
+    #[error("{path:?} can be read or written by others (mode {mode:04o}): `chmod 600 {}`, and if others were here, join again with a new key", .path.display())]
+    OpenKey {
+        /// Which file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The policy file is not valid.
     #[error("{path:?} line {line}: {reason}")]
     Policy {
         /// Which file.

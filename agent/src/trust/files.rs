@@ -1,7 +1,7 @@
 //! The trust directory: which file holds what, all of them for this user alone, each replaced durably.
 
-use std::fs::Permissions;
-use std::io;
+use std::fs::{File, Permissions};
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,8 @@ pub(super) enum Name {
     AuthorityKey,
     /// The signed member list, as it travels.
     Members,
+    /// Signed lists of removals that `Members` does not have.
+    Removals,
     /// What `fleet invite` has promised, TOML.
     Invitations,
 }
@@ -36,8 +38,13 @@ impl Name {
             Self::Authority => "ca.crt",
             Self::AuthorityKey => "ca.key",
             Self::Members => "members",
+            Self::Removals => "removals",
             Self::Invitations => "invitations.toml",
         }
+    }
+
+    fn is_secret(self) -> bool {
+        matches!(self, Self::HostKey | Self::AuthorityKey | Self::Invitations)
     }
 
     fn remedy(self) -> &'static str {
@@ -62,14 +69,21 @@ impl Files {
         Ok(Self(directory))
     }
 
-    /// The content of a file; `None` when there is none.
+    /// The content of a file; `None` when there is none. A key that others can read or write is refused.
     pub(super) fn read(&self, name: Name) -> Result<Option<Zeroizing<Vec<u8>>>, TrustError> {
         let path = self.path(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::io("read", path)(error).into()),
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::io("read", path)(error).into()),
+        };
+        let mode = file.metadata().map_err(StoreError::io("read", &path))?.permissions().mode() & 0o7777;
+        if name.is_secret() && mode & 0o077 != 0 {
+            return Err(TrustError::OpenKey { path, mode });
         }
+        let mut bytes = Zeroizing::new(Vec::new());
+        file.read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
+        Ok(Some(bytes))
     }
 
     /// Replaces a file.

@@ -8,7 +8,7 @@ mod read;
 mod tests;
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 
 use proto::host::Member;
 
@@ -21,6 +21,15 @@ use pattern::{Pattern, Selector};
 pub struct Policy {
     push: Vec<Rule>,
     pull: Vec<Rule>,
+}
+
+/// Where the rules are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyFile {
+    /// Somebody has named it: it has to be there.
+    Named(PathBuf),
+    /// Nobody has: it may be absent.
+    Default(PathBuf),
 }
 
 /// What a policy says.
@@ -46,13 +55,15 @@ struct Rule {
 }
 
 impl Policy {
-    /// Reads a policy file. One that is not there is the default; one with anything in it that is not known is an error that
-    /// names the line.
-    pub fn load(path: &Path) -> Result<Self, TrustError> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => read::policy(&text).map_err(|(line, reason)| TrustError::Policy { path: path.to_owned(), line, reason }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(StoreError::io("read", path)(error).into()),
+    /// Reads a policy file. Only one that nobody has named may be absent: then every member may do everything. One with anything in it that is not
+    /// known is an error that names the line.
+    pub fn load(file: &PolicyFile) -> Result<Self, TrustError> {
+        let (PolicyFile::Named(path) | PolicyFile::Default(path)) = file;
+        match (std::fs::read_to_string(path), file) {
+            (Ok(text), _) => read::policy(&text).map_err(|(line, reason)| TrustError::Policy { path: path.to_owned(), line, reason }),
+            (Err(error), PolicyFile::Default(_)) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            (Err(error), PolicyFile::Named(_)) if error.kind() == io::ErrorKind::NotFound => Err(TrustError::NoPolicy(path.clone())),
+            (Err(error), _) => Err(StoreError::io("read", path)(error).into()),
         }
     }
 

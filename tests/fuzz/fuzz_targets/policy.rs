@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use agent::trust::{Policy, TrustError};
+use agent::trust::{Policy, PolicyFile, TrustError};
 use fuzz::Choices;
 use libfuzzer_sys::fuzz_target;
 use proto::HostId;
@@ -89,7 +89,7 @@ fn fits(pattern: &[u8], name: &[u8]) -> bool {
 fn load(text: &[u8]) -> Result<Policy, TrustError> {
     let path: PathBuf = DIRECTORY.path().join("policy.toml");
     std::fs::write(&path, text).expect("a file");
-    Policy::load(&path)
+    Policy::load(&PolicyFile::Named(path))
 }
 
 fn any_text(text: &[u8]) {

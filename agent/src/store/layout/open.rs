@@ -25,6 +25,8 @@ pub(super) fn open(path: &Path) -> Result<File, StoreError> {
         }
         Err(error) => return Err(StoreError::io("read", &marker)(error)),
     };
+    // What is in images is not for everybody on the host. Whoever wants to share a layout has made its directory.
+    durable::create_dir(path, 0o700)?;
     for directory in [".imgd/hashes", ".imgd/ingest", ".imgd/imports", ".imgd/quarantine", "blobs/sha256"] {
         durable::create_dir(&path.join(directory), 0o755)?;
     }

@@ -3,7 +3,8 @@
 use proto::HostId;
 use proto::host::Member;
 
-use super::{Policy, read};
+use super::{Policy, PolicyFile, read};
+use crate::trust::TrustError;
 
 const FILE: &str = r#"
 [[push]]
@@ -31,9 +32,24 @@ fn member(name: &str, groups: &[&str]) -> Member {
 }
 
 #[test]
+fn a_file_that_was_named_has_to_be_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("policy.toml");
+    let load = || Policy::load(&PolicyFile::Named(path.clone()));
+    assert!(matches!(load(), Err(TrustError::NoPolicy(missing)) if missing == path));
+    // A directory, or a path that leads through a file, is no file that is absent.
+    std::fs::create_dir(&path).unwrap();
+    assert!(load().is_err() && Policy::load(&PolicyFile::Default(path.clone())).is_err());
+    assert!(Policy::load(&PolicyFile::Default("/dev/null/policy.toml".into())).is_err());
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::write(&path, "").unwrap();
+    load().unwrap();
+}
+
+#[test]
 fn without_rules_members_may_do_everything() {
     let directory = tempfile::tempdir().unwrap();
-    let policy = Policy::load(&directory.path().join("policy.toml")).unwrap();
+    let policy = Policy::load(&PolicyFile::Default(directory.path().join("policy.toml"))).unwrap();
     let decision = policy.decide_push(&member("any", &[]), "docker.io/library/demo", u64::MAX, true);
     assert!(decision.allowed);
     assert_eq!(decision.rule, "default: members may push");
@@ -93,7 +109,7 @@ fn errors_name_path_and_line() {
     ];
     for (text, line, reason) in cases {
         std::fs::write(&path, text).unwrap();
-        let error = Policy::load(&path).unwrap_err().to_string();
+        let error = Policy::load(&PolicyFile::Default(path.clone())).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{path:?} line {line}: ")), "{text}: {error}");
         assert!(error.contains(reason), "{text}: {error}");
     }

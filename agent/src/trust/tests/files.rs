@@ -28,6 +28,20 @@ fn a_directory_that_was_opened_to_others_is_closed() {
 }
 
 #[test]
+fn a_key_that_others_can_read_stops_the_agent() {
+    for name in ["host.key", "ca.key"] {
+        for mode in [0o644, 0o640, 0o602] {
+            let (_, signer, _) = pair();
+            let path = signer.directory.path().join("trust").join(name);
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let error = Trust::open(signer.directory.path(), "stapp01").unwrap_err();
+            assert!(matches!(error, TrustError::OpenKey { mode: found, .. } if found == mode), "{error}");
+            assert!(error.to_string().contains(&format!("chmod 600 {}", path.display())), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_damaged_file_is_named_with_its_remedy() {
     for name in ["host.key", "host.crt", "ca.crt", "ca.key", "members", "invitations.toml"] {
         for content in [Some(&b"damaged"[..]), Some(b""), None] {
