@@ -50,7 +50,8 @@ fn fixed(kind: &FailureKind) -> &'static str {
         FailureKind::Corrupt => "imgctl scrub finds every damaged blob and puts it aside; then load or send the image again",
         FailureKind::Store => "imgctl doctor, on the host whose store it is, says which one is used and whether it works",
         FailureKind::Unsupported => {
-            "Docker and Podman keep one platform of an image: imgctl send without --all-platforms sends the one that runs there"
+            "Docker and Podman keep one platform of an image: imgctl send without --all-platforms sends the one that runs there; a name with a \
+             digest belongs to the image of that digest"
         }
         FailureKind::Cancelled => "what has arrived is kept: the same command goes on from there",
         FailureKind::Skipped(_) => "once that host is mended: imgctl send --retry-failed JOB, with the number from imgctl status",

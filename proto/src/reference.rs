@@ -66,6 +66,11 @@ impl Reference {
         self.digest
     }
 
+    /// True when it is not pinned, or is pinned to an image with this root.
+    pub fn fits(&self, root: &Digest) -> bool {
+        self.digest.is_none_or(|digest| digest == *root)
+    }
+
     /// The name under which a store can keep it: without the digest where there is a tag.
     pub fn without_digest(&self) -> Self {
         match self.tag {

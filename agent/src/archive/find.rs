@@ -116,11 +116,15 @@ impl Images {
         }
         let found = self.0.into_iter().map(|candidate| {
             let names = if candidate.names.is_empty() { candidate.ref_names } else { candidate.names };
+            if let Some(name) = names.iter().find(|name| !name.fits(&candidate.root.digest)) {
+                let reason = format!("it gives the name {} to {}", name.familiar(), candidate.root.digest);
+                return Err(malformed("index.json", reason));
+            }
             let mut seen = BTreeSet::new();
             let references = names.into_iter().filter(|name| seen.insert(name.clone())).collect();
-            Found { root: candidate.root, references }
+            Ok(Found { root: candidate.root, references })
         });
-        Ok(found.collect())
+        found.collect()
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::client::Client;
 use super::failure::{self, failure};
-use super::{Done, diff, hosts};
+use super::{Done, diff, hosts, send};
 use crate::net::Peer;
 use crate::store::Store;
 use crate::transfer::{self, Context};
@@ -16,6 +16,7 @@ use crate::transfer::{self, Context};
 /// Pulls from the named host, or from the nearest of those that have the image.
 pub(super) async fn pull<S: Store>(context: &Arc<Context<S>>, client: &Client, request: Pull) -> Done {
     let started = Instant::now();
+    send::check_rename(request.rename.as_ref())?;
     let image = request.image.familiar();
     let peer = match &request.from {
         Some(host) => named(context, host, &image).await?,

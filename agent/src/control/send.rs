@@ -183,17 +183,13 @@ pub(super) async fn begin_for<S: Store>(
     check(&request, &selected, &here)?;
     request.hosts = hosts::named(&selected);
     let images = images(context, &request).await?;
-    let asking = members.by_id(&asker.id());
     for image in &images {
         // What it is decides, not what it was called: an ID may look like a name.
         let (query, held) = (image.query(), image.held());
-        let reference = held.image.reference.as_ref();
-        let repository = reference.map(Reference::repository).unwrap_or_default();
-        let decision = asking.map(|member| context.policy.decide_pull(member, &repository));
-        match (decision.filter(|decision| decision.allowed), reference) {
-            (Some(decision), Some(reference)) => audit::relay_accepted(asker.name(), reference, &decision.rule),
-            (Some(_), None) => {}
-            (None, _) => {
+        let decision = transfer::may_get(context, &asker.id(), held.image.reference.as_ref(), &held.image.root.digest).await;
+        match decision.map_err(|error| failure::store(format!("cannot send {query}"), &error))? {
+            Some(decision) => audit::relay_accepted(asker.name(), &query.to_string(), &held.image_id, &decision.rule),
+            None => {
                 audit::refused(asker.name(), &format!("sending of {query}"), "policy");
                 return Err(failure(FailureKind::Denied, format!("{} may not pull {query} from {here}", asker.name())));
             }
@@ -224,9 +220,17 @@ fn check(request: &Send, hosts: &[Member], source: &str) -> Result<(), Failure> 
 }
 
 fn check_name(request: &Send, images: usize) -> Result<(), Failure> {
-    match images > 1 && request.rename.is_some() {
-        true => Err(failure(FailureKind::Usage, "--as names one image, but several are sent")),
-        false => Ok(()),
+    if images > 1 && request.rename.is_some() {
+        return Err(failure(FailureKind::Usage, "--as names one image, but several are sent"));
+    }
+    check_rename(request.rename.as_ref())
+}
+
+/// A digest in a name is that of its image already: nobody gives it.
+pub(super) fn check_rename(rename: Option<&Reference>) -> Result<(), Failure> {
+    match rename.filter(|name| name.digest().is_some()) {
+        Some(name) => Err(failure(FailureKind::Usage, format!("cannot name an image {}: a name with a digest cannot be given", name.familiar()))),
+        None => Ok(()),
     }
 }
 

@@ -17,6 +17,7 @@ mod receive;
 mod registry;
 mod reservation;
 mod retry;
+mod rights;
 mod send;
 mod serve;
 mod share;
@@ -45,6 +46,7 @@ pub use pull::pull;
 pub use registry::{Transfer, Transfers};
 pub use reservation::Reservations;
 pub use retry::Retry;
+pub use rights::may_get;
 pub use send::{SendJob, Sent, send};
 pub use serve::serve;
 

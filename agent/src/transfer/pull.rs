@@ -17,7 +17,7 @@ use super::receive;
 use super::retry::Retry;
 use super::send::display_name;
 use super::serve::refuse;
-use super::{Context, Limit, STORE_CHANGES, Transfer, TransferError, refusal};
+use super::{Context, Limit, STORE_CHANGES, Transfer, TransferError, refusal, rights};
 use crate::net::{NetError, Peer, Stream};
 use crate::store::{Query, Store, StoreError};
 use crate::sys;
@@ -138,8 +138,8 @@ async fn pull_from<S: Store>(
         return Err(NetError::OutOfTurn(OutOfTurn("an offer of an image that was not asked for")).into());
     }
     offer.dry_run = pull.dry_run;
-    let source_reference = offer.image.reference.take();
-    offer.image.reference = pull.rename.clone().or(source_reference);
+    // Whoever pulls names it.
+    offer.image.reference = Some(pull.rename.clone().unwrap_or_else(|| pull.image.clone()));
     let image = offer.image.clone();
     let (news, mut receiver) = mpsc::channel(64);
     let (name, host) = (display_name(&image), peer.name().to_owned());
@@ -179,13 +179,13 @@ async fn pull_from<S: Store>(
     })
 }
 
-/// True when an offer is of the name, and of the digest, that was asked for: whoever is asked does not choose which name moves here.
+/// True when an offer is of the name, and of the digest, that was asked for: a digest is that of the image itself, not of something in it, and whoever
+/// is asked does not choose what moves here.
 fn answers(pull: &Pull, image: &proto::Image) -> bool {
     let named = |reference: &proto::Reference| {
         reference.repository() == pull.image.repository() && pull.image.tag().is_none_or(|tag| reference.tag() == Some(tag))
     };
-    let has = |digest| image.root.digest == digest || image.documents().iter().any(|document| document.digest == digest);
-    image.reference.as_ref().is_none_or(named) && pull.image.digest().is_none_or(has)
+    image.reference.as_ref().is_none_or(named) && pull.image.fits(&image.root.digest)
 }
 
 /// Turns the news of a session into events, until it ends. Whether it was known what is missing, and the bytes that came in it.
@@ -224,6 +224,11 @@ async fn publish(
     (is_planned, done_bytes)
 }
 
+async fn deny(peer: &Peer, stream: &mut Stream, reference: &proto::Reference) -> Result<(), NetError> {
+    audit::refused(peer.name(), &format!("pull of {}", reference.familiar()), "policy");
+    stream.send(&Answer::Refused(Refusal::Policy(format!("{} may not pull {}", peer.name(), reference.repository())))).await
+}
+
 /// Answers a peer that pulls: offers what it asks for, if it may have it.
 pub(super) async fn answer<S: Store>(
     context: &Arc<Context<S>>,
@@ -231,17 +236,18 @@ pub(super) async fn answer<S: Store>(
     stream: &mut Stream,
     pull: peer::Pull,
 ) -> Result<(), NetError> {
-    let repository = pull.reference.repository();
-    let member = context.trust.members().and_then(|list| list.by_id(&peer.id()).cloned());
-    let decision = member.map(|member| context.policy.decide_pull(&member, &repository));
-    let Some(decision) = decision.filter(|decision| decision.allowed) else {
-        audit::refused(peer.name(), &format!("pull of {}", pull.reference.familiar()), "policy");
-        return stream.send(&Answer::Refused(Refusal::Policy(format!("{} may not pull {repository}", peer.name())))).await;
-    };
+    if rights::may_pull(context, &peer.id(), &pull.reference.repository()).is_none() {
+        return deny(peer, stream, &pull.reference).await;
+    }
     let selection = pull.platform.map_or(proto::image::Selection::All, proto::image::Selection::One);
     let held = match context.store.resolve(&Query::from(pull.reference.clone()), selection).await {
         Ok(held) => held,
         Err(StoreError::NotFound(_)) => return stream.send(&Answer::Refused(Refusal::ImageNotFound(pull.reference))).await,
+        Err(error) => return refuse(peer, stream, refusal(&error)).await,
+    };
+    let decision = match rights::may_get(context, &peer.id(), Some(&pull.reference), &held.image.root.digest).await {
+        Ok(Some(decision)) => decision,
+        Ok(None) => return deny(peer, stream, &pull.reference).await,
         Err(error) => return refuse(peer, stream, refusal(&error)).await,
     };
     if !pull.dry_run {

@@ -24,7 +24,7 @@ use super::interest::{Interest, News};
 use super::job::Place;
 use super::reservation::Reservation;
 use super::sharing::Sharing;
-use super::{Context, documents, refusal};
+use super::{Context, documents, refusal, rights};
 use crate::net::{Peer, Share, Stream};
 use crate::staging::{StagedBlob, Staging};
 use crate::store::{Import, Imported, Ingest, Store, StoreError};
@@ -63,10 +63,19 @@ pub(super) async fn receive<S: Store>(
     context: &Arc<Context<S>>,
     peer: &Peer,
     stream: &mut Stream,
-    offer: Offer,
+    mut offer: Offer,
     cancel: CancellationToken,
     interest: Interest<'_>,
 ) -> Result<Received, Refusal> {
+    offer.image = match rights::canonical(offer.image) {
+        Ok(image) => image,
+        Err(refusal) => {
+            if stream.send(&Answer::Refused(refusal.clone())).await.is_ok() {
+                stream.finish();
+            }
+            return Err(refusal);
+        }
+    };
     let mut session = Session::new(context, peer, &offer, interest);
     let result = session.run(stream, &offer, cancel).await;
     session.report_sources(stream).await;
@@ -237,7 +246,7 @@ impl<'a, S: Store> Session<'a, S> {
     async fn admit(&mut self, offer: &Offer) -> Result<Vec<Missing>, Refusal> {
         self.rule = match self.interest.asked_here {
             true => "asked for on this host".to_owned(),
-            false => super::serve::check_push(self.context, &self.pushers(), &offer.image).await?,
+            false => rights::check_push(self.context, &self.pushers(), &offer.image).await?,
         };
         let store = &self.context.store;
         let mut import = store.import(offer.image.clone()).await.map_err(|error| refusal(&error))?;
@@ -507,7 +516,7 @@ impl<'a, S: Store> Session<'a, S> {
             let imported = async {
                 let import = documents_stored.await.map_err(|error| refusal(&error))?;
                 if !asked_here {
-                    super::serve::check_push(&context, &pushers, &image).await?;
+                    rights::check_push(&context, &pushers, &image).await?;
                 }
                 import.commit().await.map_err(|error| refusal(&error))
             };

@@ -8,13 +8,14 @@ use proto::image::Selection;
 use proto::job::Share;
 use proto::limits::{FRAME, NAMES};
 use proto::peer::{Answer, ImageRow, Offer, Refusal, Request};
-use proto::{HostId, Image};
+use proto::{Image, Reference};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::interest::{FanOut, Interest};
 use super::receive::Received;
+use super::rights::{may_get, may_pull};
 use super::send::display_name;
 use super::{Context, Limit, Relay, fan_out, provide, pull, receive, refusal};
 use crate::net::{NetError, Peer, Stream};
@@ -109,13 +110,11 @@ async fn dispatch<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut
         Request::Get(get) => provide::provide(context, peer, stream, get).await,
         Request::List => list(context, peer, stream).await,
         Request::Describe(reference) => {
-            let visible = may_pull(context, peer, &reference.repository());
-            if !visible {
+            if may_pull(context, &peer.id(), &reference.repository()).is_none() {
                 return stream.send(&Answer::Described(None)).await;
             }
-            match context.store.resolve(&Query::from(reference), Selection::Present).await {
-                Ok(held) => stream.send(&Answer::Described(Some(held.image))).await,
-                Err(StoreError::NotFound(_)) => stream.send(&Answer::Described(None)).await,
+            match described(context, peer, reference).await {
+                Ok(image) => stream.send(&Answer::Described(image)).await,
                 Err(error) => refuse(peer, stream, refusal(&error)).await,
             }
         }
@@ -139,6 +138,16 @@ async fn dispatch<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut
             }
         },
     }
+}
+
+/// The image of that name, if the peer may have it.
+async fn described<S: Store>(context: &Context<S>, peer: &Peer, reference: Reference) -> Result<Option<Image>, StoreError> {
+    let held = match context.store.resolve(&Query::from(reference.clone()), Selection::Present).await {
+        Err(StoreError::NotFound(_)) => return Ok(None),
+        held => held?,
+    };
+    let allowed = may_get(context, &peer.id(), Some(&reference), &held.image.root.digest).await?;
+    Ok(allowed.map(|_| held.image))
 }
 
 fn is_signer<S>(context: &Context<S>, peer: &Peer) -> bool {
@@ -196,7 +205,8 @@ pub(super) async fn received<S: Store>(
 
 async fn list<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream) -> Result<(), NetError> {
     // An image without a name is in no repository: who may pull that may see it.
-    let visible = |row: &ImageRow| may_pull(context, peer, &row.reference.as_ref().map(proto::Reference::repository).unwrap_or_default());
+    let repository = |row: &ImageRow| row.reference.as_ref().map(Reference::repository).unwrap_or_default();
+    let visible = |row: &ImageRow| may_pull(context, &peer.id(), &repository(row)).is_some();
     let rows: Vec<ImageRow> = match context.store.list().await {
         Ok(rows) => rows.into_iter().filter(visible).collect(),
         Err(error) => return refuse(peer, stream, refusal(&error)).await,
@@ -210,42 +220,4 @@ async fn list<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream) 
 /// Tells a peer why not, in words that it knows.
 pub(super) async fn refuse(peer: &Peer, stream: &mut Stream, refusal: Refusal) -> Result<(), NetError> {
     stream.send(&Answer::Refused(refusal.for_capabilities(peer.hello().capabilities))).await
-}
-
-fn may_pull<S>(context: &Context<S>, peer: &Peer, repository: &str) -> bool {
-    let member = context.trust.members().and_then(|list| list.by_id(&peer.id()).cloned());
-    member.is_some_and(|member| context.policy.decide_pull(&member, repository).allowed)
-}
-
-/// What the policy of this host says to an image that these hosts want to bring here, the one that offers it and the one that had it do so, each of
-/// which has to be allowed to: the rules that allow it.
-pub(super) async fn check_push<S: Store>(context: &Context<S>, pushers: &[HostId], image: &Image) -> Result<String, Refusal> {
-    let mut rules = vec![];
-    for pusher in pushers {
-        rules.push(check_pusher(context, pusher, image).await?);
-    }
-    let members = context.trust.members();
-    let asker = pushers.get(1).and_then(|asker| members.as_ref().and_then(|list| list.by_id(asker)));
-    Ok(asker.map_or_else(|| rules.join(", "), |asker| format!("{}, on behalf of {}", rules.join(", "), asker.name)))
-}
-
-async fn check_pusher<S: Store>(context: &Context<S>, pusher: &HostId, image: &Image) -> Result<String, Refusal> {
-    let member = context.trust.members().and_then(|list| list.by_id(pusher).cloned());
-    let member = member.ok_or_else(|| Refusal::Policy(format!("host {pusher} is not a member")))?;
-    let repository = image.reference.as_ref().map(proto::Reference::repository).unwrap_or_default();
-    let size_bytes = image.size_bytes();
-    let decide = |moves_tag| context.policy.decide_push(&member, &repository, size_bytes, moves_tag);
-    let still = decide(false);
-    if !still.allowed {
-        return Err(Refusal::Policy(still.rule));
-    }
-    let moving = decide(true);
-    if moving.allowed {
-        return Ok(still.rule);
-    }
-    // Only where a rule forbids to move tags it matters what is there.
-    let Some(reference) = &image.reference else { return Ok(still.rule) };
-    let rows = context.store.list().await.map_err(|error| refusal(&error))?;
-    let there = rows.iter().find(|row| row.reference.as_ref() == Some(reference));
-    if there.is_some_and(|row| row.root != image.root.digest) { Err(Refusal::Policy(moving.rule)) } else { Ok(still.rule) }
 }

@@ -19,8 +19,8 @@ pub fn pull_accepted(peer: &str, image: &Reference, digest: &Digest, rule: &str)
 }
 
 /// An image goes out to others because a host asked for that.
-pub fn relay_accepted(peer: &str, image: &Reference, rule: &str) {
-    line("relay accepted", peer, &image.to_string(), "", "", rule);
+pub fn relay_accepted(peer: &str, what: &str, digest: &Digest, rule: &str) {
+    line("relay accepted", peer, what, "", &digest.to_string(), rule);
 }
 
 /// A name shows another image now.

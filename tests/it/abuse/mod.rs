@@ -6,6 +6,7 @@ mod frames;
 mod members;
 mod multicast;
 mod offers;
+mod rights;
 mod streams;
 
 use std::path::Path;

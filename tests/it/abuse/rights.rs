@@ -1,0 +1,136 @@
+//! Rights: what a member gets, moves or names that it may not.
+
+use proto::control::{FailureKind, Platforms, Pull, Request as Ask, Send};
+use proto::peer::{Answer, Offer, Refusal, Request};
+use proto::{Digest, Image, Reference};
+use tests::fleet::{self, Host, done, failed, send};
+use tests::rogue::{Channel, Rogue};
+use tests::sample::{Recipe, Sample};
+
+fn pull(image: &str, from: &str) -> Ask {
+    Ask::Pull(Pull {
+        image: image.parse().unwrap(),
+        from: Some(from.to_owned()),
+        platforms: Platforms::All,
+        rename: None,
+        dry_run: false,
+        limit_bytes_per_s: None,
+    })
+}
+
+/// An honest host with an image and a policy, and a connection of a rogue to it.
+async fn honest_and_rogue(has: &[&Sample], policy: &str) -> (Host, Rogue, quinn::Connection) {
+    let mut hosts = vec![Host::new("a"), Host::new("rogue")];
+    for sample in has {
+        hosts[0].have(sample).await;
+    }
+    std::fs::write(hosts[0].path().join("policy.toml"), policy).unwrap();
+    fleet::found(&mut hosts).await;
+    let rogue = Rogue::replace(hosts.pop().unwrap()).await;
+    let host = hosts.pop().unwrap();
+    let connection = rogue.connect(host.address()).await.unwrap();
+    let mut stream = Channel::ask(&connection, &Request::List).await;
+    stream.hear::<Answer>().await.unwrap();
+    (host, rogue, connection)
+}
+
+/// What a host answers to an offer in which every blob is said to be with the rogue.
+async fn answer(connection: &quinn::Connection, image: &Image) -> Answer {
+    let mut stream = Channel::ask(connection, &Request::Offer(Offer { image: image.clone(), dry_run: false })).await;
+    stream.hear().await.unwrap()
+}
+
+/// A rogue answers a pull of a pinned image with an index that has the pinned manifest as its second one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_pin_is_of_the_whole_image() {
+    let recipes = [Recipe::new(1, &[1_000]), Recipe::new(2, &[1_000]).platform("linux/s390x")];
+    let index = Sample::index("demo:1", &recipes);
+    let pinned = index.image.manifests[1].descriptor.digest;
+    // All of it is there already: nothing but the pin stands between this offer and the name.
+    let (host, _rogue, connection) = honest_and_rogue(&[&index.clone().named("base:1")], "").await;
+    let lying = async {
+        loop {
+            let mut stream = Channel::accept(&connection).await;
+            if matches!(stream.hear().await, Ok(Request::Pull(_))) {
+                stream.say(&Answer::Offer(Offer { image: index.image.clone(), dry_run: false })).await.unwrap();
+                while stream.hear::<Answer>().await.is_ok() {}
+                return;
+            }
+        }
+    };
+    let pulling = host.ask(pull(&format!("demo:1@{pinned}"), "rogue"));
+    let (pulled, ()) = tokio::join!(pulling, lying);
+    assert!(pulled.is_err(), "{pulled:?}");
+    assert_eq!(host.images().await.len(), 1);
+}
+
+/// Whoever pulls by digest alone does not get a tag moved.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_by_digest_moves_no_tag() {
+    let (ours, theirs) = (Sample::small("demo:latest", 1), Sample::small("demo:latest", 2));
+    let mut hosts = vec![Host::new("a"), Host::new("b")];
+    hosts[0].have(&ours).await;
+    hosts[1].have(&theirs).await;
+    fleet::found(&mut hosts).await;
+    let name = format!("demo@{}", theirs.image.root.digest);
+    hosts[0].must(pull(&name, "b")).await;
+    let mut images = hosts[0].images().await;
+    images.sort();
+    assert_eq!(images, [("demo:latest".to_owned(), ours.image_id()), (name.clone(), theirs.image_id())]);
+    // And such a name can be taken away again, alone.
+    let remove = Ask::Remove(vec![name]);
+    hosts[0].must(remove).await;
+    assert_eq!(hosts[0].images().await, [("demo:latest".to_owned(), ours.image_id())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_with_a_digest_belongs_to_that_digest() {
+    let (good, evil) = (Sample::small("good:1", 1), Sample::small("evil:1", 2));
+    let (host, _rogue, connection) = honest_and_rogue(&[&good], "").await;
+    for name in [format!("trusted@{}", good.image.root.digest), format!("trusted:1@{}", Digest::of(b"other"))] {
+        let answer = answer(&connection, &evil.clone().named(&name).image).await;
+        assert!(matches!(answer, Answer::Refused(Refusal::Unsupported(_))), "{answer:?}");
+    }
+    // Whoever sends honestly is told before anything is connected.
+    let rename: Option<Reference> = Some(format!("trusted@{}", good.image.root.digest).parse().unwrap());
+    let failure = host.ask(Ask::Send(Send { rename, ..send("good:1", &["rogue"]) })).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Usage, "{failure:?}");
+    assert_eq!(host.images().await.len(), 1);
+}
+
+/// `demo:1@sha256:…` is kept as `demo:1`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_in_a_name_does_not_get_round_a_rule_on_tags() {
+    let (good, evil) = (Sample::small("demo:1", 1), Sample::small("demo:1", 2));
+    let (host, _rogue, connection) = honest_and_rogue(&[&good], "[[push]]\nmove_tags = false\n").await;
+    for name in ["demo:1".to_owned(), format!("demo:1@{}", evil.image.root.digest)] {
+        let answer = answer(&connection, &evil.clone().named(&name).image).await;
+        assert!(matches!(answer, Answer::Refused(Refusal::Policy(_))), "{name}: {answer:?}");
+    }
+    assert_eq!(host.images().await, [("demo:1".to_owned(), good.image_id())]);
+}
+
+/// Asked for by its ID, an image is still in the repository that it is in.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_does_not_get_round_a_rule_on_repositories() {
+    let (secret, open) = (Sample::small("acme/secret:1", 1), Sample::small("open:1", 2));
+    let mut hosts = vec![Host::new("a"), Host::new("b"), Host::new("c")];
+    hosts[0].have(&secret).await;
+    hosts[0].have(&open).await;
+    let policy = "[[pull]]\nrepositories = [\"docker.io/acme/*\"]\nallow = false\n\n[[pull]]\n";
+    std::fs::write(hosts[0].path().join("policy.toml"), policy).unwrap();
+    fleet::found(&mut hosts).await;
+    let ask = |image: String| {
+        let request = Send { from: Some("a".to_owned()), rename: Some("x:1".parse().unwrap()), ..send(&image, &["c"]) };
+        hosts[1].ask(Ask::Send(request))
+    };
+    for id in [secret.image_id(), secret.image.root.digest] {
+        for digits in [4, 12, 64] {
+            let failure = ask(id.hex()[..digits].to_owned()).await.unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Denied, "{failure:?}");
+        }
+    }
+    assert!(hosts[2].images().await.is_empty());
+    let events = ask(open.image_id().hex()[..12].to_owned()).await.unwrap();
+    assert_eq!((done(&events).len(), failed(&events).len()), (1, 0));
+}
