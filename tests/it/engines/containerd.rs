@@ -251,13 +251,21 @@ async fn a_plain_layer_is_made_of_a_packed_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_another_namespace_has_does_not_travel() {
+async fn what_another_namespace_has_is_not_ours() {
     let (Some((one, engine)), Some((two, _engine))) = (SYSTEM.fresh(Flavour::Plain), SYSTEM.fresh(Flavour::Kubernetes)) else { return };
     let sample = Recipe::new(108, &[300_000, 0]).build("demo");
     bring(&one, &sample).await.unwrap();
     assert!(matches!(content(&two, &sample.image.root).await, Err(StoreError::BlobMissing(_))), "it is not to be seen before");
+    // Whoever names a blob has not got it by that: all of it is written again, though the engine keeps it once.
     let (_, written) = bring(&two, &sample).await.unwrap();
-    assert_eq!(written, vec![]);
+    assert_eq!(written.len(), sample.image.blobs().len());
+    let blob = &sample.image.layers()[0].descriptor;
+    let third = engine.store("third", Flavour::Plain, &engine.path("third"));
+    let import = third.import(sample.image.clone()).await.unwrap();
+    let ingest = import.ingest(blob).await.unwrap().expect("it has to be written");
+    assert_eq!(ingest.offset(), 0);
+    assert!(matches!(ingest.commit().await, Err(StoreError::Corrupt(_))), "nothing was written");
+    assert!(matches!(content(&third, blob).await, Err(StoreError::BlobMissing(_))));
     let labels = said(&engine.ctr(two.namespace(), &["images", "ls"]));
     assert!(labels.contains("io.cri-containerd.image=managed"), "{labels}");
 }

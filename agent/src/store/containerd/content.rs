@@ -102,12 +102,16 @@ impl Shared {
         Ok(infos)
     }
 
-    /// True when another namespace has a blob. Nothing of it can be read from ours by that.
-    pub(super) async fn is_in(&self, namespace: &str, digest: &Digest) -> Result<bool, StoreError> {
-        let request = self.connection.request_in(namespace, InfoRequest { digest: digest.to_string() });
-        let answer = self.connection.ask(self.connection.content().info(request)).await;
-        let info = found(answer).map_err(|status| self.connection.failed(format!("look for {digest}"), &status))?;
-        Ok(info.is_some())
+    /// True when another namespace has a blob. That does not make it ours.
+    pub(super) async fn is_elsewhere(&self, digest: &Digest) -> Result<bool, StoreError> {
+        for namespace in self.namespaces().await?.iter().filter(|namespace| namespace.name != self.namespace) {
+            let request = self.connection.request_in(&namespace.name, InfoRequest { digest: digest.to_string() });
+            let answer = self.connection.ask(self.connection.content().info(request)).await;
+            if found(answer).map_err(|status| self.connection.failed(format!("look for {digest}"), &status))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What the engine says of all blobs that one of the filters fits; of all, when there is none.

@@ -83,20 +83,6 @@ impl ContainerdImport {
         self.unpacking = Some(AbortOnDropHandle::new(tokio::spawn(work.run())));
     }
 
-    /// Takes over a blob that one of these namespaces has, when the engine lets namespaces share content.
-    async fn share(&self, blob: &Descriptor, others: &[&str]) -> Result<bool, StoreError> {
-        for namespace in others {
-            if self.shared.is_in(namespace, &blob.digest).await? {
-                let shared = self.shared.share(&self.lease, blob).await?;
-                if shared {
-                    self.lease.keep();
-                }
-                return Ok(shared);
-            }
-        }
-        Ok(false)
-    }
-
     /// Keeps what is here, and says which blobs that are.
     async fn keep_present(&self) -> Result<HashSet<Digest>, StoreError> {
         let blobs = self.image.blobs();
@@ -126,16 +112,8 @@ impl Import for ContainerdImport {
         if namespaces.first().is_none_or(|first| first.name != self.shared.namespace) {
             self.shared.make_namespace().await?;
         }
-        let mut here = self.keep_present().await?;
+        let here = self.keep_present().await?;
         let mut missing: Vec<Descriptor> = self.image.blobs().into_iter().filter(|blob| !here.contains(&blob.digest)).cloned().collect();
-        let others: Vec<&str> =
-            namespaces.iter().map(|namespace| namespace.name.as_str()).filter(|name| *name != self.shared.namespace).collect();
-        for blob in &missing {
-            if self.share(blob, &others).await? {
-                here.insert(blob.digest);
-            }
-        }
-        missing.retain(|blob| !here.contains(&blob.digest));
         self.forms = self.shared.forms(&self.image, &missing, &self.lease).await?;
         missing.retain(|blob| !self.forms.contains_key(&blob.digest));
         here.iter().for_each(|digest| self.ready.add(*digest));

@@ -65,9 +65,15 @@ impl ContainerdIngest {
     ) -> Result<Option<Self>, StoreError> {
         let turn = shared.turns.take(blob.digest).await;
         if shared.quarantine.holds(&blob.digest) {
-            // What has this digest must go before it can be written again.
+            // What has this digest must go before it can be written again; what another namespace has does not go.
             shared.delete_blob(&blob.digest).await?;
             shared.collect().await?;
+            if shared.is_elsewhere(&blob.digest).await? {
+                return Err(StoreError::Corrupt(blob.digest));
+            }
+        } else if shared.info(&blob.digest).await?.is_some() {
+            ready.add(blob.digest);
+            return Ok(None);
         }
         let mut reference = ingest_ref(&blob.digest);
         let began = Instant::now();
@@ -75,19 +81,11 @@ impl ContainerdIngest {
             match open(&shared.connection, lease.id(), blob, &reference).await {
                 Ok((_, _, offset)) if offset > blob.size_bytes => shared.abort(&reference).await?,
                 Ok((sender, answers, offset)) => {
-                    // Nothing was written, and it is all there: it is another namespace's, damaged as that is.
-                    if offset == blob.size_bytes && offset > 0 && shared.quarantine.holds(&blob.digest) {
-                        return Err(StoreError::Corrupt(blob.digest));
-                    }
                     lease.keep();
                     let (lease, pending) = (lease.clone(), BytesMut::new());
                     let write = Write { reference, sender, answers, in_flight: 0, offset, pending, _lease: lease, _turn: turn };
                     let (shared, blob, ready) = (shared.clone(), blob.clone(), ready.clone());
                     return Ok(Some(Self { shared, blob, ready, start: offset, write: Some(write) }));
-                }
-                Err(status) if status.code() == Code::AlreadyExists => {
-                    ready.add(blob.digest);
-                    return Ok(None);
                 }
                 Err(status) if is_locked(&status) => {
                     tokio::time::sleep(LOCKED_INTERVAL).await;
@@ -228,39 +226,6 @@ impl Write {
 }
 
 impl Shared {
-    /// Takes over a blob that another namespace has, without reading it. `false`: it has to be written.
-    pub(super) async fn share(&self, lease: &EngineLease, blob: &Descriptor) -> Result<bool, StoreError> {
-        if blob.size_bytes == 0 || self.quarantine.holds(&blob.digest) {
-            return Ok(false);
-        }
-        let _turn = self.turns.take(blob.digest).await;
-        let reference = ingest_ref(&blob.digest);
-        let opened = match open(&self.connection, lease.id(), blob, &reference).await {
-            Ok(opened) => opened,
-            Err(status) if status.code() == Code::AlreadyExists => return Ok(true),
-            Err(status) if is_locked(&status) => return Ok(false),
-            Err(status) => return Err(self.connection.failed(format!("write {}", blob.digest), &status)),
-        };
-        let (sender, mut answers, offset) = opened;
-        let mut shared = false;
-        if offset == blob.size_bytes {
-            let last = expecting(message(WriteAction::Commit, &reference, offset as i64, Bytes::new()), blob);
-            if sender.send(last).await.is_ok() {
-                shared = match self.connection.watched(answers.message()).await {
-                    Ok(answer) => answer.is_some(),
-                    Err(status) if status.code() == Code::AlreadyExists => true,
-                    Err(_) => false,
-                };
-            }
-        }
-        drop(sender);
-        while let Ok(Some(_)) = self.connection.watched(answers.message()).await {}
-        if !shared && offset == blob.size_bytes {
-            self.abort(&reference).await?;
-        }
-        Ok(shared)
-    }
-
     /// Throws away what was written under a ref.
     async fn abort(&self, reference: &str) -> Result<(), StoreError> {
         let request = self.connection.request(AbortRequest { r#ref: reference.to_owned() });
@@ -271,15 +236,16 @@ impl Shared {
 
 type Opened = (mpsc::Sender<WriteContentRequest>, Streaming<WriteContentResponse>, u64);
 
-/// Opens a write; the engine says how much it has.
+/// Opens a write; the engine says how much it has. It does not hear which digest comes: it would take the blob of another namespace for ours, which
+/// whoever brings it may not have.
 async fn open(connection: &Connection, lease: &str, blob: &Descriptor, reference: &str) -> Result<Opened, Status> {
     let (sender, receiver) = mpsc::channel(1);
-    let stat = expecting(message(WriteAction::Stat, reference, 0, Bytes::new()), blob);
+    let stat = WriteContentRequest { total: blob.size_bytes as i64, ..message(WriteAction::Stat, reference, 0, Bytes::new()) };
     if sender.send(stat).await.is_err() {
         return Err(Status::internal("a channel that was just made is closed"));
     }
     let request = connection.leased(ReceiverStream::new(receiver), lease);
-    // What is there already is hashed again first: that takes as long as it takes.
+    // What was written before is hashed again first: that takes as long as it takes.
     connection
         .watched(async {
             let mut answers = connection.content().write(request).await?.into_inner();
@@ -307,7 +273,7 @@ fn expecting(message: WriteContentRequest, blob: &Descriptor) -> WriteContentReq
 
 /// The name of a write: the same for every agent on this engine, so that two of them do not write one blob twice.
 fn ingest_ref(digest: &Digest) -> String {
-    format!("imgd-{}", digest.hex())
+    format!("imgd-blob-{}", digest.hex())
 }
 
 fn is_locked(status: &Status) -> bool {
