@@ -187,6 +187,18 @@ impl Sample {
         self.image.id(&Platform::host()).unwrap()
     }
 
+    /// The same config and layers as others have, or what somebody says they have: the layers' bytes are not in it.
+    pub fn naming(name: &str, layers: &[Descriptor], diff_ids: &[Digest]) -> Self {
+        let platform = Platform::host();
+        let diff_ids: Vec<String> = diff_ids.iter().map(ToString::to_string).collect();
+        let rootfs = json!({"type": "layers", "diff_ids": diff_ids});
+        let config = json!({"os": platform.os, "architecture": platform.architecture, "config": {}, "rootfs": rootfs}).to_string();
+        let manifest = make_manifest(&Descriptor::of(media_type::CONFIG, config.as_bytes()), layers);
+        let root = Descriptor::of(media_type::MANIFEST, &manifest);
+        let blobs = [config.into_bytes(), manifest].into_iter().map(|bytes| (Digest::of(&bytes), bytes.into())).collect();
+        Self::read(name, root, blobs)
+    }
+
     fn read(name: &str, root: Descriptor, blobs: BTreeMap<Digest, Bytes>) -> Self {
         let image = walk(Some(name.parse().unwrap()), &root, &blobs, Selection::All);
         Self { image, blobs }

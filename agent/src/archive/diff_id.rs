@@ -13,7 +13,7 @@ use crate::packing::{Packing, unpacked};
 use crate::store::StoreError;
 
 /// The digest of what is in a layer, packed or not. The content says how it is packed, as it does to the engines.
-pub(super) fn of(path: &Path, layer: Digest) -> Result<Digest, ArchiveError> {
+pub fn of(path: &Path, layer: Digest) -> Result<Digest, ArchiveError> {
     let mut first = Vec::new();
     let mut file = File::open(path).map_err(StoreError::io("open", path))?;
     (&mut file).take(Packing::MAGIC_BYTES as u64).read_to_end(&mut first).map_err(StoreError::io("read", path))?;

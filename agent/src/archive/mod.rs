@@ -21,6 +21,7 @@ use proto::text::escape_short;
 
 use crate::store::StoreError;
 
+pub use diff_id::of as diff_id;
 pub use read::{Loaded, load};
 pub use write::save;
 

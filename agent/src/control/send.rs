@@ -229,7 +229,9 @@ fn check_name(request: &Send, images: usize) -> Result<(), Failure> {
 /// A digest in a name is that of its image already: nobody gives it.
 pub(super) fn check_rename(rename: Option<&Reference>) -> Result<(), Failure> {
     match rename.filter(|name| name.digest().is_some()) {
-        Some(name) => Err(failure(FailureKind::Usage, format!("cannot name an image {}: a name with a digest cannot be given", name.familiar()))),
+        Some(name) => {
+            Err(failure(FailureKind::Usage, format!("cannot name an image {}: a name with a digest cannot be given", name.familiar())))
+        }
         None => Ok(()),
     }
 }

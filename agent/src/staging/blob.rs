@@ -89,15 +89,15 @@ pub struct Mismatch;
 
 impl StagedBlob {
     /// Opens or continues. Every range that the map claims is read and hashed again.
-    pub(super) fn open(root: &Path, blob: Descriptor) -> Result<Self, StoreError> {
-        let path = root.join(format!("{}.data", super::stem(&blob)));
+    pub(super) fn open(root: &Path, stem: &str, blob: Descriptor) -> Result<Self, StoreError> {
+        let path = root.join(format!("{stem}.data"));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(StoreError::io("open", &path))?;
-        let mut map = Map::open(root, &blob)?;
+        let mut map = Map::open(root.join(format!("{stem}.map")), blob.size_bytes)?;
         let mut buffer = vec![0; RANGE_BYTES as usize];
         let mut verified_bytes = 0;
-        for index in 0..map.entries().len() {
-            let Some((before, after)) = map.entries()[index] else { continue };
+        let claimed: Vec<(usize, Entry)> = map.entries().map(|(index, entry)| (index, *entry)).collect();
+        for (index, (before, after)) in claimed {
             let offset = index as u64 * RANGE_BYTES;
             let bytes = &mut buffer[..range_length(blob.size_bytes, index) as usize];
             // Also where the disk cannot read it: then it is fetched again, and written anew.
@@ -185,16 +185,8 @@ impl StagedBlob {
     /// The ranges that are still to be fetched, joined where they touch, lowest first.
     pub fn missing(&self) -> Vec<Range<u64>> {
         let (map, size_bytes) = (self.0.map(), self.0.blob.size_bytes);
-        let mut missing: Vec<Range<u64>> = vec![];
-        for (index, _) in map.entries().iter().enumerate().filter(|(_, entry)| entry.is_none()) {
-            let start = index as u64 * RANGE_BYTES;
-            let end = start + range_length(size_bytes, index);
-            match missing.last_mut() {
-                Some(last) if last.end == start => last.end = end,
-                _ => missing.push(start..end),
-            }
-        }
-        missing
+        let bytes = |gap: Range<usize>| gap.start as u64 * RANGE_BYTES..(gap.end as u64 * RANGE_BYTES).min(size_bytes);
+        map.gaps().into_iter().map(bytes).collect()
     }
 
     /// Verified bytes, whoever brought them.
@@ -231,7 +223,7 @@ impl StagedBlob {
         }
         shared.file.write_all_at(&bytes[..verified], offset).map_err(StoreError::io("write", &shared.path))?;
         let mut map = shared.map();
-        let new = (first..first + entries.len()).filter(|&index| map.entries()[index].is_none());
+        let new = (first..first + entries.len()).filter(|&index| map.lacks(index));
         let new_bytes: u64 = new.map(|index| range_length(size_bytes, index)).sum();
         map.record(first, &entries)?;
         shared.verified_bytes.fetch_add(new_bytes, Ordering::Relaxed);
@@ -253,17 +245,15 @@ impl StagedBlob {
         }
         let map = shared.map();
         let mut previous = RangeHash::START;
-        let mut hashes = Vec::with_capacity(map.entries().len());
-        for entry in map.entries() {
-            match entry {
-                Some((before, after)) if *before == previous => {
-                    hashes.push(*after);
-                    previous = *after;
-                }
-                _ => break,
+        let mut hashes = vec![];
+        for (index, (before, after)) in map.entries() {
+            if index != hashes.len() || *before != previous {
+                break;
             }
+            hashes.push(*after);
+            previous = *after;
         }
-        if hashes.len() != map.entries().len() || previous != digest.into() {
+        if hashes.len() != map.count() || previous != digest.into() {
             *phase = Phase::Ended;
             remove(&shared.path, map.path());
             return Err(StoreError::Corrupt(digest));
@@ -385,7 +375,7 @@ impl StagedReader {
         let map = self.0.map();
         let first = (range.start / RANGE_BYTES) as usize;
         let count = (range.end - range.start).div_ceil(RANGE_BYTES).max(1) as usize;
-        let entries: Vec<Entry> = map.entries().get(first..first + count)?.iter().copied().collect::<Option<_>>()?;
+        let entries: Vec<Entry> = (first..first + count).map(|index| map.get(index).copied()).collect::<Option<_>>()?;
         Some((entries.first()?.0, entries.iter().map(|(_, after)| *after).collect()))
     }
 
@@ -393,7 +383,7 @@ impl StagedReader {
         let map = self.0.map();
         let first = (offset / RANGE_BYTES) as usize;
         let most = most_bytes.div_ceil(RANGE_BYTES).max(1) as usize;
-        let count = map.entries().iter().skip(first).take(most).take_while(|entry| entry.is_some()).count();
+        let count = map.run(first, most);
         let bytes = (count as u64 * RANGE_BYTES).min(self.0.blob.size_bytes.saturating_sub(offset));
         (count > 0).then_some(bytes.min(most_bytes))
     }
@@ -446,7 +436,7 @@ impl Shared {
             return None;
         }
         let map = self.map();
-        let mut missing = indexes(range).filter(|&index| map.entries().get(index).is_some_and(Option::is_none));
+        let mut missing = indexes(range).filter(|&index| map.lacks(index));
         let first = missing.next()?;
         let last = missing.next_back().unwrap_or(first);
         let end = last as u64 * RANGE_BYTES + range_length(self.blob.size_bytes, last);
@@ -455,7 +445,7 @@ impl Shared {
 
     fn missing_bytes(&self, range: &Range<u64>) -> u64 {
         let map = self.map();
-        let missing = indexes(range).filter(|&index| map.entries().get(index).is_some_and(Option::is_none));
+        let missing = indexes(range).filter(|&index| map.lacks(index));
         missing.map(|index| range_length(self.blob.size_bytes, index)).sum()
     }
 
@@ -492,6 +482,6 @@ fn indexes(range: &Range<u64>) -> Range<usize> {
 /// Verified bytes without a gap, of which `known_bytes` are known already.
 fn prefix(map: &Map, known_bytes: u64, size_bytes: u64) -> u64 {
     let known = known_bytes / RANGE_BYTES;
-    let further = map.entries().iter().skip(known as usize).take_while(|entry| entry.is_some()).count();
+    let further = map.run(known as usize, map.count());
     ((known + further as u64) * RANGE_BYTES).min(size_bytes)
 }

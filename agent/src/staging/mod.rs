@@ -4,6 +4,7 @@
 //! staging/
 //!   <64 hex>-<size>.data bytes of a blob, sparse, ranges in any order
 //!   <64 hex>-<size>.map  which of them were verified: two range hashes for each range, zeros where it is absent
+//!   <64 hex>-<size>-<id> the same of one source alone
 //!   incoming-<n>         an archive member whose digest is not known yet; gone after a restart
 //! ```
 //! Nothing here is trusted after a restart: every range that the map claims is hashed again against the hashes in the map, so that neither
@@ -15,14 +16,14 @@ mod blob;
 mod file;
 mod map;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use proto::Descriptor;
+use proto::{Descriptor, Digest, HostId};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 pub use blob::{Fetching, StagedBlob, StagedReader};
@@ -35,6 +36,9 @@ use crate::sys::file as disk;
 /// Staged bytes that nobody asked for in this time are removed.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 
+/// Blobs of which is remembered that a source has lied about them.
+const PARTED: usize = 1024;
+
 /// The staging area of an agent.
 #[derive(Debug)]
 pub struct Staging {
@@ -44,6 +48,17 @@ pub struct Staging {
     /// Blobs that somebody writes or still reads, by their stems. A false size is another blob, and holds up nobody.
     open: Mutex<HashMap<String, Weak<Shared>>>,
     incoming: AtomicU64,
+    /// Blobs that each source brings alone, the newest last.
+    parted: Mutex<VecDeque<Digest>>,
+}
+
+/// Who may bring a blob together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Every session that wants it.
+    Any,
+    /// The sessions of one host: what others bring is not its doing, to its credit or to its blame.
+    Only(HostId),
 }
 
 /// Unfinished blobs that no session brings at the moment.
@@ -59,7 +74,13 @@ impl Staging {
     /// Opens the directory, creates it where it is absent, and removes what a former agent left that cannot be continued.
     pub fn open(root: &Path) -> Result<Arc<Self>, StoreError> {
         crate::sys::durable::create_dir(root, 0o700)?;
-        let staging = Self { root: root.to_owned(), opening: Mutex::default(), open: Mutex::default(), incoming: AtomicU64::new(0) };
+        let staging = Self {
+            root: root.to_owned(),
+            opening: Mutex::default(),
+            open: Mutex::default(),
+            incoming: AtomicU64::new(0),
+            parted: Mutex::default(),
+        };
         staging.sweep(KEEP)?;
         for path in staging.files()? {
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("incoming-")) {
@@ -69,10 +90,14 @@ impl Staging {
         Ok(Arc::new(staging))
     }
 
-    /// The right to bring this blob, with what is verified of it so far. Sessions that want the same blob bring it together. Waits while a store
-    /// takes the blob over.
+    /// The right to bring this blob from any source: sessions that want the same blob bring it together.
     pub async fn claim(self: &Arc<Self>, blob: &Descriptor) -> Result<StagedBlob, StoreError> {
-        let stem = stem(blob);
+        self.claim_from(blob, Source::Any).await
+    }
+
+    /// The right to bring this blob from a source, with what is verified of it so far. Waits while a store takes the blob over.
+    pub async fn claim_from(self: &Arc<Self>, blob: &Descriptor, source: Source) -> Result<StagedBlob, StoreError> {
+        let stem = stem(blob, source);
         let turn = self.opening.lock().unwrap_or_else(PoisonError::into_inner).entry(stem.clone()).or_default().clone();
         let _opening = Opening { staging: self, stem: &stem, _turn: turn.lock_owned().await };
         loop {
@@ -84,10 +109,10 @@ impl Staging {
                 Joined::Never => break,
             }
         }
-        let (root, blob) = (self.root.clone(), blob.clone());
+        let (root, blob, name) = (self.root.clone(), blob.clone(), stem.clone());
         let opening = move || {
             disk::ensure_directory(&root, 0o700)?;
-            StagedBlob::open(&root, blob)
+            StagedBlob::open(&root, &name, blob)
         };
         let staged = crate::sys::blocking_in(crate::sys::Lane::Hash, opening).await?;
         let mut open = self.opened();
@@ -98,12 +123,28 @@ impl Staging {
 
     /// Reads a blob that is arriving, or that somebody still reads since it arrived.
     pub fn reader(&self, blob: &Descriptor) -> Option<StagedReader> {
-        self.opened().get(&stem(blob)).and_then(Weak::upgrade).map(StagedReader)
+        self.opened().get(&stem(blob, Source::Any)).and_then(Weak::upgrade).map(StagedReader)
     }
 
     /// Verified bytes of a blob, by its map alone: a forecast, for plans.
-    pub fn staged_bytes(&self, blob: &Descriptor) -> Result<u64, StoreError> {
-        map::claimed_bytes(&self.root, blob)
+    pub fn staged_bytes(&self, blob: &Descriptor, source: Source) -> Result<u64, StoreError> {
+        map::claimed_bytes(&self.root.join(format!("{}.map", stem(blob, source))), blob.size_bytes)
+    }
+
+    /// Of a blob that several sources brought, one has lied: from now on each brings it alone.
+    pub fn part_sources(&self, digest: Digest) {
+        let mut parted = self.parted.lock().unwrap_or_else(PoisonError::into_inner);
+        if parted.len() == PARTED {
+            parted.pop_front();
+        }
+        if !parted.contains(&digest) {
+            parted.push_back(digest);
+        }
+    }
+
+    /// Whether sources were parted for this blob.
+    pub fn is_parted(&self, digest: &Digest) -> bool {
+        self.parted.lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
     }
 
     /// Room for more: every byte that arrives is written here once.
@@ -177,9 +218,11 @@ impl Staging {
     }
 
     fn unclaimed_but(&self, except: &[Descriptor]) -> Result<Vec<StagedOnDisk>, StoreError> {
-        let kept: HashSet<String> = except.iter().map(stem).collect();
+        let kept: Vec<String> = except.iter().map(|blob| stem(blob, Source::Any)).collect();
         let mut files = self.unclaimed_files()?;
-        files.retain(|file| !kept.contains(&file.stem));
+        files.retain(|file| {
+            !kept.iter().any(|kept| file.stem.strip_prefix(kept.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')))
+        });
         Ok(files)
     }
 
@@ -243,8 +286,12 @@ fn is_brought(shared: &Weak<Shared>) -> bool {
 }
 
 /// The name of the files of a blob, without what follows the dot.
-fn stem(blob: &Descriptor) -> String {
-    format!("{}-{}", blob.digest.hex(), blob.size_bytes)
+fn stem(blob: &Descriptor, source: Source) -> String {
+    let together = format!("{}-{}", blob.digest.hex(), blob.size_bytes);
+    match source {
+        Source::Any => together,
+        Source::Only(host) => format!("{together}-{host}"),
+    }
 }
 
 /// The right to open one blob.

@@ -42,6 +42,48 @@ async fn ranges_in_any_order_become_the_blob() {
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing stays behind");
 }
 
+/// What a blob is said to be costs nothing: memory and time go with what was verified.
+#[tokio::test]
+async fn a_claimed_size_costs_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (bytes, blob, hashes) = sample(3 * RANGE_BYTES as usize);
+    let blob = Descriptor { size_bytes: proto::limits::BLOB_BYTES, ..blob };
+    let far = proto::limits::BLOB_BYTES / 2;
+    let staging = Staging::open(directory.path()).unwrap();
+    {
+        let staged = staging.claim(&blob).await.unwrap();
+        assert_eq!(staged.missing(), [0..proto::limits::BLOB_BYTES]);
+        put(&staged, &bytes, &hashes, 0);
+        // A range far from all others; hashes that fit its place cannot be made up, so the map is told directly.
+        let mut map = map::Map::open(directory.path().join(format!("{}.map", stem(&blob, Source::Any))), blob.size_bytes).unwrap();
+        map.record((far / RANGE_BYTES) as usize, &[(hashes[0], hashes[1])]).unwrap();
+    }
+    assert_eq!(staging.staged_bytes(&blob, Source::Any).unwrap(), 2 * RANGE_BYTES);
+    let staged = staging.claim(&blob).await.unwrap();
+    assert_eq!(staged.missing(), [RANGE_BYTES..proto::limits::BLOB_BYTES]);
+}
+
+/// Of one source alone: what others bring of the same blob is not its own.
+#[tokio::test]
+async fn sources_that_are_parted_do_not_share() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let (bytes, blob, hashes) = sample(200_000);
+    let [one, other] = [b"one", b"two"].map(|key| Source::Only(HostId::of_public_key(key)));
+    let (first, second) = (staging.claim_from(&blob, one).await.unwrap(), staging.claim_from(&blob, other).await.unwrap());
+    let together = staging.claim(&blob).await.unwrap();
+    put(&first, &bytes, &hashes, 0);
+    assert_eq!([&first, &second, &together].map(StagedBlob::verified_bytes), [RANGE_BYTES, 0, 0]);
+    assert!(!first.was_joined());
+    assert_eq!(staging.staged_bytes(&blob, one).unwrap(), RANGE_BYTES);
+    assert_eq!(staging.staged_bytes(&blob, Source::Any).unwrap(), 0);
+    drop((first, second, together));
+    assert_eq!(staging.unclaimed(std::slice::from_ref(&blob)).unwrap(), Unclaimed::default(), "all of them are this blob");
+    assert!(!staging.is_parted(&blob.digest));
+    staging.part_sources(blob.digest);
+    assert!(staging.is_parted(&blob.digest));
+}
+
 #[tokio::test]
 async fn a_restart_keeps_what_was_verified_and_drops_what_is_damaged() {
     let directory = tempfile::tempdir().unwrap();
@@ -54,10 +96,10 @@ async fn a_restart_keeps_what_was_verified_and_drops_what_is_damaged() {
         }
     }
     // A power cut: the map is ahead of the data.
-    let data = std::fs::OpenOptions::new().write(true).open(directory.path().join(format!("{}.data", stem(&blob)))).unwrap();
+    let data = std::fs::OpenOptions::new().write(true).open(directory.path().join(format!("{}.data", stem(&blob, Source::Any)))).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&data, &[0; 100], RANGE_BYTES + 5).unwrap();
     let staging = Staging::open(directory.path()).unwrap();
-    assert_eq!(staging.staged_bytes(&blob).unwrap(), 3 * RANGE_BYTES);
+    assert_eq!(staging.staged_bytes(&blob, Source::Any).unwrap(), 3 * RANGE_BYTES);
     let staged = staging.claim(&blob).await.unwrap();
     assert_eq!(staged.missing(), vec![RANGE_BYTES..3 * RANGE_BYTES, 4 * RANGE_BYTES..400_000]);
     assert_eq!(staged.verified_bytes(), 2 * RANGE_BYTES);
@@ -160,7 +202,8 @@ async fn what_nobody_brings_goes_oldest_first_when_room_is_needed() {
         put(&staging.claim(&blob).await.unwrap(), &bytes, &hashes, 0);
         let old = SystemTime::now() - Duration::from_secs(3600 * (300_000 - size as u64));
         for end in ["data", "map"] {
-            let file = std::fs::File::options().write(true).open(directory.path().join(format!("{}.{end}", stem(&blob)))).unwrap();
+            let file =
+                std::fs::File::options().write(true).open(directory.path().join(format!("{}.{end}", stem(&blob, Source::Any)))).unwrap();
             file.set_modified(old).unwrap();
         }
         blobs.push(blob);
@@ -169,7 +212,7 @@ async fn what_nobody_brings_goes_oldest_first_when_room_is_needed() {
     assert_eq!(staging.unclaimed(&[]).unwrap().blobs, 3);
     let freed_bytes = staging.reclaim(1, &blobs[1..2]).unwrap();
     assert!(freed_bytes > 0);
-    let staged = |blob: &Descriptor| staging.staged_bytes(blob).unwrap() > 0;
+    let staged = |blob: &Descriptor| staging.staged_bytes(blob, Source::Any).unwrap() > 0;
     // The oldest of those that nobody holds or wants.
     assert_eq!(blobs.iter().map(staged).collect::<Vec<_>>(), [true, true, false, true]);
     drop(held);

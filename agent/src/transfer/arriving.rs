@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use proto::Digest;
 use proto::limits::BLOCK_BYTES;
 use proto::peer::Refusal;
 
 use super::refusal;
-use crate::staging::{StagedBlob, StagedReader};
+use crate::staging::{StagedBlob, StagedReader, Staging};
 use crate::store::{Import, Ingest, StoreError};
 use crate::sys::{Lane, blocking_in};
 
@@ -32,10 +33,13 @@ impl Arriving {
 }
 
 /// Whether this source is to blame for a layer that is not what its digest says: not when a part of it came in another session, which is
-/// forgotten now. Then a new session finds out.
-pub(super) fn blamed(error: &StoreError, is_mixed: bool) -> Refusal {
+/// forgotten now. Then a new session finds out, in which each source brings the layer alone.
+pub(super) fn blamed(staging: &Staging, digest: Digest, error: &StoreError, is_mixed: bool) -> Refusal {
     match error {
-        StoreError::Corrupt(_) if is_mixed => Refusal::StoreChanged,
+        StoreError::Corrupt(_) if is_mixed => {
+            staging.part_sources(digest);
+            Refusal::StoreChanged
+        }
         error => refusal(error),
     }
 }

@@ -11,6 +11,7 @@ mod limit;
 mod offering;
 mod offers;
 mod pinned;
+mod possession;
 mod provide;
 mod pull;
 mod receive;

@@ -24,9 +24,9 @@ use super::interest::{Interest, News};
 use super::job::Place;
 use super::reservation::Reservation;
 use super::sharing::Sharing;
-use super::{Context, documents, refusal, rights};
+use super::{Context, documents, possession, refusal, rights};
 use crate::net::{Peer, Share, Stream};
-use crate::staging::{StagedBlob, Staging};
+use crate::staging::StagedBlob;
 use crate::store::{Import, Imported, Ingest, Store, StoreError};
 use crate::sys;
 
@@ -120,6 +120,8 @@ struct Session<'a, S: Store> {
     /// Layers that a store which takes nothing but bytes has taken, and those of which the machine knows that they are complete.
     fed: HashSet<Digest>,
     complete: HashSet<Digest>,
+    /// Blobs that are here, and have to come all the same.
+    unproven: HashSet<Digest>,
     /// On the disks of this host.
     reservation: Option<Reservation>,
     received_bytes: Arc<AtomicU64>,
@@ -168,6 +170,7 @@ impl<'a, S: Store> Session<'a, S> {
             kept: vec![],
             fed: HashSet::new(),
             complete: HashSet::new(),
+            unproven: HashSet::new(),
             reservation: None,
             received_bytes: Arc::default(),
             hashing: watch::Sender::new(None),
@@ -250,8 +253,12 @@ impl<'a, S: Store> Session<'a, S> {
         };
         let store = &self.context.store;
         let mut import = store.import(offer.image.clone()).await.map_err(|error| refusal(&error))?;
-        let missing = import.missing().await.map_err(|error| refusal(&error))?;
-        let missing = staged(&self.context.staging, missing).await.map_err(|error| refusal(&error))?;
+        let mut missing = import.missing().await.map_err(|error| refusal(&error))?;
+        let unproven =
+            possession::unproven(self.context, &self.pushers(), &offer.image, &missing).await.map_err(|error| refusal(&error))?;
+        self.unproven = unproven.iter().map(|blob| blob.digest).collect();
+        missing.extend(unproven);
+        let missing = possession::staged(self.context, self.peer.id(), missing).await.map_err(|error| refusal(&error))?;
         if !offer.dry_run {
             let blobs = offer.image.blobs().into_iter().cloned().collect();
             self.reservation = Some(self.context.reservations.reserve(self.context, &missing, blobs).await?);
@@ -334,7 +341,8 @@ impl<'a, S: Store> Session<'a, S> {
                 // What another session left or brings here did not come with the job.
                 let is_ours = arriving.is_mixed() && self.context.policy.restricts_pull();
                 self.shared(&digest, if is_ours { Place::Nowhere } else { Place::Staged(arriving.staged.reader()) });
-                if let (false, Some(import)) = (self.context.store.properties().adopts_files, self.import.clone()) {
+                let is_fed = !self.context.store.properties().adopts_files && !self.unproven.contains(&digest);
+                if let (true, Some(import)) = (is_fed, self.import.clone()) {
                     let reader = arriving.staged.reader();
                     self.tasks.spawn(async move {
                         match feed_in(reader, import).await {
@@ -353,7 +361,7 @@ impl<'a, S: Store> Session<'a, S> {
                 if let (StoreError::Corrupt(_), Some(arriving)) = (&error, self.layers.get(&digest)) {
                     arriving.staged.discard();
                 }
-                self.tell(Input::Failed(blamed(&error, is_mixed)));
+                self.tell(Input::Failed(blamed(&self.context.staging, digest, &error, is_mixed)));
             }
             Outcome::Fed(digest) => {
                 self.fed.insert(digest);
@@ -400,11 +408,12 @@ impl<'a, S: Store> Session<'a, S> {
     fn claim(&mut self, layer: Descriptor) {
         let (context, import) = (self.context.clone(), self.import.clone());
         // A store that is fed says so when its feeding begins, which may wait for another session that feeds the same layer.
-        let looks = context.store.properties().adopts_files;
+        let looks = context.store.properties().adopts_files && !self.unproven.contains(&layer.digest);
+        let source = possession::source(&context, self.peer.id(), &layer.digest);
         self.tasks.spawn(async move {
             let digest = layer.digest;
             let claim = async {
-                let staged = context.staging.claim(&layer).await?;
+                let staged = context.staging.claim_from(&layer, source).await?;
                 let import = import.ok_or(StoreError::BlobMissing(digest))?;
                 if looks && import.ingest(&layer).await?.is_none() {
                     return Ok(Outcome::Input(Input::StoredElsewhere(digest)));
@@ -458,15 +467,19 @@ impl<'a, S: Store> Session<'a, S> {
     }
 
     fn store(&mut self, digest: Digest) {
-        if !self.context.store.properties().adopts_files {
+        if !self.context.store.properties().adopts_files && !self.unproven.contains(&digest) {
             self.complete.insert(digest);
             return self.stored_when_fed(digest);
         }
         let (Some(arriving), Some(import)) = (self.layers.remove(&digest), self.import.clone()) else { return };
         self.count_whole(&arriving);
-        let is_mixed = arriving.is_mixed();
+        let (is_mixed, context) = (arriving.is_mixed(), self.context.clone());
+        let is_proof = self.unproven.contains(&digest);
+        let diff_id = self.image.layers().into_iter().find(|layer| layer.descriptor.digest == digest).and_then(|layer| layer.diff_id);
         self.tasks.spawn(async move {
-            input(hand_over(arriving.staged, import).await.map(|()| Input::Stored(digest)).map_err(|error| blamed(&error, is_mixed)))
+            let stored =
+                if is_proof { possession::prove(arriving.staged, diff_id).await } else { hand_over(arriving.staged, import).await };
+            input(stored.map(|()| Input::Stored(digest)).map_err(|error| blamed(&context.staging, digest, &error, is_mixed)))
         });
     }
 
@@ -598,16 +611,6 @@ impl<'a, S: Store> Session<'a, S> {
             let _ = sender.try_send(news);
         }
     }
-}
-
-/// What is missing, with what is staged of it.
-async fn staged(staging: &Arc<Staging>, missing: Vec<Descriptor>) -> Result<Vec<Missing>, StoreError> {
-    let staging = staging.clone();
-    let staged = move |blob: Descriptor| {
-        let staged_bytes = staging.staged_bytes(&blob)?.min(blob.size_bytes);
-        Ok(Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes })
-    };
-    sys::blocking(move || missing.into_iter().map(staged).collect()).await
 }
 
 /// Says that the session goes on, to who understands it.

@@ -1,11 +1,15 @@
 //! Rights: what a member gets, moves or names that it may not.
 
+use std::sync::Arc;
+
 use proto::control::{FailureKind, Platforms, Pull, Request as Ask, Send};
 use proto::peer::{Answer, Offer, Refusal, Request};
 use proto::{Digest, Image, Reference};
 use tests::fleet::{self, Host, done, failed, send};
 use tests::rogue::{Channel, Rogue};
 use tests::sample::{Recipe, Sample};
+
+use super::offers::{Lie, serve};
 
 fn pull(image: &str, from: &str) -> Ask {
     Ask::Pull(Pull {
@@ -133,4 +137,51 @@ async fn an_id_does_not_get_round_a_rule_on_repositories() {
     assert!(hosts[2].images().await.is_empty());
     let events = ask(open.image_id().hex()[..12].to_owned()).await.unwrap();
     assert_eq!((done(&events).len(), failed(&events).len()), (1, 0));
+}
+
+/// Offers an image, serves what is in the sample, and says how it ended.
+async fn offered(connection: &quinn::Connection, sample: &Sample) -> Answer {
+    let mut stream = Channel::ask(connection, &Request::Offer(Offer { image: sample.image.clone(), dry_run: false })).await;
+    let serving = tokio::spawn(serve(connection.clone(), Arc::new(sample.clone()), Lie::None));
+    loop {
+        match stream.hear().await.unwrap() {
+            answer @ (Answer::Committed(_) | Answer::Refused(_)) => {
+                serving.abort();
+                return answer;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whoever names a layer that is here, and that it may not pull from here, has not got it by that. Whoever has it may bring it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_is_here_is_no_gift() {
+    let secret = Recipe::new(1, &[100_000]).build("acme/secret:1");
+    let (host, _rogue, connection) = honest_and_rogue(&[&secret], "[[pull]]\nrepositories = [\"docker.io/library/*\"]\n").await;
+    let layer = secret.image.layers()[0];
+    for diff_id in [Digest::of(b"invented"), layer.diff_id.unwrap()] {
+        let stolen = Sample::naming("x:1", &[layer.descriptor.clone()], &[diff_id]);
+        let answer = offered(&connection, &stolen).await;
+        assert!(matches!(answer, Answer::Refused(_)), "{answer:?}");
+        // With bytes of its own that have the size.
+        let mut invented = stolen.clone();
+        invented.blobs.insert(layer.descriptor.digest, vec![0; layer.descriptor.size_bytes as usize].into());
+        let answer = offered(&connection, &invented).await;
+        assert!(matches!(answer, Answer::Refused(_)), "{answer:?}");
+    }
+    // The config of a secret image is no gift either.
+    let config = secret.image.manifests[0].config.clone();
+    let mut copy = secret.clone().named("x:1");
+    copy.blobs.remove(&config.digest);
+    assert!(matches!(offered(&connection, &copy).await, Answer::Refused(_)));
+    assert_eq!(host.images().await.len(), 1);
+    let mut own = Sample::naming("x:1", &[layer.descriptor.clone()], &[layer.diff_id.unwrap()]);
+    own.blobs.insert(layer.descriptor.digest, secret.blobs[&layer.descriptor.digest].clone());
+    assert!(matches!(offered(&connection, &own).await, Answer::Committed(_)));
+    assert_eq!(host.images().await.len(), 2);
+    assert_eq!(host.staged_files(), 0);
+    // From now on it may pull the layer, so that it does not travel again.
+    let next = Sample::naming("x:2", &[layer.descriptor.clone(), layer.descriptor.clone()], &[layer.diff_id.unwrap(); 2]);
+    assert!(matches!(offered(&connection, &next).await, Answer::Committed(_)));
 }

@@ -1,0 +1,95 @@
+//! What is here counts as present only for those who may have it. Where not every member may pull everything, a host that names a blob in an image of
+//! its own would otherwise get it: the image is complete, and is pulled from here. So whoever brings an image has to be allowed to pull a repository
+//! here that holds the blob, or sends the bytes all the same, which proves that it has them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use proto::image::Selection;
+use proto::peer::Missing;
+use proto::{Descriptor, Digest, HostId, Image, Reference};
+
+use super::Context;
+use super::rights::may_pull;
+use crate::archive;
+use crate::staging::{Source, StagedBlob};
+use crate::store::{Form, Query, Store, StoreError};
+use crate::sys::{Lane, blocking, blocking_in};
+
+/// Blobs of an image that are here, and that not all of these hosts may pull from here. In a fleet without rules for pulls: none, at no cost.
+pub(super) async fn unproven<S: Store>(
+    context: &Context<S>,
+    hosts: &[HostId],
+    image: &Image,
+    missing: &[Descriptor],
+) -> Result<Vec<Descriptor>, StoreError> {
+    if !context.policy.restricts_pull() {
+        return Ok(vec![]);
+    }
+    let form = context.store.properties().form;
+    let contents = contents(image, form);
+    let missing: HashSet<Digest> = missing.iter().map(|blob| blob.digest).collect();
+    let mut unproven: Vec<Descriptor> = image.blobs().into_iter().filter(|blob| !missing.contains(&blob.digest)).cloned().collect();
+    let may_have = |reference: &Reference| hosts.iter().all(|host| may_pull(context, host, &reference.repository()).is_some());
+    let names = context.store.list().await?.into_iter().filter_map(|row| row.reference).filter(may_have);
+    for name in names {
+        if unproven.is_empty() {
+            break;
+        }
+        let held = match context.store.resolve(&Query::from(name), Selection::Present).await {
+            // It has gone meanwhile, or is not whole: nothing is known of what it holds.
+            Err(StoreError::NotFound(_) | StoreError::BlobMissing(_) | StoreError::Corrupt(_)) => continue,
+            held => held?.image,
+        };
+        let known: HashSet<Digest> = self::contents(&held, form).into_values().collect();
+        unproven.retain(|blob| !contents.get(&blob.digest).is_some_and(|content| known.contains(content)));
+    }
+    Ok(unproven)
+}
+
+/// Whose bytes count for a blob that this host brings.
+pub(super) fn source<S>(context: &Context<S>, host: HostId, digest: &Digest) -> Source {
+    if context.policy.restricts_pull() || context.staging.is_parted(digest) { Source::Only(host) } else { Source::Any }
+}
+
+/// What is missing, with what is staged of it.
+pub(super) async fn staged<S: Store>(
+    context: &Arc<Context<S>>,
+    host: HostId,
+    missing: Vec<Descriptor>,
+) -> Result<Vec<Missing>, StoreError> {
+    let context = context.clone();
+    let staged = move |blob: Descriptor| {
+        let source = source(&context, host, &blob.digest);
+        let staged_bytes = context.staging.staged_bytes(&blob, source)?.min(blob.size_bytes);
+        Ok(Missing { digest: blob.digest, size_bytes: blob.size_bytes, staged_bytes })
+    };
+    blocking(move || missing.into_iter().map(staged).collect()).await
+}
+
+/// All bytes of a blob that is here have come again. A layer also has to be the one that the config names: a store of unpacked layers knows it by that.
+pub(super) async fn prove(staged: Arc<StagedBlob>, diff_id: Option<Digest>) -> Result<(), StoreError> {
+    let digest = staged.descriptor().digest;
+    let proof = move || {
+        let file = staged.finish()?;
+        let unpacked = diff_id.map(|_| archive::diff_id(file.path(), digest));
+        file.stored();
+        match unpacked {
+            Some(Ok(unpacked)) if Some(unpacked) != diff_id => Err(StoreError::Corrupt(digest)),
+            Some(Err(archive::ArchiveError::Store(error))) => Err(error),
+            Some(Err(_)) => Err(StoreError::Corrupt(digest)),
+            _ => Ok(()),
+        }
+    };
+    blocking_in(Lane::Unpack, proof).await
+}
+
+/// By what the store knows each blob of an image: a layer that is kept unpacked by its diff ID.
+fn contents(image: &Image, form: Form) -> HashMap<Digest, Digest> {
+    let mut contents: HashMap<Digest, Digest> = image.blobs().into_iter().map(|blob| (blob.digest, blob.digest)).collect();
+    if form == Form::Unpacked {
+        let layers = image.manifests.iter().flat_map(|manifest| &manifest.layers);
+        contents.extend(layers.filter_map(|layer| Some((layer.descriptor.digest, layer.diff_id?))));
+    }
+    contents
+}
