@@ -66,6 +66,23 @@ async fn one_agent_at_a_time() {
     assert_eq!(again.list().await.unwrap().len(), 1);
 }
 
+/// Without its index nothing would be named, and all of it collected.
+#[tokio::test]
+async fn a_lost_index_is_not_an_empty_one() {
+    let layout = layout();
+    bring(&layout.store, &Sample::small("demo", 1)).await.unwrap();
+    let Layout { store, path, _directory } = layout;
+    drop(store);
+    let blobs = || std::fs::read_dir(path.join("blobs/sha256")).unwrap().count();
+    let (before, index) = (blobs(), std::fs::read(path.join("index.json")).unwrap());
+    std::fs::remove_file(path.join("index.json")).unwrap();
+    let refused = LayoutStore::open(&path);
+    assert!(matches!(&refused, Err(StoreError::Malformed { path, .. }) if path.ends_with("index.json")), "{refused:?}");
+    assert_eq!(blobs(), before);
+    std::fs::write(path.join("index.json"), index).unwrap();
+    assert_eq!(LayoutStore::open(&path).unwrap().list().await.unwrap().len(), 1);
+}
+
 #[test]
 fn other_directories_are_left_alone() {
     let directory = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@ mod engines;
 mod fan_out;
 mod faults_table;
 mod golden;
+mod jobs;
 mod layout;
 mod mistakes;
 mod network;

@@ -43,6 +43,7 @@ pub(super) fn transfer(what: impl Into<String>, host: &str, error: &TransferErro
     let kind = match error {
         TransferError::Net(error) => net_kind(host, error),
         TransferError::Store(error) => store_kind(error),
+        TransferError::Source(_) => FailureKind::Store,
         TransferError::Refused(refusal) | TransferError::Here(refusal) => refusal_kind(refusal),
         TransferError::OtherConfig { .. } => FailureKind::InvalidImage,
         TransferError::Cancelled => FailureKind::Cancelled,
@@ -97,7 +98,7 @@ fn net_kind(host: &str, error: &NetError) -> FailureKind {
         NetError::Answer(refusal) => refusal_kind(refusal),
         NetError::Frame(_) | NetError::OutOfTurn(_) => FailureKind::Other,
         NetError::Bind { .. } => FailureKind::Other,
-        NetError::NoAddress | NetError::Unreachable(_) | NetError::Lost(_) | NetError::Silent(_) => {
+        NetError::NoAddress | NetError::OtherHost | NetError::Unreachable(_) | NetError::Lost(_) | NetError::Silent(_) => {
             FailureKind::HostUnreachable(host.to_owned())
         }
     }

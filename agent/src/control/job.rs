@@ -21,6 +21,9 @@ use crate::sys;
 /// Bytes of ended jobs that are remembered; those that other hosts asked for are counted for themselves.
 const RECENT_BYTES: usize = 16 * 1024 * 1024;
 
+/// How long a cancelled job may take to end, for whoever has cancelled it.
+const CANCEL_MS: u64 = 2_000;
+
 /// How often a job that goes on is saved at most.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
@@ -108,7 +111,7 @@ impl Jobs {
                 None if job.request.detach => pending.push(job.clone()),
                 None => {
                     job.end(Err(failure(FailureKind::ShuttingDown, "the agent was restarted in the middle of it")));
-                    jobs.save(&job).await;
+                    jobs.save_or_warn(&job).await;
                 }
             }
             jobs.jobs().push_back(job);
@@ -146,9 +149,25 @@ impl Jobs {
     }
 
     /// Keeps a job on disk as it is now, where a client of this host has asked for it.
-    pub(super) async fn save(&self, job: &Job) {
-        if let Some(journal) = self.journal_of(job) {
-            job.save(&journal, None).await;
+    pub(super) async fn save(&self, job: &Job) -> Result<(), StoreError> {
+        match self.journal_of(job) {
+            Some(journal) => job.save(&journal, None).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the end of a cancelled job is on disk, as long as that takes no longer than a moment.
+    pub(super) async fn cancelled(&self, id: u64) {
+        let Ok(job) = self.find(Some(id)) else { return };
+        if sys::deadline(CANCEL_MS, job.over()).await.is_some() {
+            self.save_or_warn(&job).await;
+        }
+    }
+
+    /// The same where nobody can be told that it is not kept.
+    pub(super) async fn save_or_warn(&self, job: &Job) {
+        if let Err(error) = self.save(job).await {
+            tracing::warn!(job = job.id, %error, "a send is not kept on disk");
         }
     }
 
@@ -165,11 +184,17 @@ impl Jobs {
             let (mut version, mut kept) = (job.version.subscribe(), None);
             loop {
                 version.borrow_and_update();
-                let Some(saved) = job.save(&journal, kept.as_ref()).await else { return };
-                if saved.result.is_some() {
-                    return;
+                match job.save(&journal, kept.as_ref()).await {
+                    Ok(Some(saved)) if saved.result.is_some() => return,
+                    Ok(Some(saved)) => kept = Some(saved),
+                    Ok(None) => return,
+                    Err(error) => {
+                        tracing::warn!(job = job.id, %error, "a send is not kept on disk");
+                        if job.is_over() {
+                            return;
+                        }
+                    }
                 }
-                kept = Some(saved);
                 // The sender is in `job`.
                 let _ = version.changed().await;
                 let _ = sys::deadline(SAVE_EVERY.as_millis() as u64, job.over()).await;
@@ -218,13 +243,6 @@ impl Jobs {
     }
 }
 
-async fn save(journal: Arc<Journal>, saved: Saved) {
-    let id = saved.id;
-    if let Err(error) = sys::blocking(move || journal.save(&saved)).await {
-        tracing::warn!(job = id, %error, "a send is not kept on disk");
-    }
-}
-
 impl Job {
     fn new(id: u64, request: Send, asker: Asker, parent: &CancellationToken) -> Arc<Self> {
         let (record, version, saving) = (Mutex::default(), watch::Sender::new(0), AsyncMutex::default());
@@ -233,16 +251,17 @@ impl Job {
 
     /// Keeps it on disk as it is now, unless that is known to be what is there: of several who do so, the later one keeps the later state. `None`:
     /// the agent stops, and what has happened since is not kept.
-    async fn save(&self, journal: &Arc<Journal>, kept: Option<&Saved>) -> Option<Saved> {
+    async fn save(&self, journal: &Arc<Journal>, kept: Option<&Saved>) -> Result<Option<Saved>, StoreError> {
         let _turn = self.saving.lock().await;
         let saved = self.saved();
         if self.is_to_go_on() && saved.result.is_some() {
-            return None;
+            return Ok(None);
         }
         if kept != Some(&saved) {
-            save(journal.clone(), saved.clone()).await;
+            let (journal, saved) = (journal.clone(), saved.clone());
+            sys::blocking(move || journal.save(&saved)).await?;
         }
-        Some(saved)
+        Ok(Some(saved))
     }
 
     /// As it is kept on disk: without steps, and without what is only true of this life of the agent.
@@ -363,17 +382,39 @@ impl Job {
 
     /// What failed, or was never begun: hosts, and images as they were asked for. `None`: it is not over yet.
     pub(super) fn failed(&self) -> Option<Vec<(String, String)>> {
+        let mut failed = {
+            let record = self.record();
+            record.result.as_ref()?;
+            let failed = |(_, event): &(Key, Event)| match event {
+                Event::HostFailed { host, image, .. } => Some((host.clone(), image.clone())),
+                _ => None,
+            };
+            record.events.values().filter_map(failed).collect::<Vec<_>>()
+        };
+        // Names of images differ before and after: a host of which not all have ended gets all again, which costs nothing where it has them.
+        failed.extend(self.unfinished());
+        Some(failed)
+    }
+
+    /// Ends it, with a reason that is one for all that is not done: host by host, so that `status` shows it.
+    pub(super) fn fail(&self, failure: Failure) {
+        let unfinished = self.unfinished();
+        for (host, image) in unfinished {
+            self.tell(Event::HostFailed { host, image, failure: failure.clone() });
+        }
+        self.end(Err(failure));
+    }
+
+    /// Images that are not on their hosts, and of which it was not said why.
+    fn unfinished(&self) -> Vec<(String, String)> {
         let record = self.record();
-        record.result.as_ref()?;
         let ended = |host: &str| record.events.values().filter(|(key, _)| matches!(key, Key::Ended(of, _) if of == host)).count();
         let queued = |host: &str| record.events.values().filter(|(key, _)| matches!(key, Key::Queued(of, _) if of == host)).count();
-        let failed = |(_, event): &(Key, Event)| match event {
-            Event::HostFailed { host, image, .. } => Some((host.clone(), image.clone())),
-            // Names of images differ before and after: a host of which not all have ended gets all again, which costs nothing where it has them.
+        let unfinished = |(_, event): &(Key, Event)| match event {
             Event::Queued { host, image } if ended(host) < queued(host) => Some((host.clone(), image.clone())),
             _ => None,
         };
-        Some(record.events.values().filter_map(failed).collect())
+        record.events.values().filter_map(unfinished).collect()
     }
 
     /// What its images were when it began.

@@ -127,7 +127,7 @@ async fn quick<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Client
         Request::List(hosts) => list::list(context, client, &hosts).await,
         Request::Peers => peers::peers(context, client).await,
         Request::Status(request) => status::status(context, jobs, client, &request).await,
-        Request::Cancel(id) => status::cancel(context, id),
+        Request::Cancel(id) => status::cancel(context, jobs, id).await,
         Request::Save(request) => save::save(context, client, request).await,
         Request::Tag { image, name } => images::tag(context, &image, name).await,
         Request::Remove(images) => images::remove(context, client, &images).await,

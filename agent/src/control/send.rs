@@ -43,7 +43,10 @@ async fn carry_out<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Cl
     let job = begin(context, jobs, request, &earlier).await?;
     if detach {
         // From here on it outlives this agent, too.
-        jobs.save(&job).await;
+        if let Err(error) = jobs.save(&job).await {
+            job.cancel.cancel();
+            return Err(failure::store("cannot send without a client: what is under way cannot be kept on disk", &error));
+        }
         client.event(Event::Accepted { id: job.id }).await;
         return Ok(());
     }
@@ -71,9 +74,8 @@ pub(super) async fn go_on<S: Store>(context: &Arc<Context<S>>, journal: Journal)
     for job in pending {
         info!(job = job.id, "a send goes on");
         if let Err(failure) = go_on_with(context, &jobs, &job).await {
-            warn!(job = job.id, causes = ?failure.causes, "a send does not go on");
-            job.end(Err(failure));
-            jobs.save(&job).await;
+            fail(context, &job, failure);
+            jobs.save_or_warn(&job).await;
         }
     }
     jobs
@@ -88,8 +90,7 @@ async fn go_on_with<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, job: &Arc<
         let (done, failed) = job.ended(&[]);
         job.tell(Event::Summary(Summary { total: done + failed, done, failed, egress_bytes: 0, elapsed_ms: 0 }));
         job.end(Ok(()));
-        jobs.save(job).await;
-        return Ok(());
+        return jobs.save(job).await.map_err(|error| failure::store("cannot keep what was sent", &error));
     }
     if let Some(from) = &job.request.from {
         let source = hosts::one(&members, from, "--from")?;
@@ -103,6 +104,13 @@ async fn go_on_with<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, job: &Arc<
     Ok(())
 }
 
+/// Ends a job of an earlier life of the agent that does not go on.
+fn fail<S>(context: &Context<S>, job: &Job, failure: Failure) {
+    let before = job.rows().len();
+    job.fail(failure);
+    job.rows().into_iter().skip(before).for_each(|row| context.transfers.remember(row));
+}
+
 /// An engine that starts later than this agent, as after a boot, is waited for as a host is.
 async fn go_on_here<S: Store>(context: Arc<Context<S>>, job: Arc<Job>, hosts: Vec<Member>, canary: Option<u32>) {
     let mut waiting = transfer::Retry::default();
@@ -112,7 +120,10 @@ async fn go_on_here<S: Store>(context: Arc<Context<S>>, job: Arc<Job>, hosts: Ve
             Err(failure) => failure,
         };
         let pause = if failure.kind == FailureKind::Store { waiting.next(0) } else { None };
-        let Some(pause) = pause else { return job.end(Err(failure)) };
+        let Some(pause) = pause else {
+            warn!(job = job.id, causes = ?failure.causes, "a send does not go on");
+            return fail(&context, &job, failure);
+        };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = job.cancel.cancelled() => return job.end(Err(self::failure(FailureKind::Cancelled, "it was cancelled"))),

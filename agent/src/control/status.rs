@@ -35,8 +35,10 @@ pub(super) async fn status<S>(context: &Context<S>, jobs: &Jobs, client: &Client
 }
 
 /// Cancels all transfers of a number. What was verified until now stays for the next one.
-pub(super) fn cancel<S>(context: &Context<S>, id: u64) -> Done {
+pub(super) async fn cancel<S>(context: &Context<S>, jobs: &Jobs, id: u64) -> Done {
     if context.transfers.cancel(id) {
+        // An agent that ends now does not go on with it when it is started again.
+        jobs.cancelled(id).await;
         Ok(())
     } else {
         Err(failure(FailureKind::TransferNotFound(id), format!("no transfer {id} is running")))

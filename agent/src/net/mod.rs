@@ -55,6 +55,9 @@ pub enum NetError {
     /// TLS says that one of the two is not who it should be.
     #[error("the handshake failed: {0}")]
     Handshake(String),
+    /// Who answers at an address is a member of the fleet, and another one: the address is not that of the host that is looked for.
+    #[error("another host answers there")]
+    OtherHost,
     /// The connection is gone.
     #[error("the connection was lost: {0}")]
     Lost(String),
@@ -75,10 +78,24 @@ pub enum NetError {
     Trust(#[from] TrustError),
 }
 
+/// How rustls words [`rustls::CertificateError::NotValidForName`].
+const OTHER_NAME: &str = "NotValidForName";
+
 impl NetError {
+    /// This failure and a later one of the same search.
+    fn and(self, further: Self) -> Self {
+        match (self, further) {
+            (Self::Unreachable(mut attempts), Self::Unreachable(more)) => {
+                attempts.extend(more);
+                Self::Unreachable(attempts)
+            }
+            (_, further) => further,
+        }
+    }
+
     /// True when trying again may help: the host or the way to it is gone, not its good will.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Lost(_) | Self::Silent(_) | Self::Unreachable(_) | Self::NoAddress)
+        matches!(self, Self::Lost(_) | Self::Silent(_) | Self::Unreachable(_) | Self::NoAddress | Self::OtherHost)
     }
 }
 
@@ -89,6 +106,8 @@ impl From<quinn::ConnectionError> for NetError {
         let crypto = |code: quinn::TransportErrorCode| (0x100..0x200).contains(&u64::from(code));
         match &error {
             ConnectionError::ConnectionClosed(close) if crypto(close.error_code) => Self::Handshake(error.to_string()),
+            // What our verifier says of a certificate of this fleet that is another host's.
+            ConnectionError::TransportError(fault) if crypto(fault.code) && fault.reason.contains(OTHER_NAME) => Self::OtherHost,
             ConnectionError::TransportError(fault) if crypto(fault.code) => Self::Handshake(error.to_string()),
             _ => Self::Lost(error.to_string()),
         }

@@ -100,7 +100,11 @@ impl Net {
         }
         let tried = self.peers.addresses(id);
         match self.dial_any(id, tried.clone()).await {
-            Err(error) if error.is_passing() => self.find(id, &tried).await.unwrap_or(Err(error)),
+            Err(error) if error.is_passing() => match self.find(id, &tried).await {
+                Some(Err(further)) if further.is_passing() => Err(error.and(further)),
+                Some(found) => found,
+                None => Err(error),
+            },
             result => result,
         }
     }
@@ -315,7 +319,7 @@ impl Net {
     async fn admit(&self, dialled: Result<Connection, NetError>, expected: Option<HostId>) -> Result<Peer, NetError> {
         let connection = dialled?;
         let id = connected_id(&connection).filter(|id| expected.is_none_or(|expected| expected == *id) && *id != self.trust.id());
-        let id = id.ok_or_else(|| NetError::Handshake("another host answers there".to_owned()))?;
+        let id = id.ok_or(NetError::OtherHost)?;
         let greeting = async {
             let opened = connection.open_bi().await?;
             self.welcome(Stream::new(opened), id, connection.clone()).await

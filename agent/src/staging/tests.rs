@@ -52,7 +52,7 @@ async fn a_claimed_size_costs_nothing() {
     let staging = Staging::open(directory.path()).unwrap();
     {
         let staged = staging.claim(&blob).await.unwrap();
-        assert_eq!(staged.missing(), [0..proto::limits::BLOB_BYTES]);
+        assert_eq!(staged.missing(), vec![0..proto::limits::BLOB_BYTES]);
         put(&staged, &bytes, &hashes, 0);
         // A range far from all others; hashes that fit its place cannot be made up, so the map is told directly.
         let mut map = map::Map::open(directory.path().join(format!("{}.map", stem(&blob, Source::Any))), blob.size_bytes).unwrap();
@@ -60,7 +60,7 @@ async fn a_claimed_size_costs_nothing() {
     }
     assert_eq!(staging.staged_bytes(&blob, Source::Any).unwrap(), 2 * RANGE_BYTES);
     let staged = staging.claim(&blob).await.unwrap();
-    assert_eq!(staged.missing(), [RANGE_BYTES..proto::limits::BLOB_BYTES]);
+    assert_eq!(staged.missing(), vec![RANGE_BYTES..proto::limits::BLOB_BYTES]);
 }
 
 /// Of one source alone: what others bring of the same blob is not its own.

@@ -109,6 +109,9 @@ pub enum TransferError {
     /// Our own store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Our own store, which a receiver has asked for a blob.
+    #[error("the store of this host failed: {0}")]
+    Source(String),
     /// The receiver says no.
     #[error("refused: {0}")]
     Refused(Refusal),

@@ -31,6 +31,8 @@ pub struct Offer {
     is_shared: bool,
     sent_bytes: AtomicU64,
     held: Held,
+    /// Why a blob of it could not be read here, at last.
+    failure: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -53,7 +55,7 @@ impl Offers {
     pub fn stand(&self, to: HostId, held: Held, limit: Option<Arc<Limit>>, is_shared: bool) -> Arc<Offer> {
         let blob = |descriptor: &Descriptor| (descriptor.digest, OfferedBlob::new(descriptor));
         let blobs = held.image.blobs().into_iter().map(blob).collect();
-        let offer = Arc::new(Offer { to, blobs, limit, is_shared, sent_bytes: AtomicU64::new(0), held });
+        let offer = Arc::new(Offer { to, blobs, limit, is_shared, sent_bytes: AtomicU64::new(0), held, failure: Mutex::default() });
         let mut offers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         offers.retain(|offer| offer.strong_count() > 0);
         offers.push(Arc::downgrade(&offer));
@@ -94,6 +96,16 @@ impl Offer {
     /// Blob bytes that were sent for this offer.
     pub fn sent_bytes(&self) -> u64 {
         self.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A blob cannot be read here: what is told to people of this host, paths included.
+    pub(super) fn fail(&self, error: &StoreError) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
+
+    /// Why a blob could not be read here, if that was so.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// True when whoever reads it passes it on.

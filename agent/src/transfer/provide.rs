@@ -27,12 +27,13 @@ pub(super) async fn provide<S: Store>(context: &Context<S>, peer: &Peer, stream:
     };
     let hashing = match offer.hashing(&get.digest, context) {
         Ok(hashing) => hashing,
-        Err(error) => return refuse(peer, stream, refusal(&error)).await,
+        Err(error) => return refuse_for(Some(&offer), peer, stream, &error).await,
     };
     match hashing.hashes_for(stream, hashing_block(peer)).await? {
         Ok(hashes) => serve_store(&*context.store, peer, stream, &blob, &hashes, get, Some(&offer)).await,
         Err(error) => {
             debug!(blob = %get.digest, %error, "cannot serve");
+            offer.fail(&error);
             refuse(peer, stream, offer.unhashed(&get.digest, &error)).await
         }
     }
@@ -68,7 +69,7 @@ pub(super) async fn serve_store<S: Store>(
     };
     let mut ahead = match source {
         Ok(ahead) => ahead,
-        Err(error) => return refuse(peer, stream, refusal(&error)).await,
+        Err(error) => return refuse_for(offer, peer, stream, &error).await,
     };
     let mut offset = range.start;
     // An empty blob has one empty block.
@@ -86,7 +87,7 @@ pub(super) async fn serve_store<S: Store>(
         };
         let (bytes, _share) = match block {
             (Ok(bytes), share) => (bytes, share),
-            (Err(error), _) => return refuse(peer, stream, refusal(&error)).await,
+            (Err(error), _) => return refuse_for(offer, peer, stream, &error).await,
         };
         if bytes.len() as u64 != length_bytes {
             return refuse(peer, stream, Refusal::Corrupt(get.digest)).await;
@@ -121,6 +122,14 @@ pub(super) fn header(hashes: &[RangeHash], offset: u64, length_bytes: u64) -> Bl
     let count = length_bytes.div_ceil(RANGE_BYTES).max(1) as usize;
     let before = if first == 0 { RangeHash::START } else { hashes[first - 1] };
     BlockHeader { encoding: Encoding::Raw, encoded_bytes: length_bytes, before, after: hashes[first..first + count].to_vec() }
+}
+
+/// This host's store fails: whoever sends here hears it, too.
+async fn refuse_for(offer: Option<&Offer>, peer: &Peer, stream: &mut Stream, error: &StoreError) -> Result<(), NetError> {
+    if let Some(offer) = offer {
+        offer.fail(error);
+    }
+    refuse(peer, stream, refusal(error)).await
 }
 
 pub(super) async fn refuse(peer: &Peer, stream: &mut Stream, refusal: Refusal) -> Result<(), NetError> {

@@ -385,6 +385,11 @@ impl<S: Store> Sending<'_, S> {
                 Step::Committed(committed) => {
                     return Ok((planned.map(|(want, _)| want).unwrap_or(Want { missing: vec![] }), Some(committed)));
                 }
+                // It says what it has heard from here.
+                Step::Refused(Refusal::Store(reason)) => {
+                    let failure = standing.failure();
+                    return Err(failure.map_or_else(|| TransferError::Refused(Refusal::Store(reason)), TransferError::Source));
+                }
                 Step::Refused(refusal) => return Err(TransferError::Refused(refusal)),
             }
         }

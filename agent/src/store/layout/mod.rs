@@ -273,7 +273,21 @@ impl Store for LayoutStore {
     }
 
     async fn examine(&self) -> Vec<Finding> {
-        vec![Finding { verdict: Verdict::Ok, text: format!("embedded image layout in {}", self.layout.root.display()), remedy: None }]
+        let root = self.layout.root.clone();
+        let own = root.join(".imgd");
+        let text = format!("embedded image layout in {}", root.display());
+        match blocking(move || file::exists(&own)).await {
+            Ok(true) => vec![Finding { verdict: Verdict::Ok, text, remedy: None }],
+            Ok(false) => {
+                let remedy = "mount its file system again, or systemctl restart imgd to begin anew";
+                vec![Finding {
+                    verdict: Verdict::Wrong,
+                    text: format!("{text}: its directory .imgd is gone"),
+                    remedy: Some(remedy.to_owned()),
+                }]
+            }
+            Err(error) => vec![Finding { verdict: Verdict::Wrong, text: format!("{text}: {error}"), remedy: None }],
+        }
     }
 
     async fn list(&self) -> Result<Vec<ImageRow>, StoreError> {

@@ -36,6 +36,10 @@ pub(super) fn open(path: &Path) -> Result<File, StoreError> {
     let index = path.join("index.json");
     // An index that cannot be looked at is not an absent one, which would be replaced by an empty one.
     if !file::exists(&index)? {
+        // One that is lost is not an empty one: nothing would be named any more, and the next collection would take all of it.
+        if !super::collect::files(&path.join("blobs/sha256"))?.is_empty() {
+            return Err(malformed(&index, "it is not there, but blobs are: put it back, or remove the blobs to begin anew".to_owned()));
+        }
         durable::write(&index, &Index::empty(), 0o644)?;
     }
     if !is_layout {
