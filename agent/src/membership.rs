@@ -255,7 +255,7 @@ async fn announced<S: Store>(context: &Arc<Context<S>>, token: &Token) -> Vec<So
     let Some(interfaces) = &context.mdns_interfaces else { return vec![] };
     let Ok(mdns) = Mdns::ask_only(&token.fleet, &context.trust.id(), interfaces, &found) else { return vec![] };
     mdns.burst(None).await;
-    found.all().into_values().flat_map(|sighting| sighting.addresses).collect()
+    found.all().into_values().flat_map(|sighting| sighting.addresses().collect::<Vec<_>>()).collect()
 }
 
 fn is_not_signer(error: &NetError) -> bool {

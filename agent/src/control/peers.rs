@@ -50,7 +50,7 @@ fn row(name: Option<String>, id: HostId, sighting: Option<Sighting>, peer: Optio
     PeerRow {
         name,
         id: Some(id),
-        addresses: sighting.addresses.iter().map(ToString::to_string).collect(),
+        addresses: sighting.addresses().map(|address| address.to_string()).collect(),
         store: peer.map(|peer| peer.hello().store.clone()),
         software: peer.map(|peer| peer.hello().software.clone()),
         state: if peer.is_some() { PeerState::Connected } else { state },

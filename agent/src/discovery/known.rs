@@ -33,13 +33,14 @@ impl Known {
             warn!(path = %self.path.display(), "addresses of peers cannot be read: starting without them");
             return HashMap::new();
         };
-        let sighting = |addresses| Sighting { addresses, ..Sighting::default() };
-        saved.into_iter().filter_map(|(id, addresses)| Some((id.parse().ok()?, sighting(addresses)))).collect()
+        saved.into_iter().filter_map(|(id, addresses)| Some((id.parse().ok()?, Sighting::saved(addresses)))).collect()
     }
 
     /// Replaces what was saved. A failure costs a hint and is only logged.
     pub(super) fn save(&self, seen: &HashMap<HostId, Sighting>) {
-        let saved: BTreeMap<String, &Vec<SocketAddr>> = seen.iter().map(|(id, sighting)| (id.to_string(), &sighting.addresses)).collect();
+        let proven = |sighting: &Sighting| sighting.proven().collect::<Vec<SocketAddr>>();
+        let saved = seen.iter().map(|(id, sighting)| (id.to_string(), proven(sighting))).filter(|(_, addresses)| !addresses.is_empty());
+        let saved: BTreeMap<String, Vec<SocketAddr>> = saved.collect();
         let written = serde_json::to_vec_pretty(&saved).map(|bytes| durable::write(&self.path, &bytes, 0o600));
         if let Ok(Err(error)) = written {
             warn!(%error, "addresses of peers are not saved");

@@ -6,9 +6,10 @@
 pub mod fixed;
 mod known;
 mod mdns;
+mod sighting;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,9 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::store::StoreError;
 
 pub use mdns::{Mdns, MdnsConfig, is_container_interface};
-
-/// Addresses of one host that are kept: more than a server has.
-const ADDRESSES: usize = 16;
+pub use sighting::Sighting;
 
 /// Hosts that are kept: more than a fleet has, so that false announcements cannot fill the memory.
 const HOSTS: usize = proto::limits::MEMBERS;
@@ -37,17 +36,6 @@ pub struct Peers {
     /// A host was reached at an address that is not saved yet.
     unsaved: Notify,
     mdns: watch::Sender<Option<Arc<Mdns>>>,
-}
-
-/// Where and when a host was seen.
-#[derive(Debug, Clone, Default)]
-pub struct Sighting {
-    /// Best first: those that were reached, then those that were announced.
-    pub addresses: Vec<SocketAddr>,
-    /// The first address was reached, and is saved.
-    reached: bool,
-    /// Seconds since 1970.
-    pub last_seen_unix_s: u64,
 }
 
 impl Peers {
@@ -68,35 +56,34 @@ impl Peers {
         self.mdns.send_replace(mdns);
     }
 
-    /// Somebody announced that a host is at these addresses.
+    /// Somebody announced that a host is at these addresses. Of more hosts than a fleet has, those are forgotten that were never reached and were not
+    /// heard of for longest.
     pub fn announced(&self, id: HostId, addresses: impl IntoIterator<Item = SocketAddr>) {
+        let now_unix_s = now_unix_s();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() >= HOSTS && !seen.contains_key(&id) {
-            return;
+            let unproven = seen.iter().filter(|(_, sighting)| sighting.proven().next().is_none());
+            let Some(oldest) = unproven.min_by_key(|(_, sighting)| sighting.last_seen_unix_s).map(|(id, _)| *id) else { return };
+            seen.remove(&oldest);
         }
         let sighting = seen.entry(id).or_default();
-        sighting.last_seen_unix_s = now_unix_s();
-        for address in addresses.into_iter().map(canonical) {
-            if !sighting.addresses.contains(&address) && sighting.addresses.len() < ADDRESSES {
-                sighting.addresses.push(address);
-            }
-        }
+        sighting.last_seen_unix_s = now_unix_s;
+        addresses.into_iter().for_each(|address| sighting.announced(canonical(address), now_unix_s));
     }
 
     /// A host was reached at an address, and proved who it is: tried first from now on, also after a restart.
     pub fn reached(&self, id: &HostId, address: SocketAddr) {
-        let address = canonical(address);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let sighting = seen.entry(*id).or_default();
-        sighting.last_seen_unix_s = now_unix_s();
-        if sighting.reached && sighting.addresses.first() == Some(&address) {
-            return;
+        if seen.entry(*id).or_default().reached(canonical(address), now_unix_s()) {
+            self.unsaved.notify_one();
         }
-        sighting.reached = true;
-        sighting.addresses.retain(|other| *other != address);
-        sighting.addresses.insert(0, address);
-        sighting.addresses.truncate(ADDRESSES);
-        self.unsaved.notify_one();
+    }
+
+    /// Whether a host of the fleet was reached at this address.
+    pub fn is_proven(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.values().flat_map(Sighting::proven).any(|proven| proven.ip() == address)
     }
 
     /// Saves for the next start what was reached, as soon as something is. Ends when the agent does, with everything saved.
@@ -125,7 +112,7 @@ impl Peers {
     /// Addresses at which a host may be, best first.
     pub fn addresses(&self, id: &HostId) -> Vec<SocketAddr> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(id).map(|sighting| sighting.addresses.clone()).unwrap_or_default()
+        seen.get(id).map(|sighting| sighting.addresses().collect()).unwrap_or_default()
     }
 
     /// All hosts that were ever seen.
@@ -193,11 +180,36 @@ mod tests {
         let peers = Peers::open(directory.path(), vec![]).unwrap();
         let id = HostId::of_public_key(b"a");
         peers.announced(id, (0..1000).map(|port| SocketAddr::from(([10, 0, 0, 1], port))));
-        assert_eq!(peers.addresses(&id).len(), ADDRESSES);
+        assert_eq!(peers.addresses(&id).len(), sighting::ADDRESSES);
         for i in 0..2 * HOSTS {
             peers.announced(HostId::of_public_key(&i.to_le_bytes()), []);
         }
         assert_eq!(peers.all().len(), HOSTS);
+    }
+
+    /// Neither the true address nor a new host is kept out by false ones.
+    #[test]
+    fn what_nobody_proved_makes_room() {
+        let peers = Peers::transient();
+        let address = |last: u8, port: u16| SocketAddr::from(([10, 0, 0, last], port));
+        let id = HostId::of_public_key(b"a");
+        peers.announced(id, (0..100).map(|port| address(9, port)));
+        peers.announced(id, [address(1, 7117)]);
+        assert_eq!(peers.addresses(&id)[0], address(1, 7117));
+        peers.reached(&id, address(1, 7117));
+        peers.announced(id, (0..100).map(|port| address(9, port)));
+        assert_eq!(peers.addresses(&id)[0], address(1, 7117));
+        assert!(peers.is_proven([10, 0, 0, 1].into()) && !peers.is_proven([10, 0, 0, 9].into()));
+        for i in 0..2 * HOSTS {
+            peers.announced(HostId::of_public_key(&i.to_le_bytes()), [address(9, 1)]);
+        }
+        let new = HostId::of_public_key(b"new");
+        peers.announced(new, [address(2, 7117)]);
+        assert_eq!(peers.addresses(&new), [address(2, 7117)]);
+        assert_eq!(peers.addresses(&id)[0], address(1, 7117), "what was proved stays");
+        // Proved addresses make room for each other.
+        (0..100).for_each(|port| peers.reached(&id, address(3, port)));
+        assert_eq!((peers.addresses(&id).len(), peers.addresses(&id)[0]), (sighting::ADDRESSES, address(3, 99)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Connections that others open: the order of suspicion.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use proto::limits::{HANDSHAKE_TIMEOUT_MS, HANDSHAKES, HANDSHAKES_PER_ADDRESS};
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, Incoming};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::connection::connected_id;
@@ -30,14 +31,19 @@ pub(super) async fn run(net: Arc<Net>) {
             let _ = incoming.retry();
             continue;
         }
-        let Some(place) = places.take(incoming.remote_address().ip()) else {
+        let address = incoming.remote_address().ip();
+        let Some(place) = places.take(address, net.peers().is_proven(address)) else {
             incoming.refuse();
             continue;
         };
         let net = net.clone();
         handshakes.spawn(async move {
             let address = incoming.remote_address();
-            let handled = tokio::time::timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), handshake(&net, incoming)).await;
+            let handshake = tokio::time::timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), handshake(&net, incoming));
+            let handled = tokio::select! {
+                handled = handshake => handled,
+                () = place.evicted.cancelled() => return debug!(%address, "connection not accepted: others wait"),
+            };
             drop(place);
             match handled {
                 Ok(Ok(())) => {}
@@ -89,35 +95,67 @@ impl Drop for CloseUnlessKept {
     }
 }
 
-/// Handshakes under way, of all addresses and of each.
+/// Handshakes under way, oldest first. Where there are too many, of one network or in all, the oldest one that is not of a member's address gives its
+/// place to the next: an honest one is over in a moment.
 #[derive(Clone, Default)]
-struct Places(Arc<Mutex<HashMap<IpAddr, usize>>>);
+struct Places(Arc<Mutex<Taken>>);
+
+#[derive(Default)]
+struct Taken {
+    next: u64,
+    places: VecDeque<Waiting>,
+}
+
+struct Waiting {
+    number: u64,
+    network: IpAddr,
+    /// A member was reached at this address before.
+    is_known: bool,
+    evict: CancellationToken,
+}
 
 struct Place {
     places: Places,
-    address: IpAddr,
+    number: u64,
+    /// Somebody else has got it.
+    evicted: CancellationToken,
 }
 
 impl Places {
-    fn take(&self, address: IpAddr) -> Option<Place> {
+    /// `None` only where all are taken by members.
+    fn take(&self, address: IpAddr, is_known: bool) -> Option<Place> {
+        let network = network(address);
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.values().sum::<usize>() >= HANDSHAKES || taken.get(&address).is_some_and(|&count| count >= HANDSHAKES_PER_ADDRESS) {
-            return None;
+        let of_network = taken.places.iter().filter(|place| place.network == network).count();
+        let evicted = if of_network >= HANDSHAKES_PER_ADDRESS {
+            taken.places.iter().position(|place| place.network == network)
+        } else if taken.places.len() >= HANDSHAKES {
+            let stranger = taken.places.iter().position(|place| !place.is_known);
+            Some(stranger.or(is_known.then_some(0))?)
+        } else {
+            None
+        };
+        if let Some(evicted) = evicted.and_then(|at| taken.places.remove(at)) {
+            evicted.evict.cancel();
         }
-        *taken.entry(address).or_default() += 1;
-        Some(Place { places: self.clone(), address })
+        let (number, evicted) = (taken.next, CancellationToken::new());
+        taken.next += 1;
+        taken.places.push_back(Waiting { number, network, is_known, evict: evicted.clone() });
+        Some(Place { places: self.clone(), number, evicted })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.address);
-            }
-        }
+        self.places.0.lock().unwrap_or_else(PoisonError::into_inner).places.retain(|place| place.number != self.number);
+    }
+}
+
+/// What one host has: an IPv4 address, or the /64 of an IPv6 address (RFC 4291, section 2.5.4), of which it can take any other one.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+        address => address,
     }
 }
 
@@ -127,17 +165,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_address_cannot_take_all_places() {
+    fn one_network_cannot_take_all_places() {
         let places = Places::default();
-        let address = |last: u8| IpAddr::from([10, 0, 0, last]);
-        let held: Vec<_> = (0..HANDSHAKES_PER_ADDRESS).map(|_| places.take(address(1)).unwrap()).collect();
-        assert!(places.take(address(1)).is_none());
-        let others: Vec<_> = (2..9).flat_map(|last| (0..8).filter_map(|_| places.take(address(last))).collect::<Vec<_>>()).collect();
-        assert_eq!(held.len() + others.len(), HANDSHAKES);
-        assert!(places.take(address(99)).is_none());
+        let address = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
+        let held: Vec<_> = (0..100).map(|last| places.take(address(last), false).unwrap()).collect();
+        let alive: Vec<_> = held.iter().filter(|place| !place.evicted.is_cancelled()).map(|place| place.number).collect();
+        assert_eq!(alive, (92..100).collect::<Vec<u64>>(), "the newest ones of the /64");
+        assert_eq!(places.0.lock().unwrap().places.len(), HANDSHAKES_PER_ADDRESS);
         drop(held);
-        assert!(places.take(address(1)).is_some());
-        drop(others);
-        assert!(places.0.lock().unwrap().is_empty());
+        assert!(places.0.lock().unwrap().places.is_empty());
+    }
+
+    #[test]
+    fn idle_handshakes_of_strangers_make_room_and_those_of_members_stay() {
+        let places = Places::default();
+        let address = |i: usize| IpAddr::from([10, 0, i as u8, 1]);
+        let member = places.take(address(200), true).unwrap();
+        let strangers: Vec<_> = (0..HANDSHAKES + 10).map(|i| places.take(address(i), false).unwrap()).collect();
+        assert!(!member.evicted.is_cancelled());
+        let evicted = strangers.iter().filter(|place| place.evicted.is_cancelled()).count();
+        assert_eq!(evicted, 11);
+        assert!(strangers[0].evicted.is_cancelled() && !strangers[20].evicted.is_cancelled());
+        drop(strangers);
+        // Where all are members, a stranger waits.
+        let members: Vec<_> = (0..HANDSHAKES).map(|i| places.take(address(i), true).unwrap()).collect();
+        assert!(places.take(address(100), false).is_none());
+        assert!(places.take(address(100), true).is_some());
+        drop(members);
     }
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::HostId;
-use proto::join::{EXPORTER_LABEL, JoinAnswer, JoinRequest};
+use proto::join::{EXPORTER_LABEL, JoinAnswer, JoinRefusal, JoinRequest};
 use proto::limits::{FRAME_BEFORE_WELCOME, FRAME_MEMBERS, HANDSHAKE_TIMEOUT_MS};
 
 use super::connection::connected_id;
 use super::{NetError, Stream, endpoint};
 use crate::trust::Trust;
+
+/// How long the answer to a wrong token takes.
+const WRONG_TOKEN: Duration = Duration::from_millis(500);
 
 /// Answers the one request of a connection that has no client certificate. Returns who was let in.
 pub(super) async fn answer(connection: &quinn::Connection, trust: &Arc<Trust>) -> Result<Option<HostId>, NetError> {
@@ -20,6 +23,10 @@ pub(super) async fn answer(connection: &quinn::Connection, trust: &Arc<Trust>) -
     let request: JoinRequest = stream.receive_within(FRAME_BEFORE_WELCOME).await?;
     let (trust, asker) = (trust.clone(), HostId::of_public_key(&request.public_key));
     let answer = crate::sys::blocking(move || trust.answer_join(&request, &exporter)).await?;
+    if let JoinAnswer::Refused(JoinRefusal::Token) = answer {
+        // Whoever tries tokens does so slowly: it holds one of the few places of its network meanwhile.
+        tokio::time::sleep(WRONG_TOKEN).await;
+    }
     stream.send(&answer).await?;
     stream.flush().await;
     Ok(matches!(answer, JoinAnswer::Accepted { .. }).then_some(asker))

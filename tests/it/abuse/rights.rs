@@ -144,12 +144,10 @@ async fn offered(connection: &quinn::Connection, sample: &Sample) -> Answer {
     let mut stream = Channel::ask(connection, &Request::Offer(Offer { image: sample.image.clone(), dry_run: false })).await;
     let serving = tokio::spawn(serve(connection.clone(), Arc::new(sample.clone()), Lie::None));
     loop {
-        match stream.hear().await.unwrap() {
-            answer @ (Answer::Committed(_) | Answer::Refused(_)) => {
-                serving.abort();
-                return answer;
-            }
-            _ => {}
+        let answer = stream.hear().await.unwrap();
+        if matches!(answer, Answer::Committed(_) | Answer::Refused(_)) {
+            serving.abort();
+            return answer;
         }
     }
 }
@@ -161,7 +159,7 @@ async fn a_layer_that_is_here_is_no_gift() {
     let (host, _rogue, connection) = honest_and_rogue(&[&secret], "[[pull]]\nrepositories = [\"docker.io/library/*\"]\n").await;
     let layer = secret.image.layers()[0];
     for diff_id in [Digest::of(b"invented"), layer.diff_id.unwrap()] {
-        let stolen = Sample::naming("x:1", &[layer.descriptor.clone()], &[diff_id]);
+        let stolen = Sample::naming("x:1", std::slice::from_ref(&layer.descriptor), &[diff_id]);
         let answer = offered(&connection, &stolen).await;
         assert!(matches!(answer, Answer::Refused(_)), "{answer:?}");
         // With bytes of its own that have the size.
@@ -176,7 +174,7 @@ async fn a_layer_that_is_here_is_no_gift() {
     copy.blobs.remove(&config.digest);
     assert!(matches!(offered(&connection, &copy).await, Answer::Refused(_)));
     assert_eq!(host.images().await.len(), 1);
-    let mut own = Sample::naming("x:1", &[layer.descriptor.clone()], &[layer.diff_id.unwrap()]);
+    let mut own = Sample::naming("x:1", std::slice::from_ref(&layer.descriptor), &[layer.diff_id.unwrap()]);
     own.blobs.insert(layer.descriptor.digest, secret.blobs[&layer.descriptor.digest].clone());
     assert!(matches!(offered(&connection, &own).await, Answer::Committed(_)));
     assert_eq!(host.images().await.len(), 2);
