@@ -18,6 +18,14 @@ fn put(staged: &StagedBlob, bytes: &[u8], hashes: &[proto::hash::RangeHash], ind
     staged.put((index * range) as u64, &bytes[index * range..end], before, &hashes[index..=index]).unwrap().unwrap();
 }
 
+/// Makes the files of a blob so many hours old.
+fn written_before(root: &Path, blob: &Descriptor, hours: u64) {
+    for end in ["data", "map"] {
+        let file = std::fs::File::options().write(true).open(root.join(format!("{}.{end}", stem(blob, Source::Any)))).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(3600 * hours)).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn ranges_in_any_order_become_the_blob() {
     let directory = tempfile::tempdir().unwrap();
@@ -103,6 +111,9 @@ async fn a_restart_keeps_what_was_verified_and_drops_what_is_damaged() {
     let staged = staging.claim(&blob).await.unwrap();
     assert_eq!(staged.missing(), vec![RANGE_BYTES..3 * RANGE_BYTES, 4 * RANGE_BYTES..400_000]);
     assert_eq!(staged.verified_bytes(), 2 * RANGE_BYTES);
+    drop(staged);
+    assert_eq!(staging.staged_bytes(&blob, Source::Any).unwrap(), 2 * RANGE_BYTES, "the map says so, too");
+    assert_eq!(staging.claim(&blob).await.unwrap().verified_bytes(), 2 * RANGE_BYTES);
 }
 
 #[tokio::test]
@@ -183,6 +194,40 @@ async fn a_range_that_comes_slowly_is_fetched_from_its_end_as_well() {
     assert_eq!(slow.turn(0..blob.size_bytes).await.unwrap().0.start, RANGE_BYTES);
 }
 
+#[tokio::test(start_paused = true)]
+async fn of_what_comes_slowly_the_second_half_is_fetched_as_well_and_a_small_rest_as_a_whole() {
+    // How many ranges, how many of them are there, and the first one that the other session fetches.
+    for (ranges, there, first) in [(24, 8, 8), (25, 8, 16)] {
+        let directory = tempfile::tempdir().unwrap();
+        let staging = Staging::open(directory.path()).unwrap();
+        let (bytes, blob, hashes) = sample(ranges * RANGE_BYTES as usize);
+        let slow = staging.claim(&blob).await.unwrap();
+        let fast = staging.claim(&blob).await.unwrap();
+        (0..there).for_each(|index| put(&slow, &bytes, &hashes, index));
+        let _fetching = slow.turn(0..blob.size_bytes).await.unwrap();
+        let (part, _) = fast.turn(0..blob.size_bytes).await.unwrap();
+        assert_eq!(part, first * RANGE_BYTES..blob.size_bytes);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_would_be_there_within_five_seconds_is_left_to_the_session_that_fetches_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let (bytes, blob, hashes) = sample(6 * RANGE_BYTES as usize);
+    let one = staging.claim(&blob).await.unwrap();
+    let other = staging.claim(&blob).await.unwrap();
+    let _fetching = one.turn(0..blob.size_bytes).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let comes = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        put(&one, &bytes, &hashes, 0);
+    };
+    let (turn, ()) = tokio::join!(other.turn(0..blob.size_bytes), comes);
+    assert_eq!(turn.unwrap().0, RANGE_BYTES..blob.size_bytes);
+    assert_eq!(begun.elapsed().as_secs(), 2, "a sixth in the first second, nothing in the next one");
+}
+
 #[tokio::test]
 async fn a_false_size_is_another_blob() {
     let directory = tempfile::tempdir().unwrap();
@@ -200,16 +245,13 @@ async fn what_nobody_brings_goes_oldest_first_when_room_is_needed() {
     for size in [200_000, 200_001, 200_002, 200_003] {
         let (bytes, blob, hashes) = sample(size);
         put(&staging.claim(&blob).await.unwrap(), &bytes, &hashes, 0);
-        let old = SystemTime::now() - Duration::from_secs(3600 * (300_000 - size as u64));
-        for end in ["data", "map"] {
-            let file =
-                std::fs::File::options().write(true).open(directory.path().join(format!("{}.{end}", stem(&blob, Source::Any)))).unwrap();
-            file.set_modified(old).unwrap();
-        }
+        written_before(directory.path(), &blob, 300_000 - size as u64);
         blobs.push(blob);
     }
     let held = staging.claim(&blobs[0]).await.unwrap();
-    assert_eq!(staging.unclaimed(&[]).unwrap().blobs, 3);
+    let unclaimed = staging.unclaimed(&[]).unwrap();
+    assert_eq!(unclaimed.blobs, 3);
+    assert!(unclaimed.bytes >= 3 * RANGE_BYTES, "{unclaimed:?}");
     let freed_bytes = staging.reclaim(1, &blobs[1..2]).unwrap();
     assert!(freed_bytes > 0);
     let staged = |blob: &Descriptor| staging.staged_bytes(blob, Source::Any).unwrap() > 0;
@@ -237,6 +279,87 @@ async fn old_bytes_go_and_held_ones_stay() {
     drop(held);
     staging.sweep(Duration::ZERO).unwrap();
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_was_not_written_to_for_a_day_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    for (hours, files) in [(23, 2), (25, 0)] {
+        let (_, blob, _) = sample(100);
+        drop(staging.claim(&blob).await.unwrap());
+        written_before(directory.path(), &blob, hours);
+        staging.sweep_old().unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), files, "{hours} hours");
+    }
+}
+
+#[tokio::test]
+async fn a_blob_is_known_as_long_as_somebody_brings_it_whatever_else_is_claimed() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let blobs = [100, 101, 102].map(|size| sample(size).1);
+    let held = (staging.claim(&blobs[0]).await.unwrap(), staging.claim(&blobs[1]).await.unwrap());
+    assert!(staging.claim(&blobs[0]).await.unwrap().was_joined());
+    drop(held);
+    let _last = staging.claim(&blobs[2]).await.unwrap();
+    assert_eq!(staging.opened().len(), 1, "nothing is left of the others");
+}
+
+#[tokio::test]
+async fn files_that_go_meanwhile_are_no_error_and_others_that_cannot_be_removed_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let (_, blob, _) = sample(100);
+    drop(staging.claim(&blob).await.unwrap());
+    let data = directory.path().join(format!("{}.data", stem(&blob, Source::Any)));
+    let found = staging.unclaimed_but(&[]).unwrap();
+    std::fs::remove_file(&data).unwrap();
+    staging.remove_unclaimed(&found).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    assert!(matches!(staging.reclaim(u64::MAX, &[]), Err(StoreError::Io { .. })));
+}
+
+#[test]
+fn a_file_that_is_listed_and_gone_is_passed_over_and_one_that_cannot_be_looked_at_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, directory.path().join(name)).unwrap();
+    link("nothing", "gone.data");
+    assert_eq!(staging.unclaimed(&[]).unwrap(), Unclaimed::default());
+    link("loop.data", "loop.data");
+    assert!(matches!(staging.unclaimed(&[]), Err(StoreError::Io { .. })));
+    let (_, blob, _) = sample(100);
+    assert_eq!(staging.staged_bytes(&blob, Source::Any).unwrap(), 0);
+    let map = format!("{}.map", stem(&blob, Source::Any));
+    link(&map, &map);
+    assert!(matches!(staging.staged_bytes(&blob, Source::Any), Err(StoreError::Io { .. })));
+}
+
+#[tokio::test]
+async fn what_a_store_could_not_sync_has_to_come_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let (bytes, blob, hashes) = sample(100);
+    let staged = staging.claim(&blob).await.unwrap();
+    put(&staged, &bytes, &hashes, 0);
+    staged.finish().unwrap().lost();
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn bytes_whose_digest_is_not_known_are_a_file_for_as_long_as_somebody_holds_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let staging = Staging::open(directory.path()).unwrap();
+    let (bytes, blob, hashes) = sample(100_000);
+    let mut writer = staging.writer().unwrap();
+    bytes.chunks(30_000).for_each(|bytes| writer.write(bytes).unwrap());
+    let file = writer.finish();
+    assert_eq!((file.digest(), file.size_bytes(), file.hashes()), (blob.digest, blob.size_bytes, &hashes[..]));
+    assert_eq!(std::fs::read(file.path()).unwrap(), bytes);
+    drop(file);
+    staging.writer().unwrap().write(&bytes).unwrap();
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "finished or not");
 }
 
 #[tokio::test]
