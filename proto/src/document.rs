@@ -3,15 +3,13 @@
 //! These are views: the bytes themselves are what has a digest, and are kept and passed on as they came.
 //! (OCI image specification 1.1: manifest.md, image-index.md, config.md; Docker's schema 2 has the same shape.)
 
-use std::collections::HashSet;
-use std::fmt;
+use std::collections::HashMap;
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::descriptor::media_type;
 use crate::limits::{BLOB_BYTES, CONFIG_BYTES, LAYERS, MANIFEST_BYTES, MANIFESTS};
-use crate::{Descriptor, Digest, Platform};
+use crate::{Descriptor, Digest, Platform, shape};
 
 /// A manifest or an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +96,7 @@ pub fn parse(descriptor: &Descriptor, bytes: &[u8]) -> Result<Document, Document
     let kind = if media_type::is_index(&descriptor.media_type) { "image index" } else { "image manifest" };
     check_bytes(descriptor, kind, bytes, MANIFEST_BYTES)?;
     let malformed = |reason: String| DocumentError::Malformed { digest: descriptor.digest, kind, reason };
-    let raw: RawDocument = strict(bytes).map_err(malformed)?;
+    let raw: RawDocument = shape::read(bytes, &shape::DOCUMENT).map_err(malformed)?;
     let document = raw.check(&descriptor.media_type).map_err(malformed)?;
     Ok(document)
 }
@@ -111,7 +109,7 @@ pub fn parse_config(manifest: &ManifestDocument, bytes: &[u8]) -> Result<ConfigD
         return Ok(ConfigDocument { platform: None, diff_ids: vec![] });
     }
     let malformed = |reason: String| DocumentError::Malformed { digest: manifest.config.digest, kind, reason };
-    let raw: RawConfig = strict(bytes).map_err(malformed)?;
+    let raw: RawConfig = shape::read(bytes, &shape::CONFIG).map_err(malformed)?;
     let diff_ids = raw.rootfs.map(|rootfs| rootfs.diff_ids).unwrap_or_default();
     let diff_ids: Vec<Digest> =
         diff_ids.iter().map(|text| text.parse::<Digest>().map_err(|error| malformed(error.to_string()))).collect::<Result<_, _>>()?;
@@ -143,17 +141,11 @@ pub fn parse_layout_index(bytes: &[u8]) -> Result<IndexDocument, String> {
     if bytes.len() as u64 > MANIFEST_BYTES * 4 {
         return Err(format!("it is larger than {} bytes", MANIFEST_BYTES * 4));
     }
-    let raw: RawDocument = strict(bytes)?;
+    let raw: RawDocument = shape::read(bytes, &shape::DOCUMENT)?;
     match raw.check(media_type::INDEX)? {
         Document::Index(index) => Ok(index),
         Document::Manifest(_) => Err("it is a manifest".to_owned()),
     }
-}
-
-/// JSON of the type `T`, in which no object has a key twice.
-pub fn strict<T: de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    serde_json::from_slice::<UniqueKeys>(bytes).map_err(|error| error.to_string())?;
-    serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
 
 fn check_bytes(descriptor: &Descriptor, kind: &'static str, bytes: &[u8], limit_bytes: u64) -> Result<(), DocumentError> {
@@ -241,7 +233,8 @@ impl RawDocument {
                 if manifests.len() > MANIFESTS {
                     return Err(format!("{} manifests, the limit is {MANIFESTS}", manifests.len()));
                 }
-                let manifests = manifests.into_iter().map(RawDescriptor::entry).collect::<Result<_, _>>()?;
+                let manifests = manifests.into_iter().map(RawDescriptor::entry).collect::<Result<Vec<_>, _>>()?;
+                one_size_each(manifests.iter().map(|entry| &entry.descriptor))?;
                 Ok(Document::Index(IndexDocument { manifests }))
             }
             (Some(config), Some(layers), None) if media_type::is_manifest(expected) => {
@@ -250,7 +243,9 @@ impl RawDocument {
                 }
                 let config = config.entry()?.descriptor;
                 let layers = layers.into_iter().map(|layer| layer.entry().map(|entry| entry.descriptor));
-                Ok(Document::Manifest(ManifestDocument { config, layers: layers.collect::<Result<_, _>>()? }))
+                let layers = layers.collect::<Result<Vec<_>, _>>()?;
+                one_size_each(layers.iter().chain([&config]))?;
+                Ok(Document::Manifest(ManifestDocument { config, layers }))
             }
             (_, Some(_), Some(_)) => Err("it has layers and manifests".to_owned()),
             _ if !media_type::is_index(expected) && !media_type::is_manifest(expected) => {
@@ -259,6 +254,17 @@ impl RawDocument {
             _ => Err("config and layers, or manifests, are missing".to_owned()),
         }
     }
+}
+
+/// Two sizes of one digest are two blobs to some readers.
+fn one_size_each<'a>(descriptors: impl Iterator<Item = &'a Descriptor>) -> Result<(), String> {
+    let mut sizes = HashMap::new();
+    for Descriptor { digest, size_bytes, .. } in descriptors {
+        if *sizes.entry(digest).or_insert(size_bytes) != size_bytes {
+            return Err(format!("{digest} has two sizes"));
+        }
+    }
+    Ok(())
 }
 
 impl RawDescriptor {
@@ -278,66 +284,6 @@ impl RawDescriptor {
             ref_name: annotations.ref_name,
             image_name: annotations.image_name,
         })
-    }
-}
-
-/// Accepts any JSON in which no object has a key twice: two readers would read two different images from it.
-struct UniqueKeys;
-
-impl<'de> Deserialize<'de> for UniqueKeys {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(UniqueKeysVisitor)
-    }
-}
-
-struct UniqueKeysVisitor;
-
-impl<'de> Visitor<'de> for UniqueKeysVisitor {
-    type Value = UniqueKeys;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<UniqueKeys, E> {
-        Ok(UniqueKeys)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<UniqueKeys, E> {
-        Ok(UniqueKeys)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<UniqueKeys, E> {
-        Ok(UniqueKeys)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<UniqueKeys, E> {
-        Ok(UniqueKeys)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<UniqueKeys, E> {
-        Ok(UniqueKeys)
-    }
-
-    fn visit_unit<E>(self) -> Result<UniqueKeys, E> {
-        Ok(UniqueKeys)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<UniqueKeys, A::Error> {
-        while seq.next_element::<UniqueKeys>()?.is_some() {}
-        Ok(UniqueKeys)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueKeys, A::Error> {
-        let mut seen = HashSet::new();
-        while let Some(key) = map.next_key::<String>()? {
-            map.next_value::<UniqueKeys>()?;
-            // encoding/json of Go matches keys without regard to case, so that "Layers" is a second "layers" there.
-            if !seen.insert(key.to_lowercase()) {
-                return Err(de::Error::custom(format_args!("the key \"{key}\" stands twice in one object")));
-            }
-        }
-        Ok(UniqueKeys)
     }
 }
 
@@ -376,6 +322,8 @@ mod tests {
             (format!(r#"{{{manifest},"manifests":[]}}"#), "layers and manifests"),
             (format!(r#"{{{manifest},"layers":[]}}"#), "twice"),
             (format!(r#"{{{manifest},"Layers":[]}}"#), "twice"),
+            (format!(r#"{{{manifest},"layer\u017f":[]}}"#), "twice"),
+            (format!(r#"{{"schemaVersion":2,"config":{layer},"layers":[{}]}}"#, descriptor_json(8)), "two sizes"),
             (format!(r#"{{{manifest},"mediaType":"{}"}}"#, media_type::INDEX), "but is named as"),
             (format!(r#"{{"schemaVersion":1,"config":{layer},"layers":[]}}"#), "schemaVersion"),
             (format!(r#"{{"schemaVersion":2,"config":{layer},"layers":[{}]}}"#, descriptor_json(-1)), "invalid value"),

@@ -15,6 +15,7 @@ pub mod peer;
 pub mod platform;
 pub mod reference;
 pub mod session;
+pub mod shape;
 pub mod text;
 
 pub use descriptor::Descriptor;

@@ -10,7 +10,7 @@ use proto::descriptor::media_type;
 use proto::document::{self, IndexEntry};
 use proto::image::Selection;
 use proto::limits::{CONFIG_BYTES, IMAGE_BLOBS, LAYERS, MANIFEST_BYTES, NAMES};
-use proto::{Descriptor, Digest, Reference};
+use proto::{Descriptor, Digest, Reference, shape};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -129,7 +129,7 @@ impl Images {
 }
 
 fn items(bytes: &[u8]) -> Result<Vec<Item>, ArchiveError> {
-    let items: Vec<Item> = document::strict(bytes).map_err(|reason| malformed("manifest.json", reason))?;
+    let items: Vec<Item> = shape::read(bytes, &shape::ARCHIVE).map_err(|reason| malformed("manifest.json", reason))?;
     let names: usize = items.iter().map(|item| item.repo_tags.as_ref().map_or(0, Vec::len) + 1).sum();
     let layers: usize = items.iter().map(|item| item.layers.as_ref().map_or(0, Vec::len)).sum();
     if names > NAMES || layers > IMAGE_BLOBS {
@@ -139,7 +139,7 @@ fn items(bytes: &[u8]) -> Result<Vec<Item>, ArchiveError> {
 }
 
 fn check_version(bytes: &[u8]) -> Result<(), ArchiveError> {
-    let value: Value = document::strict(bytes).map_err(|reason| malformed("oci-layout", reason))?;
+    let value: Value = shape::read(bytes, &shape::LAYOUT).map_err(|reason| malformed("oci-layout", reason))?;
     match value["imageLayoutVersion"].as_str() {
         Some(version) if version.starts_with("1.") => Ok(()),
         Some(version) => Err(malformed("oci-layout", format!("version {version} is not known"))),

@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -164,11 +164,15 @@ impl TarSplit {
     /// A file of the layer, never one outside of it, whatever its name says and whoever changes the directory meanwhile.
     fn open_file(&self, name: &[u8]) -> io::Result<File> {
         let path = clean(name).ok_or_else(|| invalid("a name leads out of the layer"))?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        // Looked at before it is opened: to open a device, or a pipe, does something.
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let file = rustix::fs::openat2(self.directory.as_fd(), &path, flags, Mode::empty(), resolve)?;
-        let file = File::from(file);
-        if file.metadata()?.is_file() { Ok(file) } else { Err(invalid("a name is not that of a regular file")) }
+        let found = File::from(rustix::fs::openat2(self.directory.as_fd(), &path, flags, Mode::empty(), resolve)?);
+        if !found.metadata()?.is_file() {
+            return Err(invalid("a name is not that of a regular file"));
+        }
+        // The same file, whatever has that name by now.
+        File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
     }
 }
 

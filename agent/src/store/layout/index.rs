@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use proto::descriptor::media_type;
-use proto::{Descriptor, Reference, document};
+use proto::{Descriptor, Reference, shape};
 use serde_json::{Value, json};
 
 use crate::store::StoreError;
@@ -109,9 +109,13 @@ impl Index {
 
 impl Names {
     fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let document: Value = document::strict(bytes)?;
+        let decides: Value = shape::read(bytes, &shape::DOCUMENT)?;
+        let document: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if !document.is_object() {
             return Err("it is not an object".to_owned());
+        }
+        if document["manifests"].is_null() && !decides["manifests"].is_null() {
+            return Err("its manifests have another key".to_owned());
         }
         let manifests = match &document["manifests"] {
             Value::Array(manifests) => manifests.as_slice(),
