@@ -117,6 +117,12 @@ pub const JOBS_PER_HOST: usize = 64;
 /// Documents that the sessions of one peer hold in memory until their images are committed: the largest of each kind, once.
 pub const DOCUMENT_BYTES: u64 = 2 * MANIFEST_BYTES + CONFIG_BYTES;
 
+/// What one blob of an offer takes in memory, in all places that know of it.
+pub const OFFERED_BLOB_BYTES: u64 = 1024;
+
+/// What the offers of one peer take in memory together; a single one may be larger.
+pub const OFFERS_BYTES: u64 = 8 * 1024 * 1024;
+
 /// A peer that has a stream open and sends nothing on it while we wait for it.
 pub const STALL_TIMEOUT_MS: u64 = 30_000;
 

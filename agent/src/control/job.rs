@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proto::Digest;
-use proto::control::{Event, Failure, FailureKind, Moved, Resolved, Send, TransferRow, TransferState};
+use proto::control::{Event, Failure, FailureKind, Moved, Resolved, Send, Source, TransferRow, TransferState};
 use proto::host::Member;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio::task::JoinSet;
@@ -287,7 +287,7 @@ impl Job {
     }
 
     /// About what it takes in memory.
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.record().events.values().map(|(_, event)| event_bytes(event)).sum()
     }
 
@@ -482,10 +482,13 @@ impl Record {
 }
 
 /// About what an event takes in memory.
-fn event_bytes(event: &Event) -> usize {
+pub(super) fn event_bytes(event: &Event) -> usize {
+    let sources = |sources: &[Source]| sources.iter().map(|source| source.host.len() + 48).sum();
     let more = match event {
         Event::Planned(planned) => planned.layers.len() * 64,
-        Event::Done(done) => done.sources.len() * 48,
+        Event::Done(done) => sources(&done.sources),
+        Event::Drawn(drawn) => sources(&drawn.sources),
+        Event::Waiting { reason, .. } => reason.len(),
         Event::HostFailed { failure, .. } => failure.causes.iter().map(String::len).sum(),
         Event::Resolved(Resolved { image, .. }) | Event::Moved(Moved { image, .. }) => image.len(),
         _ => 0,

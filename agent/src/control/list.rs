@@ -15,6 +15,9 @@ use crate::store::Store;
 use crate::sys;
 use crate::transfer::Context;
 
+/// What the images of one host may take here: more than 50,000 of them.
+const ROWS_BYTES: usize = 16 * 1024 * 1024;
+
 /// Lists. A host that does not answer is reported as such, and does not hold up the others.
 pub(super) async fn list<S: Store>(context: &Arc<Context<S>>, client: &Client, request: &Hosts) -> Done {
     if request.names.is_empty() && !request.all {
@@ -62,15 +65,26 @@ async fn here<S: Store>(context: &Context<S>, client: &Client, host: Option<Stri
 async fn ask<S: Store>(context: &Context<S>, member: &Member) -> Result<Vec<ImageRow>, NetError> {
     let asking = context.net.ask(&member.id, |peer| async move {
         let mut stream = peer.request(&Request::List).await?;
-        let mut rows = vec![];
+        let (mut rows, mut bytes) = (vec![], 0);
         loop {
             match stream.receive().await? {
                 Answer::Images(chunk) if chunk.is_empty() => return Ok(rows),
-                Answer::Images(chunk) => rows.extend(chunk),
+                Answer::Images(chunk) => {
+                    bytes += chunk.iter().map(row_bytes).sum::<usize>();
+                    if bytes > ROWS_BYTES {
+                        return Err(proto::session::OutOfTurn("more images than any host has").into());
+                    }
+                    rows.extend(chunk);
+                }
                 Answer::Refused(refusal) => return Err(NetError::Answer(refusal)),
                 _ => return Err(proto::session::OutOfTurn("an answer to a list").into()),
             }
         }
     });
     sys::deadline(ANSWER_MS, asking).await.unwrap_or(Err(NetError::Silent(ANSWER_MS / 1000)))
+}
+
+/// About what a row takes in memory.
+fn row_bytes(row: &ImageRow) -> usize {
+    size_of::<ImageRow>() + row.platforms.len() * size_of::<proto::Platform>() + 256
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::failure::{self, failure};
-use super::job::{Job, Jobs};
+use super::job::{self, Job, Jobs};
 use super::send;
 use crate::net::NetError;
 use crate::store::Store;
@@ -24,6 +24,12 @@ const LAST_WORD_MS: u64 = 1_000;
 
 /// Bytes of the images of one send, as a source names them.
 const NAME_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes that a job keeps of what a source tells: 20,000 images on their hosts, with a few layers each.
+const KEPT_BYTES: usize = 64 * 1024 * 1024;
+
+/// After so many bytes it is looked how much is kept.
+const LOOK_BYTES: usize = 1024 * 1024;
 
 /// Has `source` carry out the job, and ends it. A source that is lost is waited for, and asked again for what is not done.
 pub(super) async fn run<S: Store>(context: Arc<Context<S>>, job: Arc<Job>, source: Member) {
@@ -151,7 +157,7 @@ async fn ask<S: Store>(
         let old = format!("{} is too old to send for another host: update its imgd", source.name);
         return Err(Ended::Failed(failure(FailureKind::Unsupported, old)));
     }
-    let (mut layers, mut name_bytes, mut given_up) = (0, 0, vec![]);
+    let (mut layers, mut name_bytes, mut told_bytes, mut given_up) = (0, 0, 0, vec![]);
     let hosts = Hosts { names: pending, ..Hosts::default() };
     let request = Send { from: None, detach: false, hosts, ..job.request.clone() };
     let mut stream = peer.request(&Request::Send(request)).await.map_err(|error| lost(error, true))?;
@@ -171,6 +177,14 @@ async fn ask<S: Store>(
         }
         if name_bytes > NAME_BYTES {
             return Err(lost(OutOfTurn("more images than any send has").into(), true));
+        }
+        told_bytes += job::event_bytes(&event);
+        if told_bytes > LOOK_BYTES {
+            // Most of what is told takes the place of what was told before.
+            told_bytes = 0;
+            if job.bytes() > KEPT_BYTES {
+                return Err(lost(OutOfTurn("more news than any send has").into(), true));
+            }
         }
         if layers > RELAYED_LAYERS {
             return Err(lost(OutOfTurn("more layers than any send has").into(), true));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::limits::{ASKED_PER_HOST, BLOCKS_PER_HOST, DOCUMENT_BYTES, FRAME, GETS_PER_HOST, SESSIONS_PER_HOST};
+use proto::limits::{ASKED_PER_HOST, BLOCKS_PER_HOST, DOCUMENT_BYTES, FRAME, GETS_PER_HOST, OFFERS_BYTES, SESSIONS_PER_HOST};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A part of an allowance that is in use. Given back when it is dropped.
@@ -18,6 +18,7 @@ pub(super) struct Allowance {
     sessions: Arc<Semaphore>,
     opened: Arc<Semaphore>,
     document_bytes: Arc<Semaphore>,
+    offer_bytes: Arc<Semaphore>,
     provided: Arc<Semaphore>,
     blocks_out: Arc<Semaphore>,
     asked: Arc<Semaphore>,
@@ -32,6 +33,7 @@ impl Default for Allowance {
             sessions: of(SESSIONS_PER_HOST),
             opened: of(SESSIONS_PER_HOST),
             document_bytes: of(DOCUMENT_BYTES as usize),
+            offer_bytes: of(OFFERS_BYTES as usize),
             provided: of(GETS_PER_HOST),
             blocks_out: of(BLOCKS_PER_HOST),
             asked: of(ASKED_PER_HOST),
@@ -55,6 +57,12 @@ impl Allowance {
     pub(super) fn documents(&self, bytes: u64) -> Option<Share> {
         let permits = u32::try_from(bytes).ok()?;
         share(self.document_bytes.clone().try_acquire_many_owned(permits).ok())
+    }
+
+    /// An offer of it, as long as its session lives; `None` when its offers take too much already.
+    pub(super) fn offer(&self, bytes: u64) -> Option<Share> {
+        let permits = u32::try_from(bytes).ok()?;
+        share(self.offer_bytes.clone().try_acquire_many_owned(permits).ok())
     }
 
     /// A range that it reads from us at full speed; `None` when it reads as many as it may.

@@ -63,6 +63,11 @@ impl Peer {
         self.0.allowance.documents(bytes)
     }
 
+    /// Room for an offer of this many bytes, until its session is over; `None` when its offers take too much already.
+    pub fn offer(&self, bytes: u64) -> Option<Share> {
+        self.0.allowance.offer(bytes)
+    }
+
     /// A range that it reads from us at full speed; `None` when it reads as many as it may.
     pub fn provide(&self) -> Option<Share> {
         self.0.allowance.provide()

@@ -1,6 +1,6 @@
 //! The documents of an image: what came, what is here, and whether both say what was offered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use crate::store::{Store, StoreError};
 
 /// Walks the documents, those that came and those that are here, and compares with what was offered.
 pub(super) async fn check<S: Store>(store: &S, offered: &Image, fetched: &Mutex<HashMap<Digest, Bytes>>) -> Result<(), Refusal> {
-    let meant: Vec<Digest> = offered.documents().iter().map(|document| document.digest).collect();
+    let meant: HashSet<Digest> = offered.documents().iter().map(|document| document.digest).collect();
     let selection = if offered.indexes.is_empty() { Selection::All } else { Selection::Present };
     let mut walk = Walk::new(offered.reference.clone(), offered.root.clone(), selection);
     while let Some(next) = walk.next().cloned() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::job::Trouble;
-use proto::limits::{DOCUMENT_BYTES, STALL_TIMEOUT_MS};
+use proto::limits::{DOCUMENT_BYTES, OFFERED_BLOB_BYTES, OFFERS_BYTES, STALL_TIMEOUT_MS};
 use proto::peer::{Answer, Committed, HashingProgress, Missing, Offer, Progress, Refusal, SIGNS_OF_LIFE};
 use proto::session::Receive;
 use proto::session::receive::{Action, Input};
@@ -67,15 +67,19 @@ pub(super) async fn receive<S: Store>(
     cancel: CancellationToken,
     interest: Interest<'_>,
 ) -> Result<Received, Refusal> {
-    offer.image = match rights::canonical(offer.image) {
-        Ok(image) => image,
-        Err(refusal) => {
+    // An image of very many blobs is kept for its host's account: one such fits.
+    let offer_bytes = (offer.image.blobs().len() as u64 * OFFERED_BLOB_BYTES).min(OFFERS_BYTES);
+    let (_room, image) = match (peer.offer(offer_bytes), rights::canonical(offer.image)) {
+        (Some(room), Ok(image)) => (room, image),
+        (room, image) => {
+            let refusal = if room.is_none() { Refusal::Busy } else { image.err().unwrap_or(Refusal::OutOfTurn) };
             if stream.send(&Answer::Refused(refusal.clone())).await.is_ok() {
                 stream.finish();
             }
             return Err(refusal);
         }
     };
+    offer.image = image;
     let mut session = Session::new(context, peer, &offer, interest);
     let result = session.run(stream, &offer, cancel).await;
     session.report_sources(stream).await;
@@ -263,8 +267,9 @@ impl<'a, S: Store> Session<'a, S> {
             let blobs = offer.image.blobs().into_iter().cloned().collect();
             self.reservation = Some(self.context.reservations.reserve(self.context, &missing, blobs).await?);
         }
-        let lacks = |document: &&&Descriptor| missing.iter().any(|missing| missing.digest == document.digest);
-        let documents_bytes: u64 = offer.image.documents().iter().filter(lacks).map(|document| document.size_bytes).sum();
+        let absent: HashSet<Digest> = missing.iter().map(|blob| blob.digest).collect();
+        let documents = offer.image.documents().into_iter().filter(|document| absent.contains(&document.digest));
+        let documents_bytes: u64 = documents.map(|document| document.size_bytes).sum();
         if documents_bytes > DOCUMENT_BYTES {
             return Err(Refusal::InvalidImage(format!("its documents have {documents_bytes} bytes, the limit is {DOCUMENT_BYTES}")));
         }
@@ -272,7 +277,6 @@ impl<'a, S: Store> Session<'a, S> {
         self.import = Some(Arc::new(import));
         self.missing = missing.clone();
         if let Some(fan_out) = &mut self.interest.fan_out {
-            let absent: HashSet<Digest> = missing.iter().map(|blob| blob.digest).collect();
             // Where not every member may pull everything, only what comes with the job is served to its members.
             let present = if self.context.policy.restricts_pull() { Place::Nowhere } else { Place::Store };
             let blobs = offer.image.layers().into_iter().map(|layer| layer.descriptor.clone());

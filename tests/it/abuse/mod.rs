@@ -4,6 +4,7 @@
 mod flood;
 mod frames;
 mod members;
+mod memory;
 mod multicast;
 mod offers;
 mod rights;
