@@ -117,6 +117,9 @@ pub const JOBS_PER_HOST: usize = 64;
 /// Documents that the sessions of one peer hold in memory until their images are committed: the largest of each kind, once.
 pub const DOCUMENT_BYTES: u64 = 2 * MANIFEST_BYTES + CONFIG_BYTES;
 
+/// A packed layer unpacks to at most so many times its size: a little more than what gzip comes to with zeros (1,032).
+pub const UNPACKED_RATIO: u64 = 1_100;
+
 /// What one blob of an offer takes in memory, in all places that know of it.
 pub const OFFERED_BLOB_BYTES: u64 = 1024;
 

@@ -1,23 +1,21 @@
 //! One blob on its way in: a document is kept, a small layer waits for the others of its group, the last layer of a group goes straight into the
 //! engine, and a packed one is unpacked to a file first, because an archive says the size of a file before its bytes.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use proto::document::DocumentError;
 use proto::hash::{BlobHasher, RangeHash, RangeHasher};
 use proto::image::ImageError;
-use proto::limits::{BLOB_BYTES, CONFIG_BYTES};
+use proto::limits::CONFIG_BYTES;
 use proto::{Descriptor, Digest};
 use tokio::sync::OwnedMutexGuard;
 
 use super::import::{Target, Work};
 use super::load::{Kept, Load};
 use super::plan::GROUP_BYTES;
-use super::tar_split::nameless;
+use super::spool::Spool;
 use super::thin;
 use crate::packing::Unpacker;
 use crate::staging::StagedFile;
@@ -57,28 +55,6 @@ enum Passage {
     Spool { hasher: Box<BlobHasher>, unpacking: Option<Box<Unpacker<Spool>>> },
 }
 
-/// What comes out of a packed layer.
-#[derive(Debug)]
-struct Spool {
-    file: File,
-    hasher: RangeHasher,
-}
-
-impl Write for Spool {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write_all(bytes)?;
-        self.hasher.update(bytes);
-        if self.hasher.length_bytes() > BLOB_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "longer than a layer may be"));
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl EngineIngest {
     pub(super) fn document(work: Arc<Work>, blob: Descriptor) -> Self {
         Self { work, blob, received_bytes: 0, way: Way::Document(vec![]) }
@@ -87,21 +63,19 @@ impl EngineIngest {
     pub(super) fn layer(target: Arc<Target>, work: Arc<Work>, unit: usize, writer: OwnedMutexGuard<()>) -> Result<Self, StoreError> {
         let blob = work.plan.units[unit].blob.clone();
         let passage = if !work.plan.units[unit].is_plain() {
-            Self::spool(&target)?
+            Self::spool(&target, blob.size_bytes)?
         } else if work.plan.ends_group(unit) {
             Passage::Stream { hasher: Box::default(), load: None }
         } else if blob.size_bytes < GROUP_BYTES {
             Passage::Keep { hasher: Box::default(), blocks: vec![] }
         } else {
-            Self::spool(&target)?
+            Self::spool(&target, blob.size_bytes)?
         };
         Ok(Self { work, blob, received_bytes: 0, way: Way::Layer(LayerWay { target, unit, passage, _writer: writer }) })
     }
 
-    fn spool(target: &Target) -> Result<Passage, StoreError> {
-        let spool: PathBuf = target.shared.spool();
-        let file = nameless(&spool).map_err(StoreError::io("create", &spool))?;
-        let unpacking = Unpacker::new(Spool { file, hasher: RangeHasher::default() });
+    fn spool(target: &Target, packed_bytes: u64) -> Result<Passage, StoreError> {
+        let unpacking = Unpacker::new(Spool::create(target.shared.spool(), packed_bytes)?);
         Ok(Passage::Spool { hasher: Box::default(), unpacking: Some(Box::new(unpacking)) })
     }
 
@@ -235,7 +209,7 @@ impl Ingest for EngineIngest {
                 let Some(unpacker) = unpacking else { return Err(corrupt) };
                 let spool = blocking_in(Lane::Unpack, move || unpacker.finish()).await;
                 let blob = self.blob.digest;
-                let Spool { file, hasher: content } = spool.map_err(|error| unspooled(&error, &way.target, corrupt))?;
+                let (file, content) = spool.map_err(|error| unspooled(&error, &way.target, corrupt))?.finish();
                 let size_bytes = content.length_bytes();
                 let (digest, hashes) = content.finish();
                 if hasher.finish() != blob || digest != work.plan.units[way.unit].diff_id {
@@ -262,9 +236,13 @@ impl Ingest for EngineIngest {
     }
 }
 
-/// Why a packed layer could not be unpacked: the disk is full, or it does not hold what it should.
+/// Why a packed layer could not be unpacked: the disk is full, it unpacks to too much, or it does not hold what it should.
 fn unspooled(error: &io::Error, target: &Target, corrupt: StoreError) -> StoreError {
     match error.kind() {
+        io::ErrorKind::FileTooLarge => StoreError::Unsupported {
+            kind: target.shared.client.engine().kind(),
+            what: "a layer that unpacks to more than 1,100 times its size",
+        },
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace(target.shared.spool()),
         _ => corrupt,
     }

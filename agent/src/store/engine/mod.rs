@@ -46,6 +46,7 @@ mod read;
 mod records;
 mod remove;
 mod save;
+mod spool;
 mod tag;
 mod tar_split;
 mod thin;
