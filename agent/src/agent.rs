@@ -81,6 +81,7 @@ impl Agent {
             peers: peers.clone(),
             mdns_interfaces: config.mdns.then(|| config.interfaces.clone()),
             policy,
+            names: Arc::default(),
             reservations: Reservations::default(),
             hashings: Hashings::default(),
             offers: Offers::default(),

@@ -37,6 +37,7 @@ mod turns;
 pub(crate) mod walk;
 
 pub use query::Query;
+pub use turns::Turns;
 
 /// A place that keeps images: content by digest, and names that point to it.
 pub trait Store: Send + Sync + 'static {

@@ -1,4 +1,4 @@
-//! One writer for each blob at a time.
+//! One at a time: the writer of a blob, or whoever gives a name away.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,21 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use proto::Digest;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-/// Who may write which blob.
+/// Who may do something with which digest: that of a blob, or of a name.
 #[derive(Debug, Default)]
-pub(super) struct Turns(Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>);
+pub struct Turns(Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>);
 
-/// The right to write one blob, given back on drop.
+/// The right to do it, given back on drop.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub struct Turn {
     guard: Option<OwnedMutexGuard<()>>,
     digest: Digest,
     turns: Arc<Turns>,
 }
 
 impl Turns {
-    /// Waits until nobody else writes this blob.
-    pub(super) async fn take(self: &Arc<Self>, digest: Digest) -> Turn {
+    /// Waits until nobody else does.
+    pub async fn take(self: &Arc<Self>, digest: Digest) -> Turn {
         let turn = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(digest).or_default().clone();
         Turn { guard: Some(turn.lock_owned().await), digest, turns: self.clone() }
     }

@@ -1,6 +1,7 @@
 //! Transfers: the machines of `proto::session`, driven. Each session has one task that owns it; it polls, does, and handles.
 
 mod arriving;
+mod commit;
 mod documents;
 mod fan_out;
 mod get;
@@ -34,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::discovery::Peers;
 use crate::net::{Net, NetError, Peer, Stream};
 use crate::staging::Staging;
-use crate::store::StoreError;
+use crate::store::{StoreError, Turns};
 use crate::trust::{Policy, Trust};
 
 pub use fan_out::Fan;
@@ -71,6 +72,8 @@ pub struct Context<S> {
     pub mdns_interfaces: Option<Vec<String>>,
     /// Who may do what here.
     pub policy: Policy,
+    /// One session at a time gives a name away.
+    pub names: Arc<Turns>,
     /// Room that sessions have reserved here.
     pub reservations: Reservations,
     /// What is being hashed before it is served.

@@ -24,10 +24,10 @@ use super::interest::{Interest, News};
 use super::job::Place;
 use super::reservation::Reservation;
 use super::sharing::Sharing;
-use super::{Context, documents, possession, refusal, rights};
+use super::{Context, commit, documents, possession, refusal, rights};
 use crate::net::{Peer, Share, Stream};
 use crate::staging::StagedBlob;
-use crate::store::{Import, Imported, Ingest, Store, StoreError};
+use crate::store::{Import, Imported, Store, StoreError};
 use crate::sys;
 
 /// How often the other side and the client are told how far it is.
@@ -513,31 +513,10 @@ impl<'a, S: Store> Session<'a, S> {
         self.committing = true;
         let (import, documents) = (self.import.take(), self.documents.clone());
         let pushers = self.pushers();
-        // Asked again: somebody else may have given the name to another image since the offer came.
         let (context, image, asked_here) = (self.context.clone(), self.image.clone(), self.interest.asked_here);
-        let blobs: Vec<Descriptor> = self.image.documents().into_iter().cloned().collect();
         self.tasks.spawn(async move {
-            let documents_stored = async {
-                let import = import.and_then(Arc::into_inner).ok_or(StoreError::BlobMissing(blobs[0].digest))?;
-                // Children before parents: what a document names is there before the document is.
-                for blob in blobs.iter().rev() {
-                    let bytes = documents.lock().unwrap_or_else(PoisonError::into_inner).remove(&blob.digest);
-                    let Some(bytes) = bytes else { continue };
-                    if let Some(mut ingest) = import.ingest(blob).await? {
-                        ingest.append(bytes.slice(ingest.offset() as usize..)).await?;
-                        ingest.commit().await?;
-                    }
-                }
-                Ok(import)
-            };
-            let imported = async {
-                let import = documents_stored.await.map_err(|error| refusal(&error))?;
-                if !asked_here {
-                    rights::check_push(&context, &pushers, &image).await?;
-                }
-                import.commit().await.map_err(|error| refusal(&error))
-            };
-            match imported.await {
+            let pushers = (!asked_here).then_some(&pushers[..]);
+            match commit::commit(&context, &image, import, &documents, pushers).await {
                 Ok(imported) => Outcome::Imported(imported),
                 Err(refusal) => Outcome::Input(Input::Failed(refusal)),
             }

@@ -183,3 +183,36 @@ async fn a_layer_that_is_here_is_no_gift() {
     let next = Sample::naming("x:2", &[layer.descriptor.clone(), layer.descriptor.clone()], &[layer.diff_id.unwrap(); 2]);
     assert!(matches!(offered(&connection, &next).await, Answer::Committed(_)));
 }
+
+/// Many images for one new name at once, where tags may not move: the first one has it, and the others are refused, however close they come.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_pushes_of_a_new_name_one_is_the_first() {
+    let (host, _rogue, connection) = honest_and_rogue(&[], "[[push]]\nmove_tags = false\n").await;
+    for round in 0..4 {
+        let name = format!("demo:{round}");
+        let samples: Vec<Sample> = (0..8).map(|i| Recipe::new(1000 + round * 100 + i, &[1_000]).build(&name)).collect();
+        let mut all = samples[0].clone();
+        samples.iter().for_each(|sample| all.blobs.extend(sample.blobs.clone()));
+        let serving = tokio::spawn(serve(connection.clone(), Arc::new(all), Lie::None));
+        let mut pushes = tokio::task::JoinSet::new();
+        for sample in samples {
+            let connection = connection.clone();
+            pushes.spawn(async move {
+                let offer = Request::Offer(Offer { image: sample.image.clone(), dry_run: false });
+                let mut stream = Channel::ask(&connection, &offer).await;
+                loop {
+                    match stream.hear().await.unwrap() {
+                        Answer::Committed(_) => return true,
+                        Answer::Refused(Refusal::Policy(_)) => return false,
+                        Answer::Refused(refusal) => panic!("{refusal:?}"),
+                        _ => {}
+                    }
+                }
+            });
+        }
+        let committed = pushes.join_all().await.into_iter().filter(|committed| *committed).count();
+        serving.abort();
+        assert_eq!(committed, 1, "round {round}");
+    }
+    assert_eq!(host.images().await.len(), 4);
+}

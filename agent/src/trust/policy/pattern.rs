@@ -1,14 +1,16 @@
 //! The words of a rule: whom it is for, which repositories, how large.
 
+use proto::HostId;
 use proto::host::{Member, check_name};
 use serde::Deserialize;
 
-/// `stapp01`, or `@web` for a group.
+/// `stapp01`, `@web` for a group, or an ID in full: a host chooses its name when it joins, unless it was invited `--for` one.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) enum Selector {
     Host(String),
     Group(String),
+    Id(HostId),
 }
 
 impl Selector {
@@ -17,6 +19,7 @@ impl Selector {
         match self {
             Self::Host(name) => member.name == *name,
             Self::Group(group) => member.groups.contains(group),
+            Self::Id(id) => member.id == *id,
         }
     }
 }
@@ -25,6 +28,9 @@ impl TryFrom<String> for Selector {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Id(id));
+        }
         let (name, is_group) = text.strip_prefix('@').map_or((text.as_str(), false), |group| (group, true));
         check_name(name).map_err(|error| format!("{error}; a group is written @NAME"))?;
         Ok(if is_group { Self::Group(name.to_owned()) } else { Self::Host(name.to_owned()) })
