@@ -83,6 +83,18 @@ fn every_cited_test_exists() {
 }
 
 #[test]
+fn every_promise_of_the_threat_model_has_its_tests() {
+    let text = std::fs::read_to_string(tests().join("../agent/SECURITY.md")).unwrap();
+    let (_, promises) = text.split_once("\n| promise | test |\n|---|---|\n").expect("the table of promises");
+    let rows: Vec<&str> = promises.lines().take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() >= 15, "{} rows", rows.len());
+    let cited = |row: &&str| row.trim_matches('|').split(" | ").nth(1).map(str::to_owned).unwrap_or_default();
+    let citations: Vec<String> = rows.iter().flat_map(|row| cited(row).split(", ").map(str::to_owned).collect::<Vec<_>>()).collect();
+    let wrong: Vec<String> = citations.iter().filter_map(|citation| check(citation.trim().trim_matches('`')).err()).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
 fn a_citation_of_nothing_is_found() {
     assert_eq!(check("it::faults_table::a_citation_of_nothing_is_found"), Ok(()));
     for citation in ["it::faults_table::check", "it::faults_table::nothing", "it::send", "agent::nowhere::tests::x", "fuzz nothing", "it"] {

@@ -102,6 +102,17 @@ pub enum TrustError {
     /// A policy file that the configuration names.
     #[error("the policy file {0:?} is not there: put it back, or take `policy` out of the configuration")]
     NoPolicy(PathBuf),
+    /// The key came here with a copy of the disk.
+    #[error(
+        "the key of this host is that of another machine (its id in /etc/machine-id differs). On a copy of a host: remove {} and join the fleet again. \
+         Where the machine has only got a new id: remove {}",
+        .machine.parent().unwrap_or(.machine).display(),
+        .machine.display()
+    )]
+    OtherMachine {
+        /// The file that says so.
+        machine: PathBuf,
+    },
     /// A secret that others can read.
     #[error("{path:?} can be read or written by others (mode {mode:04o}): `chmod 600 {}`, and if others were here, join again with a new key", .path.display())]
     OpenKey {

@@ -16,6 +16,8 @@ use crate::sys::durable;
 pub(super) enum Name {
     /// The host's key, PKCS#8.
     HostKey,
+    /// Which machine the key is of: a hash of its id.
+    Machine,
     /// The host's certificate, DER.
     HostCertificate,
     /// The CA's certificate, DER. A host is in a fleet when this file is there: it is written last.
@@ -34,6 +36,7 @@ impl Name {
     fn file(self) -> &'static str {
         match self {
             Self::HostKey => "host.key",
+            Self::Machine => "machine",
             Self::HostCertificate => "host.crt",
             Self::Authority => "ca.crt",
             Self::AuthorityKey => "ca.key",
@@ -89,6 +92,11 @@ impl Files {
     /// Replaces a file.
     pub(super) fn write(&self, name: Name, bytes: &[u8]) -> Result<(), TrustError> {
         Ok(durable::write(&self.path(name), bytes, 0o600)?)
+    }
+
+    /// Where a file is, for errors.
+    pub(super) fn path_of(&self, name: Name) -> PathBuf {
+        self.path(name)
     }
 
     /// Removes a file, if it is there.

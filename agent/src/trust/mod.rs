@@ -15,6 +15,7 @@ mod issue;
 mod join;
 mod key;
 mod list;
+mod machine;
 mod members;
 mod policy;
 mod removals;
@@ -77,6 +78,7 @@ impl Trust {
                 key
             }
         };
+        machine::check(&files, std::path::Path::new("/etc/machine-id"))?;
         let current = Current::default();
         if let Some(fleet) = Fleet::load(&files, &key.public().id())? {
             current.set(fleet);
