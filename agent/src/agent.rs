@@ -17,7 +17,7 @@ use crate::discovery::Peers;
 use crate::net::{Net, NetConfig, NetError, Peer};
 use crate::staging::Staging;
 use crate::store::{Store, StoreError};
-use crate::transfer::{self, Context, Hashings, Jobs, Offers, Relay, Reservations, Transfers};
+use crate::transfer::{self, Context, Hashings, Jobs, Offers, Possessions, Relay, Reservations, Transfers};
 use crate::trust::{Policy, Trust, TrustError};
 use crate::{control, membership, sys};
 
@@ -82,6 +82,7 @@ impl Agent {
             mdns_interfaces: config.mdns.then(|| config.interfaces.clone()),
             policy,
             names: Arc::default(),
+            possessions: Possessions::default(),
             reservations: Reservations::default(),
             hashings: Hashings::default(),
             offers: Offers::default(),

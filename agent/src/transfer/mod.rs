@@ -44,6 +44,7 @@ pub use job::Jobs;
 pub use limit::Limit;
 pub use offers::Offers;
 pub use pinned::Pinned;
+pub use possession::Possessions;
 pub use pull::pull;
 pub use registry::{Transfer, Transfers};
 pub use reservation::Reservations;
@@ -72,6 +73,8 @@ pub struct Context<S> {
     pub mdns_interfaces: Option<Vec<String>>,
     /// Who may do what here.
     pub policy: Policy,
+    /// Who has proved to have what.
+    pub possessions: Possessions,
     /// One session at a time gives a name away.
     pub names: Arc<Turns>,
     /// Room that sessions have reserved here.

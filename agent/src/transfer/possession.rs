@@ -1,9 +1,9 @@
 //! What is here counts as present only for those who may have it. Where not every member may pull everything, a host that names a blob in an image of
 //! its own would otherwise get it: the image is complete, and is pulled from here. So whoever brings an image has to be allowed to pull a repository
-//! here that holds the blob, or sends the bytes all the same, which proves that it has them.
+//! here that holds the blob, or sends the bytes all the same, which proves that it has them. That is remembered.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::image::Selection;
 use proto::peer::Missing;
@@ -16,10 +16,51 @@ use crate::staging::{Source, StagedBlob};
 use crate::store::{Form, Query, Store, StoreError};
 use crate::sys::{Lane, blocking, blocking_in};
 
-/// Blobs of an image that are here, and that not all of these hosts may pull from here. In a fleet without rules for pulls: none, at no cost.
+/// Contents of which is remembered that a host has them: the layers of some thousand images.
+const PROVEN: usize = 64 * 1024;
+
+/// Which host has proved that it has which content, since the agent started; the oldest is forgotten.
+#[derive(Debug, Default)]
+pub struct Possessions(Mutex<Proven>);
+
+#[derive(Debug, Default)]
+struct Proven {
+    known: HashSet<(HostId, Digest)>,
+    order: VecDeque<(HostId, Digest)>,
+}
+
+impl Possessions {
+    fn has(&self, host: HostId, content: Digest) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).known.contains(&(host, content))
+    }
+
+    fn add(&self, host: HostId, content: Digest) {
+        let mut proven = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !proven.known.insert((host, content)) {
+            return;
+        }
+        proven.order.push_back((host, content));
+        if proven.order.len() > PROVEN
+            && let Some(oldest) = proven.order.pop_front()
+        {
+            proven.known.remove(&oldest);
+        }
+    }
+}
+
+/// A host has brought all of an image: it has every blob, or may have it.
+pub(super) fn brought<S: Store>(context: &Context<S>, host: HostId, image: &Image) {
+    if context.policy.restricts_pull() {
+        let contents = contents(image, context.store.properties().form);
+        contents.into_values().for_each(|content| context.possessions.add(host, content));
+    }
+}
+
+/// Blobs of an image that are here, and that this host may not pull from here and has not proved to have. In a fleet without rules for pulls: none, at
+/// no cost. Where it sends for another host, it has looked at the rights of that one.
 pub(super) async fn unproven<S: Store>(
     context: &Context<S>,
-    hosts: &[HostId],
+    host: HostId,
     image: &Image,
     missing: &[Descriptor],
 ) -> Result<Vec<Descriptor>, StoreError> {
@@ -29,8 +70,10 @@ pub(super) async fn unproven<S: Store>(
     let form = context.store.properties().form;
     let contents = contents(image, form);
     let missing: HashSet<Digest> = missing.iter().map(|blob| blob.digest).collect();
+    let has = |blob: &Descriptor| contents.get(&blob.digest).is_some_and(|content| context.possessions.has(host, *content));
     let mut unproven: Vec<Descriptor> = image.blobs().into_iter().filter(|blob| !missing.contains(&blob.digest)).cloned().collect();
-    let may_have = |reference: &Reference| hosts.iter().all(|host| may_pull(context, host, &reference.repository()).is_some());
+    unproven.retain(|blob| !has(blob));
+    let may_have = |reference: &Reference| may_pull(context, &host, &reference.repository()).is_some();
     let names = context.store.list().await?.into_iter().filter_map(|row| row.reference).filter(may_have);
     for name in names {
         if unproven.is_empty() {

@@ -258,8 +258,7 @@ impl<'a, S: Store> Session<'a, S> {
         let store = &self.context.store;
         let mut import = store.import(offer.image.clone()).await.map_err(|error| refusal(&error))?;
         let mut missing = import.missing().await.map_err(|error| refusal(&error))?;
-        let unproven =
-            possession::unproven(self.context, &self.pushers(), &offer.image, &missing).await.map_err(|error| refusal(&error))?;
+        let unproven = possession::unproven(self.context, self.peer.id(), &offer.image, &missing).await.map_err(|error| refusal(&error))?;
         self.unproven = unproven.iter().map(|blob| blob.digest).collect();
         missing.extend(unproven);
         let missing = possession::staged(self.context, self.peer.id(), missing).await.map_err(|error| refusal(&error))?;
@@ -373,6 +372,10 @@ impl<'a, S: Store> Session<'a, S> {
             }
             Outcome::Imported(imported) => {
                 self.kept.drain(..).for_each(|staged| staged.discard());
+                // In a fan-out others bring most of it.
+                if self.sharing.is_none() {
+                    possession::brought(self.context, self.peer.id(), &self.image);
+                }
                 self.imported = Some(imported);
                 self.tell(Input::Committed);
             }

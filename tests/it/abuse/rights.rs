@@ -179,7 +179,7 @@ async fn a_layer_that_is_here_is_no_gift() {
     assert!(matches!(offered(&connection, &own).await, Answer::Committed(_)));
     assert_eq!(host.images().await.len(), 2);
     assert_eq!(host.staged_files(), 0);
-    // From now on it may pull the layer, so that it does not travel again.
+    // From now on it may pull the layer, and has proved that it has it: it does not travel again.
     let next = Sample::naming("x:2", &[layer.descriptor.clone(), layer.descriptor.clone()], &[layer.diff_id.unwrap(); 2]);
     assert!(matches!(offered(&connection, &next).await, Answer::Committed(_)));
 }
@@ -215,4 +215,29 @@ async fn of_many_pushes_of_a_new_name_one_is_the_first() {
         assert_eq!(committed, 1, "round {round}");
     }
     assert_eq!(host.images().await.len(), 4);
+}
+
+/// Who may bring images and not pull them sends a layer once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_proved_is_remembered() {
+    let samples: Vec<Sample> = (0..3)
+        .map(|i| {
+            let mut recipe = Recipe::new(1, &[200_000]);
+            recipe.note = i.to_string();
+            recipe.build(&format!("demo:{i}"))
+        })
+        .collect();
+    let mut hosts = vec![Host::new("a"), Host::new("b")];
+    for sample in &samples {
+        hosts[0].have(sample).await;
+    }
+    hosts[1].have(&samples[0].clone().named("acme/base:1")).await;
+    std::fs::write(hosts[1].path().join("policy.toml"), "[[pull]]\nby = [\"@nobody\"]\n").unwrap();
+    fleet::found(&mut hosts).await;
+    let mut sent = vec![];
+    for sample in &samples {
+        let events = hosts[0].send(&sample.image.reference.as_ref().unwrap().familiar(), "b").await;
+        sent.push(done(&events)[0].layers_sent);
+    }
+    assert_eq!(sent, [1, 0, 0]);
 }
