@@ -14,7 +14,6 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::import::{Target, Work};
 use super::load::{Kept, Load};
-use super::plan::GROUP_BYTES;
 use super::spool::Spool;
 use super::thin;
 use crate::packing::Unpacker;
@@ -66,7 +65,7 @@ impl EngineIngest {
             Self::spool(&target, blob.size_bytes)?
         } else if work.plan.ends_group(unit) {
             Passage::Stream { hasher: Box::default(), load: None }
-        } else if blob.size_bytes < GROUP_BYTES {
+        } else if work.plan.waits_in_memory(unit) {
             Passage::Keep { hasher: Box::default(), blocks: vec![] }
         } else {
             Self::spool(&target, blob.size_bytes)?

@@ -10,7 +10,7 @@ use proto::image::Layer;
 use proto::{Descriptor, Digest};
 
 /// A group is loaded when it holds as much: less is not worth a load of its own, more is not worth keeping in memory.
-pub(super) const GROUP_BYTES: u64 = 8 << 20;
+const GROUP_BYTES: u64 = 8 << 20;
 
 /// What is to be done to bring in an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +95,12 @@ impl Plan {
         self.groups.last().map_or(0, |group| group.units.end)..self.units.len()
     }
 
+    /// True for a layer that may wait in memory for its group. A group that has to hold more, because a layer comes again higher up, waits on disk.
+    pub(super) fn waits_in_memory(&self, unit: usize) -> bool {
+        let first = self.group_of(unit).map_or(self.rest().start, |group| self.groups[group].units.start);
+        self.units[first..=unit].iter().map(|unit| unit.blob.size_bytes).sum::<u64>() < GROUP_BYTES
+    }
+
     /// True for the unit after which its group is loaded.
     pub(super) fn ends_group(&self, unit: usize) -> bool {
         self.groups.iter().any(|group| group.units.end == unit + 1)
@@ -131,6 +137,19 @@ mod tests {
         let present = Present::DiffIds([1, 3].map(|name| Digest::of(&[name])).into());
         assert_eq!(groups(&layers, &present), (vec![(0..1, 2)], 1..3));
         assert_eq!(groups(&[], &Present::Lowest(0)), (vec![], 0..0));
+    }
+
+    /// A small layer lies around sixty others.
+    #[test]
+    fn what_waits_in_memory_is_bounded() {
+        let mut layers: Vec<Layer> = (0..61).map(|name| layer(name, 7 * MIB)).collect();
+        layers.push(layer(0, 7 * MIB));
+        let plan = Plan::new(&layers, &Present::Lowest(0));
+        assert_eq!(plan.groups.len(), 1);
+        let in_memory: u64 = (0..61).filter(|unit| plan.waits_in_memory(*unit)).map(|unit| plan.units[unit].blob.size_bytes).sum();
+        assert_eq!(in_memory, 7 * MIB);
+        let plan = Plan::new(&[layer(1, MIB), layer(2, MIB), layer(3, MIB)], &Present::Lowest(0));
+        assert!((0..3).all(|unit| plan.waits_in_memory(unit)));
     }
 
     #[test]
