@@ -161,6 +161,11 @@ impl Agent {
             keeping.await;
             "addresses"
         });
+        let auditing = context.trust.audit().clone().keep(self.shutdown.clone());
+        self.tasks.spawn(async move {
+            auditing.await;
+            "audit"
+        });
         let serving = control::serve(context.clone(), journal, listener, relayed);
         self.tasks.spawn(async move {
             serving.await;

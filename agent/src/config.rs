@@ -3,7 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use serde::Deserialize;
 
 use crate::store::kind::{InvalidStore, StoreKind};
@@ -47,6 +47,27 @@ pub struct Flags {
     /// error, warn, info, debug or trace, or a filter [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What `imgd` does instead of serving.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// The audit log
+    #[command(subcommand)]
+    Audit(AuditCommand),
+}
+
+/// What can be done with the audit log.
+#[derive(Debug, Clone, Subcommand)]
+pub enum AuditCommand {
+    /// Check that no line was changed, removed or put in
+    Verify {
+        /// Files, oldest first [default: audit.log.1, if it is there, and audit.log in the state directory]
+        files: Vec<PathBuf>,
+    },
 }
 
 /// The file. An unknown key is an error: a word that is not understood is a wish that is not fulfilled.

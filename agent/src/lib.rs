@@ -17,5 +17,5 @@ pub mod transfer;
 pub mod trust;
 
 pub use agent::{Agent, StartError};
-pub use config::{Config, ConfigError, Flags};
+pub use config::{AuditCommand, Command, Config, ConfigError, Flags};
 pub use run::{RunError, run};

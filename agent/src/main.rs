@@ -1,19 +1,37 @@
 //! imgd: arguments, configuration, run, exit code.
 
 use std::error::Error;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use agent::{Config, Flags};
+use agent::trust::audit;
+use agent::{AuditCommand, Command, Config, Flags};
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let result = Config::load(Flags::parse()).map_err(Box::<dyn Error>::from).and_then(|config| agent::run(&config).map_err(Box::from));
-    match result {
+    let mut flags = Flags::parse();
+    let command = flags.command.take();
+    let done = Config::load(flags).map_err(Box::<dyn Error>::from).and_then(|config| match command {
+        None => agent::run(&config).map_err(Box::from),
+        Some(Command::Audit(AuditCommand::Verify { files })) => verify(files, &config.state_dir),
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&*error);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Checks the audit log, and says what there is of it.
+#[allow(clippy::print_stdout)]
+fn verify(files: Vec<PathBuf>, state_dir: &Path) -> Result<(), Box<dyn Error>> {
+    let found = audit::verify(files, state_dir)?;
+    println!("{found}");
+    match found.broken {
+        None => Ok(()),
+        Some(broken) => Err(broken.to_string().into()),
     }
 }
 

@@ -5,6 +5,7 @@
 mod absence;
 mod abuse;
 mod archive;
+mod audit;
 mod docker;
 mod engines;
 mod fan_out;

@@ -1,5 +1,7 @@
 //! `imgctl tag`, `rm` and `inspect`, and how the words of a person become images.
 
+use std::sync::Arc;
+
 use proto::control::{Event, Failure, FailureKind};
 use proto::image::Selection;
 use proto::{Image, Platform, Reference};
@@ -9,8 +11,9 @@ use super::Done;
 use super::client::Client;
 use super::failure::{self, failure};
 use crate::store::{Held, Import, Query, Store, StoreError};
-use crate::transfer::Context;
-use crate::trust::audit;
+use crate::sys;
+use crate::transfer::{self, Context};
+use crate::trust::Arrival;
 
 /// What a person wrote, as a question to the store.
 pub(super) fn query(image: &str) -> Result<Query, Failure> {
@@ -32,7 +35,7 @@ pub(super) async fn queries<S: Store>(context: &Context<S>, image: &str, all_tag
 }
 
 /// A further name for an image: an import that lacks nothing.
-pub(super) async fn tag<S: Store>(context: &Context<S>, image: &str, name: Reference) -> Done {
+pub(super) async fn tag<S: Store>(context: &Arc<Context<S>>, who: &str, image: &str, name: Reference) -> Done {
     let what = || format!("cannot tag {image}");
     if name.digest().is_some() {
         return Err(failure(FailureKind::Usage, format!("cannot tag {image}: a name with a digest cannot be given")));
@@ -40,22 +43,32 @@ pub(super) async fn tag<S: Store>(context: &Context<S>, image: &str, name: Refer
     let query = query(image)?;
     let tagging = async {
         let held = context.store.resolve(&query, Selection::Present).await?;
-        let mut import = context.store.import(Image { reference: Some(name), ..held.image.clone() }).await?;
+        let mut import = context.store.import(Image { reference: Some(name.clone()), ..held.image.clone() }).await?;
         if let Some(missing) = import.missing().await?.first() {
             return Err(StoreError::BlobMissing(missing.digest));
         }
-        import.commit().await
+        transfer::commit(context.trust.audit(), import, Some(name), (Arrival::Tagged, who.to_owned(), String::new()), None).await
     };
     tagging.await.map(drop).map_err(|error| failure::store(what(), &error))
 }
 
 /// Takes names away; goes on with the others when one is not there, and fails then.
-pub(super) async fn remove<S: Store>(context: &Context<S>, client: &Client, images: &[String]) -> Done {
+pub(super) async fn remove<S: Store>(context: &Arc<Context<S>>, client: &Client, who: &str, images: &[String]) -> Done {
     let mut first = None;
     for image in images {
-        match context.store.remove(&query(image)?).await {
+        let (context, who, query) = (context.clone(), who.to_owned(), query(image)?);
+        let removing = async move {
+            let removed = context.store.remove(&query).await;
+            match &removed {
+                Ok(removed) => context.trust.audit().image_removed(&who, &removed.name, Some(&removed.image_id)),
+                // The name is gone all the same.
+                Err(StoreError::NotFreed { name, .. }) => context.trust.audit().image_removed(&who, name, None),
+                Err(_) => {}
+            }
+            removed
+        };
+        match sys::to_the_end(removing).await {
             Ok(removed) => {
-                audit::image_removed("local", &removed.name, None);
                 let deleted = removed.freed_bytes > 0;
                 client.event(Event::Removed { name: removed.name, deleted }).await;
             }

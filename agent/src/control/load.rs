@@ -10,11 +10,12 @@ use super::Done;
 use super::client::Client;
 use super::failure;
 use crate::archive;
-use crate::store::Store;
+use crate::store::{Imported, Store};
 use crate::transfer::Context;
+use crate::trust::Arrival;
 
 /// Loads what the client sends. A client that goes before the end has sent a truncated archive.
-pub(super) async fn load<S: Store>(context: &Arc<Context<S>>, client: &Client) -> Done {
+pub(super) async fn load<S: Store>(context: &Arc<Context<S>>, client: &Client, who: &str) -> Done {
     let (sender, receiver) = mpsc::channel(4);
     let feed = async {
         loop {
@@ -36,7 +37,11 @@ pub(super) async fn load<S: Store>(context: &Arc<Context<S>>, client: &Client) -
         std::future::pending::<Infallible>().await
     };
     let mut visible = vec![];
-    let loading = archive::load(&*context.store, &context.staging, receiver, |image| visible.push(image.clone()));
+    let loading = archive::load(&*context.store, &context.staging, receiver, |image| {
+        let imported = Imported { image_id: image.image_id, replaced: image.replaced };
+        context.trust.audit().arrived(Arrival::Loaded, who, image.reference.as_ref(), &imported, "");
+        visible.push(image.clone());
+    });
     let result = tokio::select! {
         result = loading => result,
         never = feed => match never {},

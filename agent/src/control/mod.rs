@@ -35,7 +35,6 @@ pub use self::journal::Journal;
 use crate::store::Store;
 use crate::sys::socket::PeerUser;
 use crate::transfer::{Context, Relay};
-use crate::trust::audit;
 
 /// How long another host may take to say what images it has: who asks a whole fleet does not wait for a dead one.
 const ANSWER_MS: u64 = 8_000;
@@ -94,8 +93,8 @@ async fn answer<S: Store>(context: Arc<Context<S>>, jobs: Arc<Jobs>, socket: Uni
             return;
         }
     };
-    audit::requested(user.uid, user.pid, request.verb());
-    let result = dispatch(&context, &jobs, &mut client, request).await;
+    context.trust.audit().requested(user, request.verb());
+    let result = dispatch(&context, &jobs, &mut client, &user.to_string(), request).await;
     if let Err(failure) = &result {
         debug!(causes = ?failure.causes, "failed");
     }
@@ -103,16 +102,16 @@ async fn answer<S: Store>(context: Arc<Context<S>>, jobs: Arc<Jobs>, socket: Uni
     client.close().await;
 }
 
-async fn dispatch<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &mut Client, request: Request) -> Done {
+async fn dispatch<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &mut Client, who: &str, request: Request) -> Done {
     // These have to hear of it themselves when the client goes: one reads from it, the other may go on without it.
     match request {
-        Request::Load => return load::load(context, client).await,
+        Request::Load => return load::load(context, client, who).await,
         Request::Send(request) => return send::send(context, jobs, client, request).await,
         Request::Retry(request) => return send::retry(context, jobs, client, request).await,
         request => {
             let gone = client.gone();
             tokio::select! {
-                done = quick(context, jobs, client, request) => done,
+                done = quick(context, jobs, client, who, request) => done,
                 () = gone => Err(Failure { kind: FailureKind::Cancelled, causes: vec!["the client went away".to_owned()] }),
                 () = context.shutdown.cancelled() => Err(failure::shutting_down()),
             }
@@ -120,17 +119,17 @@ async fn dispatch<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &mut
     }
 }
 
-async fn quick<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Client, request: Request) -> Done {
+async fn quick<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Client, who: &str, request: Request) -> Done {
     match request {
         Request::Send(_) | Request::Retry(_) | Request::Load => Ok(()),
-        Request::Pull(request) => pull::pull(context, client, request).await,
+        Request::Pull(request) => pull::pull(context, client, who, request).await,
         Request::List(hosts) => list::list(context, client, &hosts).await,
         Request::Peers => peers::peers(context, client).await,
         Request::Status(request) => status::status(context, jobs, client, &request).await,
         Request::Cancel(id) => status::cancel(context, jobs, id).await,
         Request::Save(request) => save::save(context, client, request).await,
-        Request::Tag { image, name } => images::tag(context, &image, name).await,
-        Request::Remove(images) => images::remove(context, client, &images).await,
+        Request::Tag { image, name } => images::tag(context, who, &image, name).await,
+        Request::Remove(images) => images::remove(context, client, who, &images).await,
         Request::Inspect(images) => images::inspect(context, client, &images).await,
         Request::Diff { image, hosts } => diff::diff(context, client, &image, &hosts).await,
         Request::WhoHas(image) => diff::who_has(context, client, &image).await,

@@ -14,7 +14,7 @@ use crate::store::Store;
 use crate::transfer::{self, Context};
 
 /// Pulls from the named host, or from the nearest of those that have the image.
-pub(super) async fn pull<S: Store>(context: &Arc<Context<S>>, client: &Client, request: Pull) -> Done {
+pub(super) async fn pull<S: Store>(context: &Arc<Context<S>>, client: &Client, who: &str, request: Pull) -> Done {
     let started = Instant::now();
     send::check_rename(request.rename.as_ref())?;
     let image = request.image.familiar();
@@ -26,7 +26,7 @@ pub(super) async fn pull<S: Store>(context: &Arc<Context<S>>, client: &Client, r
     let transfer = context.transfers.start(id, true, &image, peer.name(), &context.shutdown);
     client.event(Event::Accepted { id }).await;
     let what = || format!("cannot pull {image} from {}", peer.name());
-    let done = transfer::pull(context, &peer, &request, &transfer, &client.events()).await;
+    let done = transfer::pull(context, &peer, &request, who, &transfer, &client.events()).await;
     let done = done.map_err(|error| failure::transfer(what(), peer.name(), &error))?;
     let egress_bytes = done.sent_bytes;
     client.event(Event::Done(done)).await;

@@ -16,7 +16,6 @@ use super::{Done, hosts, images, relay, roll_out};
 use crate::net::Peer;
 use crate::store::{Query, Store};
 use crate::transfer::{self, Context, Pinned};
-use crate::trust::audit;
 use tracing::{error, info, warn};
 
 /// What is sent where: everything that can be wrong before the first connection was looked at.
@@ -199,9 +198,9 @@ pub(super) async fn begin_for<S: Store>(
         let (query, held) = (image.query(), image.held());
         let decision = transfer::may_get(context, &asker.id(), held.image.reference.as_ref(), &held.image.root.digest).await;
         match decision.map_err(|error| failure::store(format!("cannot send {query}"), &error))? {
-            Some(decision) => audit::relay_accepted(asker.name(), &query.to_string(), &held.image_id, &decision.rule),
+            Some(decision) => context.trust.audit().relay_accepted(asker.name(), &query.to_string(), &held.image_id, &decision.rule),
             None => {
-                audit::refused(asker.name(), &format!("sending of {query}"), "policy");
+                context.trust.audit().refused(asker.name(), &format!("sending of {query}"), "policy");
                 return Err(failure(FailureKind::Denied, format!("{} may not pull {query} from {here}", asker.name())));
             }
         }

@@ -236,7 +236,7 @@ impl Net {
                 let _ = tokio::time::timeout(Duration::from_millis(500), stream.flush()).await;
                 connection.close(0u32.into(), b"not welcome");
                 if matches!(error, NetError::Refused(_) | NetError::NotMember(_)) {
-                    trust::audit::connection_refused(&id.to_string(), &error.to_string());
+                    self.trust.audit().connection_refused(&id.to_string(), &error.to_string());
                 }
                 return Err(error);
             }

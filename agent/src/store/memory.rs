@@ -264,7 +264,7 @@ impl Store for MemoryStore {
             !positions.contains(&(position - 1))
         });
         let freed_bytes = state.collect(&self.shared.leases);
-        Ok(Removed { name, freed_bytes })
+        Ok(Removed { name, image_id, freed_bytes })
     }
 
     async fn room(&self) -> Result<Vec<Room>, StoreError> {

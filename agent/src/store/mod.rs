@@ -37,7 +37,7 @@ mod turns;
 pub(crate) mod walk;
 
 pub use query::Query;
-pub use turns::Turns;
+pub use turns::{Turn, Turns};
 
 /// A place that keeps images: content by digest, and names that point to it.
 pub trait Store: Send + Sync + 'static {
@@ -279,6 +279,8 @@ pub struct Imported {
 pub struct Removed {
     /// The name, or the ID where there was none.
     pub name: String,
+    /// What the store has shown as the ID of the image.
+    pub image_id: Digest,
     /// Bytes that were freed.
     pub freed_bytes: u64,
 }

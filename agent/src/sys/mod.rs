@@ -8,7 +8,21 @@ pub mod memory;
 pub mod service;
 pub mod socket;
 
+use tracing::Instrument;
+
 pub use lane::{Lane, THREADS, blocking, blocking_in, thread};
+
+/// The output of `work`, which goes on to its end in a task of its own when the caller is gone: for a change and what is to be written of it.
+pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(work.in_current_span()).await {
+        Ok(output) => output,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that shuts down cancels it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
 
 /// The output of `future`, or `None` when it takes longer than `timeout_ms`.
 pub async fn deadline<F: Future>(timeout_ms: u64, future: F) -> Option<F::Output> {

@@ -17,6 +17,12 @@ pub struct PeerUser {
     pub pid: i32,
 }
 
+impl std::fmt::Display for PeerUser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "uid {}, pid {}", self.uid, self.pid)
+    }
+}
+
 /// Who is on the other end.
 pub fn peer_user(socket: &UnixStream) -> PeerUser {
     match socket.peer_cred() {

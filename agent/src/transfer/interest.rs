@@ -24,8 +24,8 @@ pub(super) enum News {
 /// What somebody on this host has to do with a session.
 #[derive(Debug, Default)]
 pub(super) struct Interest<'a> {
-    /// Somebody on this host asked for the image: then the policy for what others bring does not matter.
-    pub(super) asked_here: bool,
+    /// Somebody on this host asked for the image, and who: then the policy for what others bring does not matter.
+    pub(super) asked_here: Option<&'a str>,
     /// Is shown how far it is.
     pub(super) transfer: Option<&'a Transfer>,
     /// Wants to know how it goes.

@@ -4,6 +4,7 @@ mod arriving;
 mod commit;
 mod documents;
 mod fan_out;
+mod finish;
 mod get;
 mod hashing;
 mod interest;
@@ -38,6 +39,7 @@ use crate::staging::Staging;
 use crate::store::{StoreError, Turns};
 use crate::trust::{Policy, Trust};
 
+pub use commit::commit;
 pub use fan_out::Fan;
 pub use hashing::Hashings;
 pub use job::Jobs;

@@ -21,16 +21,16 @@ use super::{Context, Limit, STORE_CHANGES, Transfer, TransferError, refusal, rig
 use crate::net::{NetError, Peer, Stream};
 use crate::store::{Query, Store, StoreError};
 use crate::sys;
-use crate::trust::audit;
 
 /// How long a source may take to offer what it is asked for.
 const OFFER_MS: u64 = 600_000;
 
-/// Brings an image here from one host that has it, through whatever happens on the way: a source that is lost is waited for, as a receiver is.
+/// Brings an image here for `who` from one host that has it, through whatever happens on the way: a source that is lost is waited for, as a receiver is.
 pub async fn pull<S: Store>(
     context: &Arc<Context<S>>,
     source: &Peer,
     pull: &Pull,
+    who: &str,
     transfer: &Transfer,
     events: &mpsc::Sender<Event>,
 ) -> Result<Done, TransferError> {
@@ -39,7 +39,7 @@ pub async fn pull<S: Store>(
     let mut peer: Result<Peer, NetError> = Ok(source.clone());
     let result = loop {
         let attempt = match &peer {
-            Ok(peer) => pull_from(context, peer, pull, transfer, events, &mut total).await,
+            Ok(peer) => pull_from(context, peer, pull, who, transfer, events, &mut total).await,
             Err(error) => Err(TransferError::Net(NetError::Lost(error.to_string()))),
         };
         let is_lost = peer.as_ref().is_ok_and(|peer| !peer.is_alive());
@@ -106,6 +106,7 @@ async fn pull_from<S: Store>(
     context: &Arc<Context<S>>,
     peer: &Peer,
     pull: &Pull,
+    who: &str,
     transfer: &Transfer,
     events: &mpsc::Sender<Event>,
     total: &mut Total,
@@ -144,7 +145,7 @@ async fn pull_from<S: Store>(
     let (news, mut receiver) = mpsc::channel(64);
     let (name, host) = (display_name(&image), peer.name().to_owned());
     let limit = pull.limit_bytes_per_s.map(|bytes_per_s| Arc::new(Limit::new(bytes_per_s)));
-    let interest = Interest { asked_here: true, news: Some(news), limit, ..Interest::default() };
+    let interest = Interest { asked_here: Some(who), news: Some(news), limit, ..Interest::default() };
     let received = {
         let receiving = receive::receive(context, peer, &mut stream, offer, transfer.cancelled(), interest);
         let publishing = publish(&mut receiver, &host, &image, transfer, events);
@@ -160,6 +161,9 @@ async fn pull_from<S: Store>(
     };
     let plan = offering::plan(&host, &name, &image, &Want { missing: received.missing });
     let committed = received.committed;
+    if pull.dry_run {
+        context.trust.audit().planned(who, &format!("pull of {name}"), &received.rule);
+    }
     let config_digest = image.id(&Platform::host()).unwrap_or(image.root.digest);
     Ok(Done {
         host,
@@ -224,8 +228,8 @@ async fn publish(
     (is_planned, done_bytes)
 }
 
-async fn deny(peer: &Peer, stream: &mut Stream, reference: &proto::Reference) -> Result<(), NetError> {
-    audit::refused(peer.name(), &format!("pull of {}", reference.familiar()), "policy");
+async fn deny<S>(context: &Context<S>, peer: &Peer, stream: &mut Stream, reference: &proto::Reference) -> Result<(), NetError> {
+    context.trust.audit().refused(peer.name(), &format!("pull of {}", reference.familiar()), "policy");
     stream.send(&Answer::Refused(Refusal::Policy(format!("{} may not pull {}", peer.name(), reference.repository())))).await
 }
 
@@ -237,7 +241,7 @@ pub(super) async fn answer<S: Store>(
     pull: peer::Pull,
 ) -> Result<(), NetError> {
     if rights::may_pull(context, &peer.id(), &pull.reference.repository()).is_none() {
-        return deny(peer, stream, &pull.reference).await;
+        return deny(context, peer, stream, &pull.reference).await;
     }
     let selection = pull.platform.map_or(proto::image::Selection::All, proto::image::Selection::One);
     let held = match context.store.resolve(&Query::from(pull.reference.clone()), selection).await {
@@ -247,11 +251,13 @@ pub(super) async fn answer<S: Store>(
     };
     let decision = match rights::may_get(context, &peer.id(), Some(&pull.reference), &held.image.root.digest).await {
         Ok(Some(decision)) => decision,
-        Ok(None) => return deny(peer, stream, &pull.reference).await,
+        Ok(None) => return deny(context, peer, stream, &pull.reference).await,
         Err(error) => return refuse(peer, stream, refusal(&error)).await,
     };
-    if !pull.dry_run {
-        audit::pull_accepted(peer.name(), &pull.reference, &held.image_id, &decision.rule);
+    let audit = context.trust.audit();
+    match pull.dry_run {
+        true => audit.planned(peer.name(), &format!("pull of {}", pull.reference.familiar()), &decision.rule),
+        false => audit.pull_accepted(peer.name(), &pull.reference, &held.image_id, &decision.rule),
     }
     let transfer = context.transfers.start(context.transfers.number(), false, &pull.reference.familiar(), peer.name(), &context.shutdown);
     let mut image = held.image.clone();

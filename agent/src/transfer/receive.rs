@@ -19,12 +19,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::arriving::{Arriving, blamed, feed_in, hand_over};
+use super::finish::{By, finish};
 use super::get::{self, Fetch, GetError, Patience};
 use super::interest::{Interest, News};
 use super::job::Place;
 use super::reservation::Reservation;
 use super::sharing::Sharing;
-use super::{Context, commit, documents, possession, refusal, rights};
+use super::{Context, documents, possession, refusal, rights};
 use crate::net::{Peer, Share, Stream};
 use crate::staging::StagedBlob;
 use crate::store::{Import, Imported, Store, StoreError};
@@ -241,7 +242,7 @@ impl<'a, S: Store> Session<'a, S> {
         if self.sharing.is_some() && (has_finished || !self.peer.is_alive()) {
             warn!("the host that started the fan-out is gone: others may have the rest");
             self.orphaned = Some((Instant::now(), self.received_bytes()));
-        } else if self.interest.asked_here && (has_finished || !self.peer.is_alive()) {
+        } else if self.interest.asked_here.is_some() && (has_finished || !self.peer.is_alive()) {
             // The source leaves, or is gone, and may come back: whoever asked tries again.
             self.tell(Input::Failed(Refusal::ShuttingDown));
         } else {
@@ -252,8 +253,8 @@ impl<'a, S: Store> Session<'a, S> {
     /// Policy, then the store's question, then room: all before a byte moves.
     async fn admit(&mut self, offer: &Offer) -> Result<Vec<Missing>, Refusal> {
         self.rule = match self.interest.asked_here {
-            true => "asked for on this host".to_owned(),
-            false => rights::check_push(self.context, &self.pushers(), &offer.image).await?,
+            Some(_) => format!("asked for on this host, from {}", self.peer.name()),
+            None => rights::check_push(self.context, &self.pushers(), &offer.image).await?,
         };
         let store = &self.context.store;
         let mut import = store.import(offer.image.clone()).await.map_err(|error| refusal(&error))?;
@@ -516,10 +517,13 @@ impl<'a, S: Store> Session<'a, S> {
         self.committing = true;
         let (import, documents) = (self.import.take(), self.documents.clone());
         let pushers = self.pushers();
-        let (context, image, asked_here) = (self.context.clone(), self.image.clone(), self.interest.asked_here);
+        let (context, image) = (self.context.clone(), self.image.clone());
+        let by = match self.interest.asked_here {
+            Some(who) => By::Puller(who.to_owned(), self.rule.clone()),
+            None => By::Pushers(self.peer.name().to_owned(), pushers),
+        };
         self.tasks.spawn(async move {
-            let pushers = (!asked_here).then_some(&pushers[..]);
-            match commit::commit(&context, &image, import, &documents, pushers).await {
+            match finish(&context, &image, import, &documents, by).await {
                 Ok(imported) => Outcome::Imported(imported),
                 Err(refusal) => Outcome::Input(Input::Failed(refusal)),
             }

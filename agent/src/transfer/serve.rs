@@ -20,7 +20,7 @@ use super::send::display_name;
 use super::{Context, Limit, Relay, fan_out, provide, pull, receive, refusal};
 use crate::net::{NetError, Peer, Stream};
 use crate::store::{Query, Store, StoreError};
-use crate::trust::{Accepted, TrustError, audit};
+use crate::trust::{Accepted, TrustError};
 
 /// Serves a peer until its connection ends or the agent stops. Every stream has its own task; none of them outlives the connection but those
 /// of fan-outs, which the hosts that are left finish among themselves.
@@ -110,6 +110,7 @@ async fn dispatch<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut
         Request::Get(get) => provide::provide(context, peer, stream, get).await,
         Request::List => list(context, peer, stream).await,
         Request::Describe(reference) => {
+            context.trust.audit().read(peer.name(), &format!("description of {}", reference.familiar()));
             if may_pull(context, &peer.id(), &reference.repository()).is_none() {
                 return stream.send(&Answer::Described(None)).await;
             }
@@ -174,36 +175,32 @@ pub(super) async fn received<S: Store>(
     limit: Option<Arc<Limit>>,
     fan_out: Option<&mut FanOut>,
 ) {
-    let (name, reference, dry_run) = (display_name(&offer.image), offer.image.reference.clone(), offer.dry_run);
+    let (name, dry_run) = (display_name(&offer.image), offer.dry_run);
     let transfer = context.transfers.start(context.transfers.number(), true, &name, peer.name(), &context.shutdown);
     let interest = Interest { transfer: Some(&transfer), limit, fan_out, ..Interest::default() };
     let result = receive::receive(context, peer, stream, offer, transfer.cancelled(), interest).await;
     match result {
-        Ok(Received { committed: Some(committed), rule, .. }) => {
+        Ok(Received { committed: Some(committed), .. }) => {
             let elapsed_ms = transfer.elapsed_ms();
             transfer.progress(committed.received_bytes, committed.received_bytes);
             transfer.end(TransferState::Done);
-            if let Some(reference) = &reference {
-                audit::push_accepted(peer.name(), reference, committed.replaced.as_ref(), &committed.image_id, &rule);
-                if let Some(old) = &committed.replaced {
-                    audit::tag_moved(peer.name(), reference, old, &committed.image_id, &rule);
-                }
-            }
             info!(image = name, id = %committed.image_id, received_bytes = committed.received_bytes, elapsed_ms, "received");
         }
-        Ok(_) => {
+        Ok(Received { rule, .. }) => {
+            context.trust.audit().planned(peer.name(), &format!("push of {name}"), &rule);
             transfer.end(TransferState::Done);
             debug!(image = name, dry_run, "planned");
         }
         Err(Refusal::Busy) => context.transfers.forget(&transfer),
         Err(refusal) => {
             transfer.end(if refusal == Refusal::Cancelled { TransferState::Cancelled } else { TransferState::Failed(refusal.to_string()) });
-            audit::refused(peer.name(), &format!("push of {name}"), &refusal.to_string());
+            context.trust.audit().refused(peer.name(), &format!("push of {name}"), &refusal.to_string());
         }
     }
 }
 
 async fn list<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream) -> Result<(), NetError> {
+    context.trust.audit().read(peer.name(), "list of images");
     // An image without a name is in no repository: who may pull that may see it.
     let repository = |row: &ImageRow| row.reference.as_ref().map(Reference::repository).unwrap_or_default();
     let visible = |row: &ImageRow| may_pull(context, &peer.id(), &repository(row)).is_some();

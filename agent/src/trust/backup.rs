@@ -11,7 +11,7 @@ use super::fleet::Fleet;
 use super::invitation::Invitations;
 use super::key::SecretKey;
 use super::members::enrol;
-use super::{Trust, TrustError, audit, certificate, issue, list};
+use super::{Trust, TrustError, certificate, issue, list};
 
 /// Version of the form.
 const VERSION: u32 = 1;
@@ -58,7 +58,7 @@ impl Trust {
             Zeroizing::new("# Whoever has this can let any host into the fleet: keep it as you keep a root password.\n".to_owned());
         let body = toml::to_string(&written).map_err(|_| TrustError::Backup("it cannot be written down".to_owned()))?;
         text.push_str(&Zeroizing::new(body));
-        audit::backed_up(&self.name(), &fleet.id);
+        self.audit.backed_up(&self.name(), &fleet.id);
         Ok(Zeroizing::new(text.as_bytes().to_vec()))
     }
 
@@ -100,7 +100,7 @@ impl Trust {
         };
         self.adopt(Fleet::new(authority, certificate, signed, Some(Arc::new(backup.signer)), &self.id())?)?;
         invitations.add_all(backup.invitations, &self.files, self.clock.unix_s())?;
-        audit::restored(&self.name(), &id);
+        self.audit.restored(&self.name(), &id);
         Ok(())
     }
 }

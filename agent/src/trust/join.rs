@@ -12,7 +12,7 @@ use super::fleet::Fleet;
 use super::invitation::Pending;
 use super::key::PublicKey;
 use super::token::Token;
-use super::{Trust, TrustError, audit, issue};
+use super::{Trust, TrustError, issue};
 
 /// What a possession signature covers begins with this.
 const POSSESSION: &[u8] = b"imgd join possession\0";
@@ -41,7 +41,7 @@ impl Trust {
                 JoinPurpose::Join { name, .. } => name,
                 JoinPurpose::Renew => "",
             };
-            audit::join_refused(&HostId::of_public_key(&request.public_key), name, refusal);
+            self.audit.join_refused(&HostId::of_public_key(&request.public_key), name, refusal);
         }
         Ok(answer)
     }
@@ -120,7 +120,7 @@ impl Trust {
             return Ok(JoinAnswer::Refused(JoinRefusal::NotMember(id)));
         };
         let answer = self.accepted(&fleet, key)?;
-        audit::renewed(&member.name, &id);
+        self.audit.renewed(&member.name, &id);
         Ok(answer)
     }
 
@@ -147,7 +147,7 @@ impl Trust {
         if let Some(next) = next {
             self.adopt_list(next)?;
         }
-        audit::joined(name, &key.id(), replaced.as_ref());
+        self.audit.joined(name, &key.id(), replaced.as_ref());
         Ok(answer)
     }
 

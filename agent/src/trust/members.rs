@@ -4,7 +4,7 @@ use proto::HostId;
 use proto::host::{Member, MemberList, Role, SignedMemberList, check_name};
 
 use super::fleet::Fleet;
-use super::{Trust, TrustError, audit, list};
+use super::{Trust, TrustError, list};
 
 /// What became of a member list that was not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +38,11 @@ impl Trust {
             fleet.with_signed(fleet.signed.clone(), signed)?
         };
         if let Some(merged) = self.merged(&fleet, &theirs, &next)? {
-            if theirs.epoch <= ours.epoch {
-                audit::list_merged(&self.name(), ours.epoch, merged.epoch);
-            }
+            let (epoch, is_merged) = (merged.epoch, theirs.epoch <= ours.epoch);
             self.adopt_list(next.with_list(merged, &self.id())?)?;
+            if is_merged {
+                self.audit.list_merged(&self.name(), ours.epoch, epoch);
+            }
             return Ok(Accepted::Changed);
         }
         if theirs.epoch > ours.epoch {
@@ -102,7 +103,7 @@ impl Trust {
             Ok(())
         })?;
         for member in &removed {
-            audit::removed(&self.name(), &member.name, &member.id);
+            self.audit.removed(&self.name(), &member.name, &member.id);
         }
         Ok(removed)
     }
@@ -124,7 +125,7 @@ impl Trust {
             }
             Ok(())
         })?;
-        audit::group_changed(&self.name(), group, hosts, add);
+        self.audit.group_changed(&self.name(), group, hosts, add);
         Ok(())
     }
 

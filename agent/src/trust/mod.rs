@@ -34,6 +34,7 @@ use proto::HostId;
 use proto::host::{Member, MemberList, Role, SignedMemberList, check_name};
 use tokio::sync::watch;
 
+pub use audit::{Arrival, Audit};
 pub use certificate::{peer_id, server_name};
 pub use error::TrustError;
 pub use invitation::{Invitation, Invite};
@@ -53,6 +54,7 @@ pub struct Trust {
     configured_name: String,
     clock: Clock,
     files: Files,
+    audit: Arc<Audit>,
     current: Current,
     /// Held by whoever changes anything: here or in `current`.
     writer: Mutex<Invitations>,
@@ -85,7 +87,8 @@ impl Trust {
         }
         let writer = Mutex::new(Invitations::load(&files)?);
         let changes = watch::Sender::new(0);
-        Ok(Arc::new(Self { key, configured_name: name.to_owned(), clock, files, current, writer, changes }))
+        let audit = Arc::new(Audit::open(state_dir, clock.clone()));
+        Ok(Arc::new(Self { key, configured_name: name.to_owned(), clock, files, audit, current, writer, changes }))
     }
 
     /// Identity of this host.
@@ -103,6 +106,11 @@ impl Trust {
     pub fn name(&self) -> String {
         let listed = self.members().and_then(|list| list.by_id(&self.id()).map(|member| member.name.clone()));
         listed.unwrap_or_else(|| self.configured_name.clone())
+    }
+
+    /// Where it is written what was done and what was refused here.
+    pub fn audit(&self) -> &Arc<Audit> {
+        &self.audit
     }
 
     /// Identity of the fleet.
@@ -165,7 +173,7 @@ impl Trust {
         let mut list = MemberList { fleet, epoch: 1, members: vec![this], removed: Vec::new() };
         let signed = list::sign(&mut list, &signer)?;
         self.adopt(Fleet::new(authority, certificate, signed, Some(Arc::new(signer)), &self.id())?)?;
-        audit::fleet_made(&self.name(), &fleet);
+        self.audit.fleet_made(&self.name(), &fleet);
         Ok(fleet)
     }
 
@@ -186,7 +194,7 @@ impl Trust {
         let expires_unix_s = pending.expires_unix_s;
         let for_whom = pending.only_name().cloned();
         invitations.add(pending, &self.files, now_unix_s)?;
-        audit::invited(&self.name(), for_whom.as_deref().unwrap_or("any host"), invite.uses);
+        self.audit.invited(&self.name(), for_whom.as_deref().unwrap_or("any host"), invite.uses);
         Ok(Invitation { token: token.to_text().to_string(), expires_unix_s, uses: invite.uses })
     }
 

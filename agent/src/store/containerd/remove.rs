@@ -25,6 +25,7 @@ impl Shared {
             return Err(StoreError::SeveralNames { id: first.root.digest.short(), names });
         }
         let name = references.first().map_or_else(|| first.root.digest.to_string(), |reference| reference.familiar());
+        let image_id = first.root.digest;
         let mut presence = Presence::default();
         for entry in &entries {
             if let Some(image) = self.present_or_nothing(&entry.root, &mut presence).await? {
@@ -35,7 +36,7 @@ impl Shared {
         }
         self.release().await?;
         self.delete_records(&records.to_remove(&positions)).await?;
-        Ok(Removed { name, freed_bytes: self.freed_bytes(presence.infos).await? })
+        Ok(Removed { name, image_id, freed_bytes: self.freed_bytes(presence.infos).await? })
     }
 
     /// See [`crate::store::Store::maintain`].

@@ -21,7 +21,8 @@ impl Shared {
         let bytes = self.document_bytes(&before, &id).await;
         let name = self.take_away(&id, &found, query).await?;
         let after = self.inventory().await?;
-        Ok(Removed { name, freed_bytes: self.freed_bytes(&before, &after, |gone| if *gone == id { bytes } else { 0 }) })
+        let freed_bytes = self.freed_bytes(&before, &after, |gone| if *gone == id { bytes } else { 0 });
+        Ok(Removed { name, image_id: id, freed_bytes })
     }
 
     /// Has the engine remove the names that were found of an image, unless they are several and were not meant; says what was removed.

@@ -212,7 +212,7 @@ impl Layout {
         let freed = self.collect(index, Abandoned::Day);
         spare::keep(&self.root);
         let freed_bytes = freed.map_err(|source| StoreError::NotFreed { name: name.clone(), source: Box::new(source) })?;
-        Ok(Removed { name, freed_bytes })
+        Ok(Removed { name, image_id, freed_bytes })
     }
 
     /// The blobs that are not being written by another tool: those that a name leads to, and those that have been here for a while.

@@ -174,7 +174,7 @@ impl Store for WholeStore {
                 Err(_) => before.image(&id).map_or(0, |row| row.size_bytes),
             };
         }
-        Ok(Removed { name, freed_bytes })
+        Ok(Removed { name, image_id: id, freed_bytes })
     }
 
     async fn room(&self) -> Result<Vec<Room>, StoreError> {
