@@ -3,7 +3,7 @@
 //!
 //! A line is written where the thing is done: by the store's callers once a name has moved, by the trust once the member list is on disk. It is a short
 //! write into the page cache, as a line of the log is, and waits for nothing else. Of what somebody else can have repeated at will so many lines a minute
-//! are written, and the rest is counted ([`limits::Budget`]).
+//! are written, and the rest is counted (`audit/limits.rs`).
 
 mod chain;
 mod limits;

@@ -39,7 +39,7 @@ pub(super) fn hash(text: &[u8]) -> String {
     Digest::of(text.strip_suffix(b"\n").unwrap_or(text)).hex()
 }
 
-/// What [`verify`] has found.
+/// What the check of a chain has found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Verified {
     /// Lines that fit.
