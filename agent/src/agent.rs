@@ -17,7 +17,7 @@ use crate::discovery::Peers;
 use crate::net::{Net, NetConfig, NetError, Peer};
 use crate::staging::Staging;
 use crate::store::{Store, StoreError};
-use crate::transfer::{self, Context, Hashings, Jobs, Offers, Possessions, Relay, Reservations, Transfers};
+use crate::transfer::{self, Context, Hashings, Jobs, Offers, Possessions, Relay, Reservations, Senders, Transfers};
 use crate::trust::{Policy, Trust, TrustError};
 use crate::{control, membership, sys};
 
@@ -65,6 +65,7 @@ impl Agent {
         let lock = lock(&config.state_dir)?;
         let trust = Trust::open(&config.state_dir, &config.name)?;
         let policy = Policy::load(&config.policy)?;
+        let senders = Arc::new(Senders::open(&config.state_dir)?);
         let peers = Peers::open(&config.state_dir, config.peers.clone())?;
         let kind = store.properties().kind.to_owned();
         let (net, welcomed) = Net::bind(NetConfig { listen: config.listen, store: kind }, trust.clone(), peers.clone())?;
@@ -83,6 +84,7 @@ impl Agent {
             policy,
             names: Arc::default(),
             possessions: Possessions::default(),
+            senders,
             reservations: Reservations::default(),
             hashings: Hashings::default(),
             offers: Offers::default(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::control::{Event, FailureKind, Fleet, Hosts, Request, Status};
+use proto::control::{Check, Event, FailureKind, Fleet, Hosts, Request, Send, Status, Verdict};
 use tests::fleet::{self, Host, failed, fleet, invite, join, send_request};
 use tests::sample::{Recipe, Sample};
 
@@ -107,6 +107,84 @@ async fn the_receiver_decides() {
     let rename = Some("acme/demo:1".parse().unwrap());
     hosts[0].must(Request::Send(proto::control::Send { rename, ..fleet::send("demo:1", &["b"]) })).await;
     assert_eq!(hosts[1].images().await.len(), 1);
+}
+
+/// What came of a send of this image to `demo:1` on this host.
+async fn moved(from: &Host, image: &str, to: &str) -> Result<(), FailureKind> {
+    let events = from.must(Request::Send(Send { rename: Some("demo:1".parse().unwrap()), ..fleet::send(image, &[to]) })).await;
+    failed(&events).first().map_or(Ok(()), |(_, failure)| Err(failure.kind.clone()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_moves_only_for_the_member_that_brought_it() {
+    let mut hosts = [Host::new("signer"), Host::new("a"), Host::new("b"), Host::new("c")];
+    for (name, seed) in [("one:1", 1), ("two:1", 2)] {
+        hosts[1].have(&Sample::small(name, seed)).await;
+        hosts[2].have(&Sample::small(name, seed)).await;
+    }
+    std::fs::write(hosts[3].policy(), "[[push]]\nmove_tags = \"same-sender\"\n").unwrap();
+    fleet::found(&mut hosts).await;
+    moved(&hosts[1], "one:1", "c").await.unwrap();
+    let first = hosts[3].images().await;
+    assert_eq!(moved(&hosts[2], "two:1", "c").await, Err(FailureKind::Denied));
+    // Whoever sends what is there already has not brought it, and whoever has the sender send it has no rights by that.
+    moved(&hosts[2], "one:1", "c").await.unwrap();
+    assert_eq!(moved(&hosts[2], "two:1", "c").await, Err(FailureKind::Denied));
+    let relayed = Send { from: Some("a".to_owned()), rename: Some("demo:1".parse().unwrap()), ..fleet::send("two:1", &["c"]) };
+    let relayed = hosts[2].must(Request::Send(relayed)).await;
+    assert_eq!(failed(&relayed)[0].1.kind, FailureKind::Denied);
+    assert_eq!(hosts[3].images().await, first);
+    // It is known after a restart, too.
+    hosts[3].stop().await;
+    hosts[3].start().await;
+    moved(&hosts[1], "two:1", "c").await.unwrap();
+    assert_ne!(hosts[3].images().await, first);
+    assert_eq!(moved(&hosts[2], "one:1", "c").await, Err(FailureKind::Denied));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_was_set_on_the_host_moves_for_no_member() {
+    let mut hosts = [Host::new("a"), Host::new("c")];
+    for (name, seed) in [("one:1", 1), ("two:1", 2)] {
+        hosts[0].have(&Sample::small(name, seed)).await;
+    }
+    hosts[1].have(&Sample::small("demo:1", 3)).await;
+    hosts[1].have(&Sample::small("local:1", 4)).await;
+    std::fs::write(hosts[1].policy(), "[[push]]\nmove_tags = \"same-sender\"\n").unwrap();
+    fleet::found(&mut hosts).await;
+    assert_eq!(moved(&hosts[0], "one:1", "c").await, Err(FailureKind::Denied));
+    // Where the tag is away it comes with the member, until somebody sets it on the host again.
+    hosts[1].must(Request::Remove(vec!["demo:1".to_owned()])).await;
+    moved(&hosts[0], "one:1", "c").await.unwrap();
+    moved(&hosts[0], "two:1", "c").await.unwrap();
+    hosts[1].must(Request::Tag { image: "local:1".to_owned(), name: "demo:1".parse().unwrap() }).await;
+    assert_eq!(moved(&hosts[0], "one:1", "c").await, Err(FailureKind::Denied));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_fleet_does_not_let_members_move_each_others_tags() {
+    let mut hosts = [Host::new("signer"), Host::new("b")];
+    hosts[0].have(&Sample::small("demo:1", 1)).await;
+    hosts[1].have(&Sample::small("two:1", 2)).await;
+    std::fs::remove_file(hosts[0].policy()).unwrap();
+    fleet::found(&mut hosts).await;
+    assert!(std::fs::read_to_string(hosts[0].policy()).unwrap().contains("\nmove_tags = \"same-sender\"\n"));
+    assert_eq!(moved(&hosts[1], "two:1", "signer").await, Err(FailureKind::Denied));
+    hosts[0].stop().await;
+    hosts[0].start().await;
+    assert_eq!(moved(&hosts[1], "two:1", "signer").await, Err(FailureKind::Denied));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_cannot_be_written_is_no_obstacle_to_a_fleet() {
+    let mut host = Host::new("a");
+    std::fs::remove_file(host.policy()).unwrap();
+    host.start().await;
+    // In the way of the temporary file, also for root.
+    std::fs::create_dir(host.path().join("policy.toml.new")).unwrap();
+    let events = host.must(Request::Fleet(Fleet::Init)).await;
+    let warned = |event: &Event| matches!(event, Event::Check(Check { verdict: Verdict::Warning, .. }));
+    assert!(events.iter().any(warned) && events.iter().any(|event| matches!(event, Event::Joined { .. })), "{events:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

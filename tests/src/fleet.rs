@@ -36,10 +36,17 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host whose agent does not run yet.
+    /// A host whose agent does not run yet. It has an empty policy, so that `fleet init` writes none: members may move every tag.
     pub fn new(name: &str) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { name: name.to_owned(), directory: tempfile::tempdir().unwrap(), agent: None, peers: vec![], address }
+        let host = Self { name: name.to_owned(), directory: tempfile::tempdir().unwrap(), agent: None, peers: vec![], address };
+        std::fs::write(host.policy(), "").unwrap();
+        host
+    }
+
+    /// Its policy file.
+    pub fn policy(&self) -> PathBuf {
+        self.path().join("policy.toml")
     }
 
     /// Where its files are.
@@ -79,7 +86,7 @@ impl Host {
             peers: self.peers.clone(),
             mdns: false,
             interfaces: vec![],
-            policy: PolicyFile::Default(self.path().join("policy.toml")),
+            policy: PolicyFile::Default(self.policy()),
             log_level: "off".to_owned(),
         };
         let staging = Staging::open(&self.path().join("staging")).unwrap();

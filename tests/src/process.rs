@@ -29,6 +29,13 @@ pub fn program(name: &str) -> PathBuf {
     directory.join(name)
 }
 
+/// A directory for an agent, with an empty policy, so that `fleet init` writes none: members may move every tag.
+fn directory() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("policy.toml"), "").unwrap();
+    directory
+}
+
 /// A running `imgd` with its own files. Killed when it is dropped.
 pub struct Process {
     /// Its name.
@@ -44,14 +51,14 @@ impl Process {
     /// An agent that does not run yet, on loopback and without multicast.
     pub fn new(name: &str) -> Self {
         let arguments = ["--listen", "127.0.0.1:0", "--no-mdns"].map(str::to_owned).to_vec();
-        Self { name: name.to_owned(), directory: tempfile::tempdir().unwrap(), arguments, prefix: vec![], child: None }
+        Self { name: name.to_owned(), directory: directory(), arguments, prefix: vec![], child: None }
     }
 
     /// An agent in a network namespace, found by multicast on `interface`.
     pub fn in_namespace(name: &str, namespace: &str, interface: &str) -> Self {
         let arguments = ["--listen", "[::]:7117", "--interface", interface].map(str::to_owned).to_vec();
         let prefix = ["ip", "netns", "exec", namespace].map(str::to_owned).to_vec();
-        Self { name: name.to_owned(), directory: tempfile::tempdir().unwrap(), arguments, prefix, child: None }
+        Self { name: name.to_owned(), directory: directory(), arguments, prefix, child: None }
     }
 
     /// An agent as [`Process::new`] makes it, whose state lies on a disk of so many MiB, which only it sees.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::HostId;
-use proto::control::{Event, Failure, FailureKind, Fleet, MemberRow};
+use proto::control::{Check, Event, Failure, FailureKind, Fleet, MemberRow, Verdict};
 use proto::host::Role;
+use tracing::{info, warn};
 
 use super::Done;
 use super::client::Client;
@@ -63,7 +64,33 @@ async fn init<S: Store>(context: &Arc<Context<S>>, client: &Client) -> Done {
     let trust = context.trust.clone();
     sys::blocking(move || trust.init()).await.map_err(|error| failure::trust("cannot make a fleet", &error))?;
     joined(context, client).await;
+    if let Some(check) = start_policy(context).await {
+        client.event(Event::Check(check)).await;
+    }
     Ok(())
+}
+
+/// Gives a new fleet a policy file, which holds at once, where there is none. The fleet is made: what fails here is only told.
+async fn start_policy<S: Store>(context: &Arc<Context<S>>) -> Option<Check> {
+    let started = {
+        let context = context.clone();
+        sys::blocking(move || context.policy.start()).await
+    };
+    let (verdict, finding, remedy) = match started {
+        Ok(None) => return None,
+        Ok(Some(path)) => {
+            info!(path = %path.display(), "policy written");
+            (Verdict::Ok, format!("wrote {}: a member moves only tags whose image it brought itself", path.display()), None)
+        }
+        Err(error) => {
+            let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+            let causes = causes.map(ToString::to_string).collect::<Vec<String>>().join(": ");
+            warn!(error = causes, "no policy written");
+            let remedy = "write /etc/imgd/policy.toml yourself (README, \"Trust\"), and restart imgd".to_owned();
+            (Verdict::Warning, format!("no policy file was written, so every member may move every tag: {causes}"), Some(remedy))
+        }
+    };
+    Some(Check { verdict, subject: "policy".to_owned(), finding, remedy })
 }
 
 async fn invite<S: Store>(

@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -17,16 +17,38 @@ use crate::store::StoreError;
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreError> {
     let _turn = turn(path);
     let temporary = temporary(path);
+    write_synced(&temporary, path, bytes, mode)?;
+    rename(&temporary, path)
+}
+
+/// [`write`] for a file that is not there yet, with exactly this mode. False when there is one: then it stays as it is.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, StoreError> {
+    let _turn = turn(path);
+    let temporary = temporary(path);
+    write_synced(&temporary, path, bytes, mode)?;
+    // The umask of a service (systemd/imgd.service) is for keys.
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode)).map_err(StoreError::io("set the mode of", path))?;
+    // Unlike a rename, a link never replaces what is there.
+    let linked = std::fs::hard_link(&temporary, path);
+    let _ = std::fs::remove_file(&temporary);
+    match linked {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(StoreError::io("write", path)(error)),
+        Ok(()) => sync_parent(path).map(|()| true),
+    }
+}
+
+/// Writes the content of `path` to a temporary file beside it, which is gone again after an error.
+fn write_synced(temporary: &Path, path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreError> {
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(temporary)?;
         file.write_all(bytes)?;
         file.sync_data()
     })();
-    if let Err(error) = written {
-        let _ = std::fs::remove_file(&temporary);
-        return Err(StoreError::io("write", path)(error));
-    }
-    rename(&temporary, path)
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(temporary);
+        StoreError::io("write", path)(error)
+    })
 }
 
 /// Moves a file whose content was synced already, and syncs the directory.
@@ -89,8 +111,6 @@ fn temporary(path: &Path) -> PathBuf {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -111,5 +131,16 @@ mod tests {
         assert!(whole.contains(&std::fs::read(&path).unwrap()), "several writers at once");
         remove(&path).unwrap();
         remove(&path).unwrap();
+    }
+
+    #[test]
+    fn a_new_file_replaces_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        assert!(write_new(&path, b"one", 0o644).unwrap());
+        assert!(!write_new(&path, b"two", 0o644).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        assert!(write_new(&directory.path().join("absent/file"), b"", 0o644).is_err());
     }
 }

@@ -34,12 +34,21 @@ pub(super) async fn finish<S: Store>(
     let name = image.reference.clone();
     // From the answer to the question until the commit is over no other session gives this name away.
     let turn = context.names.take(Digest::of(name.as_ref().map(ToString::to_string).unwrap_or_default().as_bytes())).await;
-    let line: Line = match by {
-        By::Puller(who, rule) => (Arrival::Pulled, who, rule),
-        // Asked again: somebody else may have given the name to another image since the offer came.
-        By::Pushers(peer, pushers) => (Arrival::Pushed, peer, rights::check_push(context, &pushers, image).await?),
-    };
-    commit(context.trust.audit(), import, name, line, Some(turn)).await.map_err(|error| refusal(&error))
+    let refused = |error| refusal(&error);
+    match by {
+        By::Puller(who, rule) => {
+            let line: Line = (Arrival::Pulled, who, rule);
+            commit(context.trust.audit(), import, name, line, Some(turn)).await.map_err(refused)
+        }
+        By::Pushers(peer, pushers) => {
+            // Asked again: somebody else may have given the name to another image since the offer came.
+            let line: Line = (Arrival::Pushed, peer, rights::check_push(context, &pushers, image).await?);
+            let tagging = rights::Tagging::before(context, image).await?;
+            let imported = commit(context.trust.audit(), import, name, line, Some(turn)).await.map_err(refused)?;
+            tagging.after(context, &pushers, &imported).await;
+            Ok(imported)
+        }
+    }
 }
 
 /// Children before parents: what a document names is there before the document is.

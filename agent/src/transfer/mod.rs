@@ -22,6 +22,7 @@ mod reservation;
 mod retry;
 mod rights;
 mod send;
+mod senders;
 mod serve;
 mod share;
 mod sharing;
@@ -53,6 +54,7 @@ pub use reservation::Reservations;
 pub use retry::Retry;
 pub use rights::may_get;
 pub use send::{SendJob, Sent, send};
+pub use senders::Senders;
 pub use serve::serve;
 
 /// How often a receiver may say that it has lost what it had when the session began, before that is an error.
@@ -75,6 +77,8 @@ pub struct Context<S> {
     pub mdns_interfaces: Option<Vec<String>>,
     /// Who may do what here.
     pub policy: Policy,
+    /// Which members brought the tags of this host.
+    pub senders: Arc<Senders>,
     /// Who has proved to have what.
     pub possessions: Possessions,
     /// One session at a time gives a name away.

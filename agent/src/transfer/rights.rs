@@ -2,12 +2,13 @@
 //! called it.
 
 use proto::image::Image;
-use proto::peer::Refusal;
+use proto::peer::{ImageRow, Refusal};
 use proto::{Digest, HostId, Reference};
+use tracing::warn;
 
 use super::{Context, refusal};
-use crate::store::{Store, StoreError};
-use crate::trust::Decision;
+use crate::store::{Imported, Store, StoreError};
+use crate::trust::{Decision, TagMove};
 
 /// The name under which an image that somebody brings is kept: without the digest where there is a tag. A digest in it has to be that of the image.
 pub(super) fn canonical(mut image: Image) -> Result<Image, Refusal> {
@@ -69,18 +70,57 @@ async fn check_pusher<S: Store>(context: &Context<S>, pusher: &HostId, image: &I
     let member = member.ok_or_else(|| Refusal::Policy(format!("host {pusher} is not a member")))?;
     let repository = image.reference.as_ref().map(Reference::repository).unwrap_or_default();
     let size_bytes = image.size_bytes();
-    let decide = |moves_tag| context.policy.decide_push(&member, &repository, size_bytes, moves_tag);
-    let still = decide(false);
+    let decide = |tag_move| context.policy.decide_push(&member, &repository, size_bytes, tag_move);
+    let still = decide(TagMove::None);
     if !still.allowed {
         return Err(Refusal::Policy(still.rule));
     }
-    let moving = decide(true);
-    if moving.allowed {
+    if decide(TagMove::ForeignTag).allowed {
         return Ok(still.rule);
     }
-    // Only where a rule forbids to move tags it matters what is there.
+    // Only where a rule restricts how tags move it matters what is there.
     let Some(reference) = &image.reference else { return Ok(still.rule) };
-    let rows = context.store.list().await.map_err(|error| refusal(&error))?;
-    let there = rows.iter().find(|row| row.reference.as_ref() == Some(reference));
-    if there.is_some_and(|row| row.root != image.root.digest) { Err(Refusal::Policy(moving.rule)) } else { Ok(still.rule) }
+    let shown = shown(context, reference).await.map_err(|error| refusal(&error))?;
+    let tag_move = match shown {
+        None => TagMove::None,
+        Some(root) if root == image.root.digest => TagMove::None,
+        Some(root) if context.senders.brought(pusher, reference, &root) => TagMove::OwnTag,
+        Some(_) => TagMove::ForeignTag,
+    };
+    let decision = decide(tag_move);
+    if decision.allowed { Ok(decision.rule) } else { Err(Refusal::Policy(decision.rule)) }
+}
+
+/// Root of the image that a name shows in the store.
+async fn shown<S: Store>(context: &Context<S>, reference: &Reference) -> Result<Option<Digest>, StoreError> {
+    let rows = context.store.list().await?;
+    Ok(rows.iter().find(|row| row.reference.as_ref() == Some(reference)).map(|row| row.root))
+}
+
+/// A tag that a push is about to give away, where a rule asks who brought it, and what it showed before.
+pub(super) struct Tagging<'a>(Option<(&'a Reference, Option<Digest>)>);
+
+impl<'a> Tagging<'a> {
+    /// Before the commit.
+    pub(super) async fn before<S: Store>(context: &Context<S>, image: &'a Image) -> Result<Self, Refusal> {
+        let Some(tag) = image.reference.as_ref().filter(|_| context.policy.asks_for_senders()) else { return Ok(Self(None)) };
+        Ok(Self(Some((tag, shown(context, tag).await.map_err(|error| refusal(&error))?))))
+    }
+
+    /// After it: records who brought the tag.
+    pub(super) async fn after<S: Store>(self, context: &Context<S>, pushers: &[HostId], imported: &Imported) {
+        let Some((tag, before)) = self.0 else { return };
+        match context.store.list().await {
+            Ok(rows) => {
+                // The root as the store shows it: an engine may keep another manifest than the one that came. Where the tag shows something else
+                // again, or showed this image before, it was not brought by this push.
+                let is_tag = |row: &&ImageRow| row.reference.as_ref() == Some(tag);
+                let now = rows.iter().find(is_tag).filter(|row| row.image_id == imported.image_id);
+                if now.is_some_and(|row| before != Some(row.root)) {
+                    context.senders.record(tag, pushers, &rows).await;
+                }
+            }
+            Err(error) => warn!(%error, "which member brought a tag is not recorded"),
+        }
+    }
 }

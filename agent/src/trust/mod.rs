@@ -39,7 +39,7 @@ pub use certificate::{peer_id, server_name};
 pub use error::TrustError;
 pub use invitation::{Invitation, Invite};
 pub use members::Accepted;
-pub use policy::{Decision, Policy, PolicyFile};
+pub use policy::{Decision, Policy, PolicyFile, TagMove};
 pub use token::{Secret, Token};
 
 use clock::Clock;

@@ -4,11 +4,13 @@
 
 mod pattern;
 mod read;
+mod starter;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use proto::host::Member;
 
@@ -21,6 +23,10 @@ use pattern::{Pattern, Selector};
 pub struct Policy {
     push: Vec<Rule>,
     pull: Vec<Rule>,
+    /// The default path, when no file was there at the start.
+    vacant: Option<PathBuf>,
+    /// Push rules of the file that `fleet init` has written to it.
+    started: OnceLock<Vec<Rule>>,
 }
 
 /// Where the rules are.
@@ -41,6 +47,28 @@ pub struct Decision {
     pub rule: String,
 }
 
+/// What a push would do to a tag of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TagMove {
+    /// The tag is new, or shows the same image already.
+    None,
+    /// The tag shows another image, which the same member brought.
+    OwnTag,
+    /// The tag shows another image, which came in any other way.
+    ForeignTag,
+}
+
+/// Which tags a push rule lets members move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MoveTags {
+    /// All.
+    Always,
+    /// Those whose image the same member brought.
+    SameSender,
+    /// None.
+    Never,
+}
+
 /// A `[[push]]` or `[[pull]]` table.
 #[derive(Debug, Clone)]
 struct Rule {
@@ -51,7 +79,7 @@ struct Rule {
     repositories: Option<Vec<Pattern>>,
     allow: bool,
     max_size_bytes: Option<u64>,
-    move_tags: bool,
+    move_tags: MoveTags,
 }
 
 impl Policy {
@@ -61,26 +89,51 @@ impl Policy {
         let (PolicyFile::Named(path) | PolicyFile::Default(path)) = file;
         match (std::fs::read_to_string(path), file) {
             (Ok(text), _) => read::policy(&text).map_err(|(line, reason)| TrustError::Policy { path: path.to_owned(), line, reason }),
-            (Err(error), PolicyFile::Default(_)) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            (Err(error), PolicyFile::Default(_)) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(Self { vacant: Some(path.clone()), ..Self::default() })
+            }
             (Err(error), PolicyFile::Named(_)) if error.kind() == io::ErrorKind::NotFound => Err(TrustError::NoPolicy(path.clone())),
             (Err(error), _) => Err(StoreError::io("read", path)(error).into()),
         }
     }
 
-    /// Whether a member may bring an image of this size into a repository here (`docker.io/library/demo`), and with it move a tag
-    /// that shows something else.
-    pub fn decide_push(&self, peer: &Member, repository: &str, size_bytes: u64, moves_tag: bool) -> Decision {
-        let rule = match find(&self.push, "push", peer, repository) {
+    /// Writes the policy file that a new fleet begins with to the default path, when no file was there at the start and none is there now. Its
+    /// rules hold from now on. Returns the path, or `None` when a policy file is there. Blocks.
+    pub fn start(&self) -> Result<Option<PathBuf>, TrustError> {
+        let Some(path) = &self.vacant else { return Ok(None) };
+        if !starter::write(path)? {
+            return Ok(None);
+        }
+        let rules = read::policy(starter::TEXT).map_err(|(line, reason)| TrustError::Policy { path: path.clone(), line, reason })?;
+        Ok(self.started.set(rules.push).is_ok().then(|| path.clone()))
+    }
+
+    /// Whether a member may bring an image of this size into a repository here (`docker.io/library/demo`), and with it move a tag.
+    pub fn decide_push(&self, peer: &Member, repository: &str, size_bytes: u64, tag_move: TagMove) -> Decision {
+        let rule = match find(self.push(), "push", peer, repository) {
             Ok(rule) => rule,
             Err(decision) => return decision,
         };
         if let Some(max_bytes) = rule.max_size_bytes.filter(|max_bytes| rule.allow && size_bytes > *max_bytes) {
             return rule.decision(false, &format!(": at most {max_bytes} bytes, this image has {size_bytes}"));
         }
-        if rule.allow && moves_tag && !rule.move_tags {
-            return rule.decision(false, ": tags may not move");
+        match (rule.move_tags, tag_move) {
+            _ if !rule.allow => rule.decision(false, ""),
+            (MoveTags::Never, TagMove::OwnTag | TagMove::ForeignTag) => rule.decision(false, ": tags may not move"),
+            (MoveTags::SameSender, TagMove::ForeignTag) => {
+                rule.decision(false, &format!(": a tag moves only for the host that brought its image, and that was not {}", peer.name))
+            }
+            _ => rule.decision(true, ""),
         }
-        rule.decision(rule.allow, "")
+    }
+
+    /// True when a rule asks which member brought the image of a tag.
+    pub fn asks_for_senders(&self) -> bool {
+        self.push().iter().any(|rule| rule.move_tags == MoveTags::SameSender)
+    }
+
+    fn push(&self) -> &[Rule] {
+        self.started.get().unwrap_or(&self.push)
     }
 
     /// True when not every member may get everything from here.

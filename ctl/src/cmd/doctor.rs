@@ -24,12 +24,7 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
         if let Event::Check(check) = event {
             wrong += u64::from(check.verdict == Verdict::Wrong);
             warnings += u64::from(check.verdict == Verdict::Warning);
-            context.output.object(&json!({
-                "event": "check", "verdict": word(check.verdict), "subject": check.subject, "finding": check.finding, "remedy": check.remedy,
-            }));
-            lines(&check).iter().for_each(|line| {
-                if check.verdict == Verdict::Ok { context.output.line(line) } else { context.output.answer(line) }
-            });
+            show(context, &check);
         }
     })?;
     context.output.line(&match (wrong, warnings) {
@@ -37,6 +32,14 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
         (wrong, warnings) => format!("{wrong} wrong, {}", crate::format::count(warnings, "warning")),
     });
     Ok(if wrong == 0 { Exit::Done } else { Exit::Failed })
+}
+
+/// Shows a check: quietly when it is well.
+pub(super) fn show(context: &Context, check: &Check) {
+    context.output.object(&json!({
+        "event": "check", "verdict": word(check.verdict), "subject": check.subject, "finding": check.finding, "remedy": check.remedy,
+    }));
+    lines(check).iter().for_each(|line| if check.verdict == Verdict::Ok { context.output.line(line) } else { context.output.answer(line) });
 }
 
 fn lines(check: &Check) -> Vec<String> {

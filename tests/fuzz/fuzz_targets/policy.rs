@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use agent::trust::{Policy, PolicyFile, TrustError};
+use agent::trust::{Policy, PolicyFile, TagMove, TrustError};
 use fuzz::Choices;
 use libfuzzer_sys::fuzz_target;
 use proto::HostId;
@@ -20,6 +20,9 @@ const HOSTS: [&str; 4] = ["a", "b", "web", "db"];
 const PIECES: [&str; 6] = ["*", "a", "b", "/", "aa", "**"];
 const UNITS: [(&str, u64); 5] = [("B", 1), ("kB", 1000), ("MiB", 1 << 20), ("GB", 1_000_000_000), ("TiB", 1 << 40)];
 
+/// Values of `move_tags`.
+const MOVES: [&str; 3] = ["true", "false", "\"same-sender\""];
+
 /// A rule as the model keeps it.
 #[derive(Default)]
 struct Rule {
@@ -27,12 +30,13 @@ struct Rule {
     patterns: Option<Vec<String>>,
     allow: bool,
     most_bytes: Option<u64>,
-    move_tags: bool,
+    /// Of [`MOVES`].
+    moves: usize,
 }
 
 impl Rule {
     fn new(choices: &mut Choices<'_>, text: &mut String, is_push: bool) -> Self {
-        let mut rule = Self { allow: true, move_tags: true, ..Self::default() };
+        let mut rule = Self { allow: true, ..Self::default() };
         let _ = writeln!(text, "[[{}]]", if is_push { "push" } else { "pull" });
         if choices.one_in(2) {
             let host = |choices: &mut Choices<'_>| format!("{}{}", ["", "@"][choices.below(2)], HOSTS[choices.below(4)]);
@@ -55,8 +59,8 @@ impl Rule {
             rule.most_bytes = Some(u64::from(number) * factor);
         }
         if is_push && choices.one_in(2) {
-            rule.move_tags = choices.one_in(2);
-            let _ = writeln!(text, "move_tags = {}", rule.move_tags);
+            rule.moves = choices.below(MOVES.len());
+            let _ = writeln!(text, "move_tags = {}", MOVES[rule.moves]);
         }
         rule
     }
@@ -115,11 +119,17 @@ fuzz_target!(|input: &[u8]| {
         let name = HOSTS[choices.below(4)].to_owned();
         let member = Member { id: HostId::of_public_key(name.as_bytes()), name, roles: vec![], groups };
         let repository = pieces(&mut choices, &PIECES[1..5]) + "/ba";
-        let (size_bytes, moves_tag) = (choices.number() >> choices.below(64), choices.one_in(2));
+        let size_bytes = choices.number() >> choices.below(64);
+        let tag_move = [TagMove::None, TagMove::OwnTag, TagMove::ForeignTag][choices.below(3)];
 
-        let decision = policy.decide_push(&member, &repository, size_bytes, moves_tag);
+        let decision = policy.decide_push(&member, &repository, size_bytes, tag_move);
         let first = push.iter().position(|rule| rule.matches(&member, &repository));
-        let allows = |rule: &Rule| rule.allow && rule.most_bytes.is_none_or(|most| size_bytes <= most) && (rule.move_tags || !moves_tag);
+        let moves = |rule: &Rule| match tag_move {
+            TagMove::None => true,
+            TagMove::OwnTag => rule.moves != 1,
+            TagMove::ForeignTag => rule.moves == 0,
+        };
+        let allows = |rule: &Rule| rule.allow && rule.most_bytes.is_none_or(|most| size_bytes <= most) && moves(rule);
         let expected = first.map_or(push.is_empty(), |first| allows(&push[first]));
         assert_eq!(decision.allowed, expected, "{decision:?}\n{text}");
         assert!(first.is_none_or(|first| decision.rule.starts_with(&format!("push rule {}", first + 1))), "{decision:?}");

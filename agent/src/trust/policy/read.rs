@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::pattern::{Pattern, Selector, Size};
-use super::{Policy, Rule};
+use super::{MoveTags, Policy, Rule};
 
 /// Reads a policy; else says which line is wrong, and what is wrong with it.
 pub(super) fn policy(text: &str) -> Result<Policy, (usize, String)> {
@@ -17,7 +17,7 @@ pub(super) fn policy(text: &str) -> Result<Policy, (usize, String)> {
         repositories: rule.repositories,
         allow: rule.allow,
         max_size_bytes: rule.max_size.map(|size| size.0),
-        move_tags: rule.move_tags,
+        move_tags: rule.move_tags.into(),
     });
     let pull = file.pull.into_iter().enumerate().map(|(index, rule)| Rule {
         title: title("pull", index, rule.name.as_deref()),
@@ -25,9 +25,9 @@ pub(super) fn policy(text: &str) -> Result<Policy, (usize, String)> {
         repositories: rule.repositories,
         allow: rule.allow,
         max_size_bytes: None,
-        move_tags: true,
+        move_tags: MoveTags::Always,
     });
-    Ok(Policy { push: push.collect(), pull: pull.collect() })
+    Ok(Policy { push: push.collect(), pull: pull.collect(), ..Policy::default() })
 }
 
 #[derive(Deserialize)]
@@ -48,8 +48,39 @@ struct PushRule {
     #[serde(default = "yes")]
     allow: bool,
     max_size: Option<Size>,
-    #[serde(default = "yes")]
-    move_tags: bool,
+    #[serde(default)]
+    move_tags: Moves,
+}
+
+/// `true`, `false` or a word.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "move_tags is true, false or \"same-sender\"")]
+enum Moves {
+    All(bool),
+    Some(Sender),
+}
+
+/// The words of `move_tags`.
+#[derive(Deserialize)]
+enum Sender {
+    #[serde(rename = "same-sender")]
+    Same,
+}
+
+impl Default for Moves {
+    fn default() -> Self {
+        Self::All(true)
+    }
+}
+
+impl From<Moves> for MoveTags {
+    fn from(written: Moves) -> Self {
+        match written {
+            Moves::All(true) => Self::Always,
+            Moves::All(false) => Self::Never,
+            Moves::Some(Sender::Same) => Self::SameSender,
+        }
+    }
 }
 
 #[derive(Deserialize)]

@@ -3,7 +3,7 @@
 use proto::HostId;
 use proto::host::Member;
 
-use super::{Policy, PolicyFile, read};
+use super::{Policy, PolicyFile, TagMove, read};
 use crate::trust::TrustError;
 
 const FILE: &str = r#"
@@ -58,7 +58,7 @@ fn a_rule_may_name_an_id() {
 fn without_rules_members_may_do_everything() {
     let directory = tempfile::tempdir().unwrap();
     let policy = Policy::load(&PolicyFile::Default(directory.path().join("policy.toml"))).unwrap();
-    let decision = policy.decide_push(&member("any", &[]), "docker.io/library/demo", u64::MAX, true);
+    let decision = policy.decide_push(&member("any", &[]), "docker.io/library/demo", u64::MAX, TagMove::ForeignTag);
     assert!(decision.allowed);
     assert_eq!(decision.rule, "default: members may push");
     assert!(policy.decide_pull(&member("any", &[]), "docker.io/library/demo").allowed);
@@ -87,9 +87,44 @@ fn the_first_rule_that_matches_decides_a_push() {
         ("builder", &[], "registry.lan:5000/secret/x/y", 1, true, false, "push rule 1 (no secrets)"),
     ];
     for (name, groups, repository, size_bytes, moves_tag, allowed, rule) in cases {
-        let decision = policy.decide_push(&member(name, groups), repository, size_bytes, moves_tag);
+        let tag_move = if moves_tag { TagMove::OwnTag } else { TagMove::None };
+        let decision = policy.decide_push(&member(name, groups), repository, size_bytes, tag_move);
         assert_eq!((decision.allowed, decision.rule.as_str()), (allowed, rule), "{name} {repository}");
     }
+}
+
+#[test]
+fn a_rule_may_let_a_tag_move_for_its_sender_alone() {
+    for (value, own, foreign) in [("true", true, true), ("false", false, false), ("\"same-sender\"", true, false)] {
+        let policy = read::policy(&format!("[[push]]\nmove_tags = {value}\n")).unwrap();
+        let decide = |tag_move| policy.decide_push(&member("a", &[]), "docker.io/library/demo", 1, tag_move).allowed;
+        assert_eq!((decide(TagMove::None), decide(TagMove::OwnTag), decide(TagMove::ForeignTag)), (true, own, foreign), "{value}");
+        assert_eq!(policy.asks_for_senders(), own && !foreign);
+    }
+}
+
+#[test]
+fn a_new_fleet_gets_a_policy_where_there_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("policy.toml");
+    let policy = Policy::load(&PolicyFile::Default(path.clone())).unwrap();
+    let may_take = |policy: &Policy| policy.decide_push(&member("a", &[]), "docker.io/library/demo", 1, TagMove::ForeignTag).allowed;
+    assert!(may_take(&policy));
+    assert_eq!(policy.start().unwrap(), Some(path.clone()));
+    // At once, and after the next start.
+    assert!(!may_take(&policy) && policy.asks_for_senders());
+    let restarted = Policy::load(&PolicyFile::Default(path.clone())).unwrap();
+    assert!(!may_take(&restarted) && !restarted.restricts_pull());
+    // A file that somebody has written, before the start or after it, stays as it is, and so do the rules.
+    std::fs::remove_file(&path).unwrap();
+    let policy = Policy::load(&PolicyFile::Default(path.clone())).unwrap();
+    std::fs::write(&path, "# mine\n").unwrap();
+    assert!(policy.start().unwrap().is_none() && may_take(&policy));
+    assert!(Policy::load(&PolicyFile::Named(path.clone())).unwrap().start().unwrap().is_none());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "# mine\n");
+    // Where it cannot be written the rules stay what they are.
+    let policy = Policy::load(&PolicyFile::Default(directory.path().join("absent/policy.toml"))).unwrap();
+    assert!(policy.start().is_err() && may_take(&policy));
 }
 
 #[test]
@@ -114,6 +149,8 @@ fn errors_name_path_and_line() {
         ("[[push]]\nrepositories = [\"demo\"]\n", 2, "docker.io/library/demo?"),
         ("[[push]]\nrepositories = [\"docker.io/library/demo:latest\"]\n", 2, "without a tag"),
         ("[[push]]\nallow = yes\n", 2, ""),
+        ("[[push]]\nmove_tags = \"same_sender\"\n", 2, "move_tags is true, false or \"same-sender\""),
+        ("[[push]]\nmove_tags = 1\n", 2, "move_tags is true, false or \"same-sender\""),
     ];
     for (text, line, reason) in cases {
         std::fs::write(&path, text).unwrap();

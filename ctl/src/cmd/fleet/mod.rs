@@ -60,12 +60,12 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
     }
 }
 
-/// Asks for something after which this host is in a fleet, and says so.
+/// Asks for something after which this host is in a fleet, and says so; a new fleet may have got a policy file.
 fn enter(context: &Context, request: Fleet) -> super::Result {
-    context.each(&Request::Fleet(request), |event| {
-        if let Event::Joined { fleet, name, members } = event {
-            joined(context, &fleet, &name, members);
-        }
+    context.each(&Request::Fleet(request), |event| match event {
+        Event::Joined { fleet, name, members } => joined(context, &fleet, &name, members),
+        Event::Check(check) => super::doctor::show(context, &check),
+        _ => {}
     })?;
     Ok(Exit::Done)
 }
