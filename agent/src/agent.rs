@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::config::Config;
+use crate::control::{RoleError, Roles};
 use crate::discovery::Peers;
 use crate::net::{Net, NetConfig, NetError, Peer};
 use crate::staging::Staging;
@@ -57,6 +58,9 @@ pub enum StartError {
     /// The network.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// The groups that have roles.
+    #[error(transparent)]
+    Role(#[from] RoleError),
 }
 
 impl Agent {
@@ -71,6 +75,7 @@ impl Agent {
         let (net, welcomed) = Net::bind(NetConfig { listen: config.listen, store: kind }, trust.clone(), peers.clone())?;
         let journal = control::Journal::open(&config.state_dir)?;
         let (listener, inherited) = listen(config)?;
+        let roles = Roles::find(config.admin_group.as_deref(), config.read_group.as_deref(), &listener)?;
         let address = net.local_address().unwrap_or(config.listen);
         let shutdown = CancellationToken::new();
         let (relays, relayed) = mpsc::channel(RELAYS);
@@ -96,7 +101,7 @@ impl Agent {
         });
         let mut agent =
             Self { address, socket: config.socket.clone(), inherited, net, peers, shutdown, tasks: JoinSet::new(), _lock: lock };
-        agent.spawn(&context, config, (journal, listener), welcomed, relayed);
+        agent.spawn(&context, config, (journal, (listener, roles)), welcomed, relayed);
         info!(name = context.trust.name(), id = ?context.trust.id(), %address, socket = %config.socket.display(), "agent started");
         Ok(agent)
     }
@@ -145,7 +150,7 @@ impl Agent {
         &mut self,
         context: &Arc<Context<S>>,
         config: &Config,
-        (journal, listener): (control::Journal, UnixListener),
+        (journal, clients): (control::Journal, (UnixListener, Roles)),
         welcomed: mpsc::Receiver<Peer>,
         relayed: mpsc::Receiver<Relay>,
     ) {
@@ -168,7 +173,7 @@ impl Agent {
             auditing.await;
             "audit"
         });
-        let serving = control::serve(context.clone(), journal, listener, relayed);
+        let serving = control::serve(context.clone(), journal, clients, relayed);
         self.tasks.spawn(async move {
             serving.await;
             "control"
@@ -236,6 +241,6 @@ fn listen(config: &Config) -> Result<(UnixListener, bool), StoreError> {
     let inherited = sys::service::inherited_listener().map_err(StoreError::io("take over", &config.socket))?;
     match inherited {
         Some(listener) => Ok((listener, true)),
-        None => Ok((sys::socket::listen(&config.socket)?, false)),
+        None => Ok((sys::socket::listen(&config.socket, config.read_group.is_some())?, false)),
     }
 }

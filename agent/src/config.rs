@@ -44,6 +44,12 @@ pub struct Flags {
     /// Who may push and pull what here (TOML) [default: policy.toml beside the configuration file]
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
+    /// Group whose members may administer the fleet [default: imgd-admin, where this host has it, else whoever may use the socket]
+    #[arg(long, value_name = "GROUP")]
+    pub admin_group: Option<String>,
+    /// Group whose members may look, but not send or change anything
+    #[arg(long, value_name = "GROUP")]
+    pub read_group: Option<String>,
     /// error, warn, info, debug or trace, or a filter [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -85,6 +91,8 @@ struct File {
     #[serde(default)]
     interface: Vec<String>,
     policy: Option<PathBuf>,
+    admin_group: Option<String>,
+    read_group: Option<String>,
     log_level: Option<String>,
 }
 
@@ -109,6 +117,10 @@ pub struct Config {
     pub interfaces: Vec<String>,
     /// Policy file.
     pub policy: PolicyFile,
+    /// Group that administers the fleet.
+    pub admin_group: Option<String>,
+    /// Group that may look and do nothing else.
+    pub read_group: Option<String>,
     /// Filter of the log.
     pub log_level: String,
 }
@@ -169,6 +181,8 @@ impl Config {
             mdns: !(flags.no_mdns || file.no_mdns.unwrap_or(false)),
             interfaces: if flags.interfaces.is_empty() { file.interface } else { flags.interfaces },
             policy: flags.policy.or(file.policy).map_or(PolicyFile::Default(beside), PolicyFile::Named),
+            admin_group: flags.admin_group.or(file.admin_group),
+            read_group: flags.read_group.or(file.read_group),
             log_level: flags.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             state_dir,
         })
@@ -214,6 +228,13 @@ mod tests {
         assert!(matches!(load("", &[]).unwrap().policy, PolicyFile::Default(path) if path.ends_with("policy.toml")));
         assert_eq!(load("policy = \"/p\"", &[]).unwrap().policy, PolicyFile::Named("/p".into()));
         assert_eq!(load("policy = \"/p\"", &["--policy", "/q"]).unwrap().policy, PolicyFile::Named("/q".into()));
+    }
+
+    #[test]
+    fn groups_come_from_flags_or_the_file() {
+        let config = load("admin_group = \"a\"\nread_group = \"r\"", &["--admin-group", "b"]).unwrap();
+        assert_eq!((config.admin_group.as_deref(), config.read_group.as_deref()), (Some("b"), Some("r")));
+        assert!(load("", &[]).unwrap().admin_group.is_none());
     }
 
     #[test]

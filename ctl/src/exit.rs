@@ -47,7 +47,11 @@ impl From<&FailureKind> for Exit {
             FailureKind::Usage => Self::Usage,
             FailureKind::ImageNotFound => Self::ImageNotFound,
             FailureKind::HostNotFound(_) | FailureKind::HostUnreachable(_) => Self::Host,
-            FailureKind::NotTrusted | FailureKind::NoFleet | FailureKind::NotSigner(_) | FailureKind::Token => Self::NotTrusted,
+            FailureKind::NotTrusted
+            | FailureKind::NoFleet
+            | FailureKind::NotSigner(_)
+            | FailureKind::Token
+            | FailureKind::NotPermitted(_) => Self::NotTrusted,
             FailureKind::Denied
             | FailureKind::NoSpace
             | FailureKind::PlatformAbsent(_)
@@ -99,6 +103,7 @@ mod tests {
             (FailureKind::ShuttingDown, 1),
             (FailureKind::Skipped("a".into()), 1),
             (FailureKind::Version, 1),
+            (FailureKind::NotPermitted("a".into()), 5),
         ] {
             assert_eq!(Exit::from(&kind).code(), code, "{kind:?}");
         }

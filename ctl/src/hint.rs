@@ -20,6 +20,9 @@ pub(crate) fn hint(kind: &FailureKind) -> String {
                 "if {name} was reinstalled: imgctl fleet invite --replace {name}; else give this host another name (imgd --name, or name = in its configuration)"
             )
         }
+        FailureKind::NotPermitted(group) => {
+            format!("run it with sudo; or sudo usermod -aG {} $USER, then log in again", escape(group))
+        }
         kind => fixed(kind).to_owned(),
     }
 }
@@ -33,6 +36,7 @@ fn fixed(kind: &FailureKind) -> &'static str {
         FailureKind::HostUnreachable(_) => "imgctl doctor says what is wrong with this host; is imgd running on the other one?",
         FailureKind::TransferNotFound(_) => "imgctl status shows the transfers and their numbers",
         FailureKind::NotTrusted => "imgctl fleet ls on both hosts shows who is a member; imgctl fleet invite lets a host in",
+        FailureKind::NotPermitted(_) => "run it with sudo",
         FailureKind::NoFleet => {
             "imgctl fleet init on the first host; on every other one imgctl fleet join, with a token from imgctl fleet invite"
         }
@@ -71,6 +75,7 @@ mod tests {
             (FailureKind::NotSigner(Some("stapp01".into())), "run it on stapp01"),
             (FailureKind::PlatformAbsent(vec![proto::Platform::new("linux", "arm64", "")]), "--platform linux/arm64, or --all-platforms"),
             (FailureKind::NameTaken("web".into()), "--replace web"),
+            (FailureKind::NotPermitted("imgd-admin".into()), "usermod -aG imgd-admin"),
             (FailureKind::HostUnreachable("a\u{1b}".into()), "doctor a\\u{1b}"),
         ] {
             assert!(hint(&kind).contains(part), "{}", hint(&kind));

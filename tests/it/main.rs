@@ -15,6 +15,7 @@ mod jobs;
 mod layout;
 mod mistakes;
 mod network;
+mod roles;
 mod roll_out;
 mod room;
 mod send;

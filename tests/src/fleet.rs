@@ -87,6 +87,8 @@ impl Host {
             mdns: false,
             interfaces: vec![],
             policy: PolicyFile::Default(self.policy()),
+            admin_group: None,
+            read_group: None,
             log_level: "off".to_owned(),
         };
         let staging = Staging::open(&self.path().join("staging")).unwrap();

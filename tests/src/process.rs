@@ -76,6 +76,12 @@ impl Process {
         self
     }
 
+    /// The agent, if it is started as root, has this group and no other one: its socket is for that group.
+    pub fn in_group(&mut self, gid: u32) -> &mut Self {
+        self.prefix = ["setpriv", "--regid", &gid.to_string(), "--clear-groups"].map(str::to_owned).to_vec();
+        self
+    }
+
     /// False where disks cannot be mounted: that needs root.
     pub fn can_mount(&self) -> bool {
         self.command(Path::new("true")).stderr(Stdio::null()).status().is_ok_and(|status| status.success())

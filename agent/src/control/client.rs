@@ -97,6 +97,10 @@ async fn tell(mut writer: OwnedWriteHalf, capabilities: u64, mut events: mpsc::R
         if event.needs() & !capabilities != 0 {
             continue;
         }
+        let event = match event {
+            Event::Failed(failure) => Event::Failed(failure.for_capabilities(capabilities)),
+            event => event,
+        };
         if write(&mut writer, &event).await.is_err() {
             return;
         }

@@ -15,6 +15,7 @@ mod peers;
 mod prune;
 mod pull;
 mod relay;
+mod role;
 mod roll_out;
 mod save;
 mod scrub;
@@ -25,13 +26,14 @@ use std::sync::Arc;
 
 use proto::control::{Event, Failure, FailureKind, Request};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, error, info_span};
 
 use self::client::Client;
 use self::job::Jobs;
 pub use self::journal::Journal;
+pub use self::role::{RoleError, Roles};
 use crate::store::Store;
 use crate::sys::socket::PeerUser;
 use crate::transfer::{Context, Relay};
@@ -39,12 +41,21 @@ use crate::transfer::{Context, Relay};
 /// How long another host may take to say what images it has: who asks a whole fleet does not wait for a dead one.
 const ANSWER_MS: u64 = 8_000;
 
+/// Clients without a role that are answered at once: where the socket is open to everybody, they keep nobody else from it.
+const STRANGERS: usize = 8;
+
 /// A verb's result: what it had to say it has said as events.
 type Done = Result<(), Failure>;
 
 /// Serves clients until the agent stops. Then running requests are told, and get a moment to tell their clients. Jobs of an earlier life of the
 /// agent that go on without a client are gone on with.
-pub async fn serve<S: Store>(context: Arc<Context<S>>, journal: Journal, listener: UnixListener, mut relays: mpsc::Receiver<Relay>) {
+pub async fn serve<S: Store>(
+    context: Arc<Context<S>>,
+    journal: Journal,
+    (listener, roles): (UnixListener, Roles),
+    mut relays: mpsc::Receiver<Relay>,
+) {
+    let (roles, strangers) = (Arc::new(roles), Arc::new(Semaphore::new(STRANGERS)));
     let jobs = Arc::new(send::go_on(&context, journal).await);
     let (mut clients, mut relayed) = (JoinSet::new(), JoinSet::new());
     loop {
@@ -52,8 +63,13 @@ pub async fn serve<S: Store>(context: Arc<Context<S>>, journal: Journal, listene
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => {
                     let user = crate::sys::socket::peer_user(&socket);
+                    let place = roles.of(&user).is_none().then(|| strangers.clone().try_acquire_owned());
+                    if matches!(place, Some(Err(_))) {
+                        continue;
+                    }
                     let span = info_span!("control", uid = user.uid, pid = user.pid);
-                    clients.spawn(answer(context.clone(), jobs.clone(), socket, user).instrument(span));
+                    let answering = answer(context.clone(), jobs.clone(), socket, user, roles.clone());
+                    clients.spawn(async move { (answering.await, place).0 }.instrument(span));
                 }
                 Err(error) => {
                     // Out of file descriptors: clients that end give some back.
@@ -84,7 +100,7 @@ pub async fn serve<S: Store>(context: Arc<Context<S>>, journal: Journal, listene
     while clients.join_next().await.is_some() {}
 }
 
-async fn answer<S: Store>(context: Arc<Context<S>>, jobs: Arc<Jobs>, socket: UnixStream, user: PeerUser) {
+async fn answer<S: Store>(context: Arc<Context<S>>, jobs: Arc<Jobs>, socket: UnixStream, user: PeerUser, roles: Arc<Roles>) {
     let (mut client, request) = match client::greet(socket).await {
         Ok(Some(greeted)) => greeted,
         Ok(None) => return,
@@ -93,8 +109,14 @@ async fn answer<S: Store>(context: Arc<Context<S>>, jobs: Arc<Jobs>, socket: Uni
             return;
         }
     };
-    context.trust.audit().requested(user, request.verb());
-    let result = dispatch(&context, &jobs, &mut client, &user.to_string(), request).await;
+    context.trust.audit().requested(&user, request.verb());
+    let result = match roles.check(&user, &request) {
+        Ok(()) => dispatch(&context, &jobs, &mut client, &user.to_string(), request).await,
+        Err(refused) => {
+            context.trust.audit().refused(&user.to_string(), request.verb(), &refused.causes.join(": "));
+            Err(refused)
+        }
+    };
     if let Err(failure) = &result {
         debug!(causes = ?failure.causes, "failed");
     }

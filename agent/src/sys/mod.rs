@@ -2,6 +2,7 @@
 
 pub mod durable;
 pub mod file;
+pub mod group;
 pub mod interface;
 mod lane;
 pub mod memory;

@@ -34,7 +34,7 @@ pub(super) async fn finish<S: Store>(
     let name = image.reference.clone();
     // From the answer to the question until the commit is over no other session gives this name away.
     let turn = context.names.take(Digest::of(name.as_ref().map(ToString::to_string).unwrap_or_default().as_bytes())).await;
-    let refused = |error| refusal(&error);
+    let refused = |error: StoreError| refusal(&error);
     match by {
         By::Puller(who, rule) => {
             let line: Line = (Arrival::Pulled, who, rule);

@@ -142,7 +142,7 @@ impl Audit {
     }
 
     /// A local program has made a request over the control socket.
-    pub fn requested(&self, user: PeerUser, what: &str) {
+    pub fn requested(&self, user: &PeerUser, what: &str) {
         self.line("requested", Budget::Request, &user.to_string(), what, "", "", "");
     }
 

@@ -69,6 +69,18 @@ pub enum FailureKind {
     Unsupported,
     /// It was not begun, or stopped, because this other host failed before.
     Skipped(String),
+    /// A user of this host without the role that the request takes: this group has it. Only to a client with [`super::ROLES`].
+    NotPermitted(String),
+}
+
+impl Failure {
+    /// The same for a client with these capabilities.
+    pub fn for_capabilities(mut self, capabilities: u64) -> Self {
+        if matches!(self.kind, FailureKind::NotPermitted(_)) && capabilities & super::ROLES == 0 {
+            self.kind = FailureKind::NotTrusted;
+        }
+        self
+    }
 }
 
 impl Bounded for Failure {

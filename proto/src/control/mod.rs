@@ -28,6 +28,9 @@ pub const JOB_NEWS: u64 = 1;
 /// Capability of a client: it understands [`Event::Told`].
 pub const MEMBER_NEWS: u64 = 1 << 1;
 
+/// Capability of a client: it understands [`FailureKind::NotPermitted`].
+pub const ROLES: u64 = 1 << 2;
+
 /// The first message in both directions. Frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

@@ -203,6 +203,7 @@ fn failure_kinds() -> Vec<FailureKind> {
         FailureKind::TransferNotFound(7),
         FailureKind::Unsupported,
         FailureKind::Skipped(text("b")),
+        FailureKind::NotPermitted(text("b")),
     ]
 }
 
