@@ -1,5 +1,6 @@
 //! `imgctl`: asks the `imgd` of this host, and shows what it answers. Parse, connect, print events, exit code: nothing else is here.
 
+mod age;
 mod archive;
 mod cli;
 mod cmd;

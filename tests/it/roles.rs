@@ -151,3 +151,26 @@ fn a_group_that_is_named_has_to_be_there() {
     let error = String::from_utf8_lossy(&error);
     assert!(!output.status.success() && error.contains("no-such-group") && error.contains("admin_group"), "{error}");
 }
+
+#[test]
+fn a_backup_is_of_no_use_without_its_passphrase() {
+    let mut hosts = [Process::new("a"), Process::new("b")];
+    hosts.iter_mut().for_each(Process::start);
+    hosts[0].must(&["fleet", "init"]);
+    let file = |name: &str, text: &str| {
+        let path = hosts[0].path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (right, wrong) = (file("right", "correct horse\n"), file("wrong", "battery staple\n"));
+    let backup = hosts[0].path().join("fleet.backup").to_str().unwrap().to_owned();
+    hosts[0].must(&["fleet", "backup", "-o", &backup, "--passphrase-file", &right]);
+    let text = std::fs::read_to_string(&backup).unwrap();
+    assert!(text.starts_with("-----BEGIN AGE ENCRYPTED FILE-----\n") && !text.contains("ca_key"), "{text}");
+    for (arguments, code) in [(&["--passphrase-file", &wrong][..], 1), (&[], 2)] {
+        let output = hosts[1].run(&[&["fleet", "restore", "-i", &backup], arguments].concat());
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    hosts[1].must(&["fleet", "restore", "-i", &backup, "--passphrase-file", &right]);
+    hosts[1].must(&["fleet", "invite"]);
+}

@@ -6,6 +6,7 @@ mod init;
 mod invite;
 mod join;
 mod list;
+mod passphrase;
 mod remove;
 mod restore;
 mod silent;
