@@ -40,7 +40,7 @@ use crate::staging::Staging;
 use crate::store::{StoreError, Turns};
 use crate::trust::{Policy, Trust};
 
-pub use commit::commit;
+pub use commit::{Line, commit};
 pub use fan_out::Fan;
 pub use hashing::Hashings;
 pub use job::Jobs;

@@ -351,7 +351,7 @@ mod tests {
     fn of_a_local_program_its_user_counts() {
         let directory = tempfile::tempdir().unwrap();
         let audit = audit(directory.path());
-        (0..100).for_each(|pid| audit.requested(PeerUser { uid: 0, pid }, "status"));
+        (0..100).for_each(|pid| audit.requested(&PeerUser { uid: 0, gid: 0, groups: vec![], pid }, "status"));
         assert_eq!(lines(directory.path()).len(), 10);
     }
 }

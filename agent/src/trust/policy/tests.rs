@@ -50,8 +50,8 @@ fn a_file_that_was_named_has_to_be_there() {
 fn a_rule_may_name_an_id() {
     let (meant, namesake) = (member("build01", &[]), Member { id: HostId::of_public_key(b"other"), ..member("build01", &[]) });
     let policy = read::policy(&format!("[[push]]\nfrom = [\"{}\"]\n", meant.id)).unwrap();
-    assert!(policy.decide_push(&meant, "docker.io/library/demo", 1, true).allowed);
-    assert!(!policy.decide_push(&namesake, "docker.io/library/demo", 1, true).allowed);
+    assert!(policy.decide_push(&meant, "docker.io/library/demo", 1, TagMove::ForeignTag).allowed);
+    assert!(!policy.decide_push(&namesake, "docker.io/library/demo", 1, TagMove::ForeignTag).allowed);
 }
 
 #[test]
