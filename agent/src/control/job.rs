@@ -75,6 +75,8 @@ struct Record {
     version: u64,
     events: BTreeMap<u64, (Key, Event)>,
     versions: HashMap<Key, u64>,
+    /// It ended because the agent stops, and goes on when that is started again.
+    goes_on: bool,
     result: Option<Result<(), Failure>>,
 }
 
@@ -254,7 +256,7 @@ impl Job {
     async fn save(&self, journal: &Arc<Journal>, kept: Option<&Saved>) -> Result<Option<Saved>, StoreError> {
         let _turn = self.saving.lock().await;
         let saved = self.saved();
-        if self.is_to_go_on() && saved.result.is_some() {
+        if self.record().goes_on {
             return Ok(None);
         }
         if kept != Some(&saved) {
@@ -349,7 +351,10 @@ impl Job {
     /// It is over; an error when it could not be carried out as a whole.
     pub(super) fn end(&self, result: Result<(), Failure>) {
         let mut record = self.record();
-        record.result.get_or_insert(result);
+        if record.result.is_none() {
+            record.result = Some(result);
+            record.goes_on = self.is_to_go_on();
+        }
         record.version += 1;
         let version = record.version;
         drop(record);

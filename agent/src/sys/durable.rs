@@ -21,7 +21,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreError> {
     rename(&temporary, path)
 }
 
-/// [`write`] for a file that is not there yet, with exactly this mode. False when there is one: then it stays as it is.
+/// [`write()`] for a file that is not there yet, with exactly this mode. False when there is one: then it stays as it is.
 pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, StoreError> {
     let _turn = turn(path);
     let temporary = temporary(path);
