@@ -71,7 +71,7 @@ pub const CAUSE_BYTES: usize = 64 * 1024;
 /// Connections that one identity may hold here. Two that dial each other at once need two.
 pub const CONNECTIONS_PER_HOST: usize = 4;
 
-/// Handshakes under way at once; 8 of one address, or of one IPv6 /64, so that one host cannot take them all.
+/// Handshakes under way at once; 8 of one address, half of them of strangers in one IPv6 /64, so that one host cannot take them all.
 pub const HANDSHAKES: usize = 64;
 /// See [`HANDSHAKES`].
 pub const HANDSHAKES_PER_ADDRESS: usize = 8;

@@ -6,14 +6,14 @@ use std::path::Path;
 
 use proto::Digest;
 use proto::hash::BlobHasher;
-use proto::limits::{BLOB_BYTES, BLOCK_BYTES};
+use proto::limits::BLOCK_BYTES;
 
 use super::ArchiveError;
 use crate::packing::{Packing, unpacked};
 use crate::store::StoreError;
 
-/// The digest of what is in a layer, packed or not. The content says how it is packed, as it does to the engines.
-pub fn of(path: &Path, layer: Digest) -> Result<Digest, ArchiveError> {
+/// The digest of what is in a layer, packed or not; an error when that is more than so many bytes. The content says how it is packed, as it does to the engines.
+pub fn of(path: &Path, layer: Digest, limit_bytes: u64) -> Result<Digest, ArchiveError> {
     let mut first = Vec::new();
     let mut file = File::open(path).map_err(StoreError::io("open", path))?;
     (&mut file).take(Packing::MAGIC_BYTES as u64).read_to_end(&mut first).map_err(StoreError::io("read", path))?;
@@ -33,8 +33,8 @@ pub fn of(path: &Path, layer: Digest) -> Result<Digest, ArchiveError> {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(wrong(error.to_string())),
         }
-        if hasher.length_bytes() > BLOB_BYTES {
-            return Err(wrong(format!("it unpacks to more than {BLOB_BYTES} bytes")));
+        if hasher.length_bytes() > limit_bytes {
+            return Err(wrong(format!("it unpacks to more than {limit_bytes} bytes")));
         }
     }
 }

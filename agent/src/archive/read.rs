@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::image::{Selection, Walk};
-use proto::limits::{BLOCK_BYTES, CONFIG_BYTES};
+use proto::limits::{BLOB_BYTES, BLOCK_BYTES, CONFIG_BYTES};
 use proto::{Descriptor, Digest, Image, Reference};
 use tokio::sync::mpsc;
 
@@ -181,7 +181,7 @@ async fn check_layers(contents: &Arc<Contents>, image: &Image, checked: &mut Has
         let Some(expected) = layer.diff_id else { continue };
         let found = match checked.get(&digest) {
             Some(found) => *found,
-            None => blocking_in(Lane::Unpack, move || diff_id::of(&path, digest)).await?,
+            None => blocking_in(Lane::Unpack, move || diff_id::of(&path, digest, BLOB_BYTES)).await?,
         };
         checked.insert(digest, found);
         if found != expected {

@@ -75,6 +75,8 @@ struct Record {
     version: u64,
     events: BTreeMap<u64, (Key, Event)>,
     versions: HashMap<Key, u64>,
+    /// A client has cancelled it.
+    is_cancelled: bool,
     /// It ended because the agent stops, and goes on when that is started again.
     goes_on: bool,
     result: Option<Result<(), Failure>>,
@@ -161,6 +163,7 @@ impl Jobs {
     /// Waits until the end of a cancelled job is on disk, as long as that takes no longer than a moment.
     pub(super) async fn cancelled(&self, id: u64) {
         let Ok(job) = self.find(Some(id)) else { return };
+        job.record().is_cancelled = true;
         if sys::deadline(CANCEL_MS, job.over()).await.is_some() {
             self.save_or_warn(&job).await;
         }
@@ -353,7 +356,7 @@ impl Job {
         let mut record = self.record();
         if record.result.is_none() {
             record.result = Some(result);
-            record.goes_on = self.is_to_go_on();
+            record.goes_on = self.is_to_go_on() && !record.is_cancelled;
         }
         record.version += 1;
         let version = record.version;
@@ -413,10 +416,18 @@ impl Job {
     /// Images that are not on their hosts, and of which it was not said why.
     fn unfinished(&self) -> Vec<(String, String)> {
         let record = self.record();
-        let ended = |host: &str| record.events.values().filter(|(key, _)| matches!(key, Key::Ended(of, _) if of == host)).count();
-        let queued = |host: &str| record.events.values().filter(|(key, _)| matches!(key, Key::Queued(of, _) if of == host)).count();
+        // Queued and ended images of each host.
+        let mut counts: HashMap<&str, (usize, usize)> = HashMap::new();
+        for (key, _) in record.events.values() {
+            match key {
+                Key::Queued(host, _) => counts.entry(host).or_default().0 += 1,
+                Key::Ended(host, _) => counts.entry(host).or_default().1 += 1,
+                _ => {}
+            }
+        }
+        let is_unfinished = |host: &str| counts.get(host).is_some_and(|(queued, ended)| ended < queued);
         let unfinished = |(_, event): &(Key, Event)| match event {
-            Event::Queued { host, image } if ended(host) < queued(host) => Some((host.clone(), image.clone())),
+            Event::Queued { host, image } if is_unfinished(host) => Some((host.clone(), image.clone())),
             _ => None,
         };
         record.events.values().filter_map(unfinished).collect()

@@ -196,7 +196,7 @@ pub(super) async fn begin_for<S: Store>(
     for image in &images {
         // What it is decides, not what it was called: an ID may look like a name.
         let (query, held) = (image.query(), image.held());
-        let decision = transfer::may_get(context, &asker.id(), held.image.reference.as_ref(), &held.image.root.digest).await;
+        let decision = transfer::may_get(context, &asker.id(), held.image.reference.as_ref(), held).await;
         match decision.map_err(|error| failure::store(format!("cannot send {query}"), &error))? {
             Some(decision) => context.trust.audit().relay_accepted(asker.name(), &query.to_string(), &held.image_id, &decision.rule),
             None => {

@@ -8,6 +8,9 @@ pub(super) const ADDRESSES: usize = 16;
 /// How long it counts that somebody says that a host is at an address.
 const HINT_S: u64 = 3_600;
 
+/// How long a proven address keeps its room when all are proven: a host that moves has had many.
+const PROVEN_S: u64 = 24 * 3_600;
+
 /// Where and when a host was seen.
 #[derive(Debug, Clone, Default)]
 pub struct Sighting {
@@ -50,7 +53,8 @@ impl Sighting {
             known.seen_unix_s = now_unix_s;
             return;
         }
-        if self.hints.len() == ADDRESSES && self.hints.pop_if(|last| !last.proven).is_none() {
+        let may_go = |last: &mut Hint| !last.proven || now_unix_s.saturating_sub(last.seen_unix_s) >= PROVEN_S;
+        if self.hints.len() == ADDRESSES && self.hints.pop_if(may_go).is_none() {
             return;
         }
         let behind_proven = self.hints.iter().take_while(|hint| hint.proven).count();

@@ -108,6 +108,7 @@ struct Taken {
 
 struct Waiting {
     number: u64,
+    /// Of a member the address, of a stranger the network.
     network: IpAddr,
     /// A member was reached at this address before.
     is_known: bool,
@@ -124,11 +125,13 @@ struct Place {
 impl Places {
     /// `None` only where all are taken by members.
     fn take(&self, address: IpAddr, is_known: bool) -> Option<Place> {
-        let network = network(address);
+        let network = if is_known { address.to_canonical() } else { network(address) };
+        let most = if network.is_ipv6() && !is_known { HANDSHAKES / 2 } else { HANDSHAKES_PER_ADDRESS };
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_network = taken.places.iter().filter(|place| place.network == network).count();
-        let evicted = if of_network >= HANDSHAKES_PER_ADDRESS {
-            taken.places.iter().position(|place| place.network == network)
+        // Hosts of a LAN share a /64: strangers make room for each other there, and members only for others at their own address.
+        let is_like_it = |place: &Waiting| place.network == network && place.is_known == is_known;
+        let evicted = if taken.places.iter().filter(|place| is_like_it(place)).count() >= most {
+            taken.places.iter().position(is_like_it)
         } else if taken.places.len() >= HANDSHAKES {
             let stranger = taken.places.iter().position(|place| !place.is_known);
             Some(stranger.or(is_known.then_some(0))?)
@@ -170,9 +173,15 @@ mod tests {
         let address = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
         let held: Vec<_> = (0..100).map(|last| places.take(address(last), false).unwrap()).collect();
         let alive: Vec<_> = held.iter().filter(|place| !place.evicted.is_cancelled()).map(|place| place.number).collect();
-        assert_eq!(alive, (92..100).collect::<Vec<u64>>(), "the newest ones of the /64");
-        assert_eq!(places.0.lock().unwrap().places.len(), HANDSHAKES_PER_ADDRESS);
-        drop(held);
+        assert_eq!(alive, (68..100).collect::<Vec<u64>>(), "the newest ones of the /64");
+        // Members of the same /64 are not touched by that, and take no place from each other.
+        let members: Vec<_> = (100..120).map(|last| places.take(address(last), true).unwrap()).collect();
+        let strangers: Vec<_> = (200..300).map(|last| places.take(address(last), false).unwrap()).collect();
+        assert!(members.iter().all(|place| !place.evicted.is_cancelled()));
+        let one = IpAddr::from([10, 0, 0, 1]);
+        let of_one: Vec<_> = (0..20).map(|_| places.take(one, false).unwrap()).collect();
+        assert_eq!(of_one.iter().filter(|place| !place.evicted.is_cancelled()).count(), HANDSHAKES_PER_ADDRESS);
+        drop((held, members, strangers, of_one));
         assert!(places.0.lock().unwrap().places.is_empty());
     }
 

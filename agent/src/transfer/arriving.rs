@@ -44,11 +44,12 @@ pub(super) fn blamed(staging: &Staging, digest: Digest, error: &StoreError, is_m
     }
 }
 
-/// A complete layer goes from staging into the store, as a file, unless another session that brought it too has handed it over.
-pub(super) async fn hand_over<I: Import>(staged: Arc<StagedBlob>, import: Arc<I>) -> Result<(), StoreError> {
-    let Some(ingest) = import.ingest(staged.descriptor()).await? else { return Ok(()) };
+/// A complete layer goes from staging into the store, as a file. False: another session that brought it too has handed it over.
+pub(super) async fn hand_over<I: Import>(staged: &Arc<StagedBlob>, import: Arc<I>) -> Result<bool, StoreError> {
+    let Some(ingest) = import.ingest(staged.descriptor()).await? else { return Ok(false) };
+    let staged = staged.clone();
     let file = blocking_in(Lane::Write, move || staged.finish()).await?;
-    ingest.adopt(file).await
+    ingest.adopt(file).await.map(|()| true)
 }
 
 /// Feeds a layer into a store that unpacks, or writes, what comes. `None`: the store has it by another way.

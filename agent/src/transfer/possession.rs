@@ -6,10 +6,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::image::Selection;
+use proto::limits::UNPACKED_RATIO;
 use proto::peer::Missing;
 use proto::{Descriptor, Digest, HostId, Image, Reference};
 
 use super::Context;
+use super::arriving::hand_over;
 use super::rights::may_pull;
 use crate::archive;
 use crate::staging::{Source, StagedBlob};
@@ -81,7 +83,7 @@ pub(super) async fn unproven<S: Store>(
         }
         let held = match context.store.resolve(&Query::from(name), Selection::Present).await {
             // It has gone meanwhile, or is not whole: nothing is known of what it holds.
-            Err(StoreError::NotFound(_) | StoreError::BlobMissing(_) | StoreError::Corrupt(_)) => continue,
+            Err(StoreError::NotFound(_) | StoreError::BlobMissing(_) | StoreError::Corrupt(_) | StoreError::Image(_)) => continue,
             held => held?.image,
         };
         let known: HashSet<Digest> = self::contents(&held, form).into_values().collect();
@@ -110,12 +112,24 @@ pub(super) async fn staged<S: Store>(
     blocking(move || missing.into_iter().map(staged).collect()).await
 }
 
+/// A complete layer goes into the store. Where another host has brought it meanwhile, these bytes are a proof, or nothing.
+pub(super) async fn store<S: Store>(
+    context: &Context<S>,
+    staged: Arc<StagedBlob>,
+    import: Arc<S::Import>,
+    diff_id: Option<Digest>,
+) -> Result<(), StoreError> {
+    let is_handed_over = hand_over(&staged, import).await?;
+    if is_handed_over || !context.policy.restricts_pull() { Ok(()) } else { prove(staged, diff_id).await }
+}
+
 /// All bytes of a blob that is here have come again. A layer also has to be the one that the config names: a store of unpacked layers knows it by that.
 pub(super) async fn prove(staged: Arc<StagedBlob>, diff_id: Option<Digest>) -> Result<(), StoreError> {
     let digest = staged.descriptor().digest;
     let proof = move || {
         let file = staged.finish()?;
-        let unpacked = diff_id.map(|_| archive::diff_id(file.path(), digest));
+        let unpacked =
+            diff_id.map(|_| archive::diff_id(file.path(), digest, file.size_bytes().saturating_add(1024).saturating_mul(UNPACKED_RATIO)));
         file.stored();
         match unpacked {
             Some(Ok(unpacked)) if Some(unpacked) != diff_id => Err(StoreError::Corrupt(digest)),

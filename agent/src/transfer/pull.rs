@@ -249,7 +249,7 @@ pub(super) async fn answer<S: Store>(
         Err(StoreError::NotFound(_)) => return stream.send(&Answer::Refused(Refusal::ImageNotFound(pull.reference))).await,
         Err(error) => return refuse(peer, stream, refusal(&error)).await,
     };
-    let decision = match rights::may_get(context, &peer.id(), Some(&pull.reference), &held.image.root.digest).await {
+    let decision = match rights::may_get(context, &peer.id(), Some(&pull.reference), &held).await {
         Ok(Some(decision)) => decision,
         Ok(None) => return deny(context, peer, stream, &pull.reference).await,
         Err(error) => return refuse(peer, stream, refusal(&error)).await,

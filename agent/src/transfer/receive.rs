@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::arriving::{Arriving, blamed, feed_in, hand_over};
+use super::arriving::{Arriving, blamed, feed_in};
 use super::finish::{By, finish};
 use super::get::{self, Fetch, GetError, Patience};
 use super::interest::{Interest, News};
@@ -336,7 +336,9 @@ impl<'a, S: Store> Session<'a, S> {
                 {
                     arriving.staged.discard();
                 }
-                self.tell(Input::StoredElsewhere(digest));
+                // Somebody else has brought it: that is no proof that this host has it, too. A new session asks for its bytes.
+                let is_proven = !restricted;
+                self.tell(if is_proven { Input::StoredElsewhere(digest) } else { Input::Failed(Refusal::StoreChanged) });
             }
             Outcome::Input(input) => self.tell(input),
             Outcome::Accompanied => {}
@@ -485,8 +487,11 @@ impl<'a, S: Store> Session<'a, S> {
         let is_proof = self.unproven.contains(&digest);
         let diff_id = self.image.layers().into_iter().find(|layer| layer.descriptor.digest == digest).and_then(|layer| layer.diff_id);
         self.tasks.spawn(async move {
-            let stored =
-                if is_proof { possession::prove(arriving.staged, diff_id).await } else { hand_over(arriving.staged, import).await };
+            let stored = if is_proof {
+                possession::prove(arriving.staged, diff_id).await
+            } else {
+                possession::store(&context, arriving.staged, import, diff_id).await
+            };
             input(stored.map(|()| Input::Stored(digest)).map_err(|error| blamed(&context.staging, digest, &error, is_mixed)))
         });
     }

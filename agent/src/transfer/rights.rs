@@ -7,7 +7,7 @@ use proto::{Digest, HostId, Reference};
 use tracing::warn;
 
 use super::{Context, refusal};
-use crate::store::{Imported, Store, StoreError};
+use crate::store::{Form, Held, Imported, Store, StoreError};
 use crate::trust::{Decision, TagMove};
 
 /// The name under which an image that somebody brings is kept: without the digest where there is a tag. A digest in it has to be that of the image.
@@ -28,13 +28,13 @@ pub(super) fn may_pull<S>(context: &Context<S>, member: &HostId, repository: &st
     Some(context.policy.decide_pull(&member, repository)).filter(|decision| decision.allowed)
 }
 
-/// Whether a member may get the image with this root, for which it asked by this name, or by its ID: the name has to be allowed, and one of the names
+/// Whether a member may get this image, for which it asked by this name, or by its ID: the name has to be allowed, and one of the names
 /// that the image really has here. The rule that says so.
 pub async fn may_get<S: Store>(
     context: &Context<S>,
     member: &HostId,
     asked: Option<&Reference>,
-    root: &Digest,
+    image: &Held,
 ) -> Result<Option<Decision>, StoreError> {
     let asked = asked.map(Reference::repository);
     if let Some(repository) = &asked {
@@ -44,13 +44,18 @@ pub async fn may_get<S: Store>(
         }
     }
     let rows = context.store.list().await?;
-    let held = rows.iter().filter(|row| row.root == *root).filter_map(|row| row.reference.as_ref()).map(Reference::repository);
+    let held = rows.iter().filter(|row| is_of(row, image)).filter_map(|row| row.reference.as_ref()).map(Reference::repository);
     let mut held: Vec<String> = held.collect();
     if held.is_empty() {
         // In no repository.
         held.push(asked.unwrap_or_default());
     }
     Ok(held.iter().find_map(|repository| may_pull(context, member, repository)))
+}
+
+/// True for a name of this image. A store of unpacked layers shows no manifest: there its ID tells.
+fn is_of(row: &ImageRow, image: &Held) -> bool {
+    row.root == image.image.root.digest || row.image_id == image.image_id
 }
 
 /// What the policy of this host says to an image that these hosts want to bring here, the one that offers it and the one that had it do so, each of
@@ -83,18 +88,24 @@ async fn check_pusher<S: Store>(context: &Context<S>, pusher: &HostId, image: &I
     let shown = shown(context, reference).await.map_err(|error| refusal(&error))?;
     let tag_move = match shown {
         None => TagMove::None,
-        Some(root) if root == image.root.digest => TagMove::None,
-        Some(root) if context.senders.brought(pusher, reference, &root) => TagMove::OwnTag,
+        Some(row) if is_same(context, &row, image) => TagMove::None,
+        Some(row) if context.senders.brought(pusher, reference, &row.root) => TagMove::OwnTag,
         Some(_) => TagMove::ForeignTag,
     };
     let decision = decide(tag_move);
     if decision.allowed { Ok(decision.rule) } else { Err(Refusal::Policy(decision.rule)) }
 }
 
-/// Root of the image that a name shows in the store.
-async fn shown<S: Store>(context: &Context<S>, reference: &Reference) -> Result<Option<Digest>, StoreError> {
+/// What a name shows in the store.
+async fn shown<S: Store>(context: &Context<S>, reference: &Reference) -> Result<Option<ImageRow>, StoreError> {
     let rows = context.store.list().await?;
-    Ok(rows.iter().find(|row| row.reference.as_ref() == Some(reference)).map(|row| row.root))
+    Ok(rows.into_iter().find(|row| row.reference.as_ref() == Some(reference)))
+}
+
+/// True when a name shows an image already. A store of unpacked layers knows an image by its config.
+fn is_same<S: Store>(context: &Context<S>, row: &ImageRow, image: &Image) -> bool {
+    let is_config = || image.manifests.iter().any(|manifest| manifest.config.digest == row.image_id);
+    row.root == image.root.digest || (context.store.properties().form == Form::Unpacked && is_config())
 }
 
 /// A tag that a push is about to give away, where a rule asks who brought it, and what it showed before.
@@ -104,7 +115,8 @@ impl<'a> Tagging<'a> {
     /// Before the commit.
     pub(super) async fn before<S: Store>(context: &Context<S>, image: &'a Image) -> Result<Self, Refusal> {
         let Some(tag) = image.reference.as_ref().filter(|_| context.policy.asks_for_senders()) else { return Ok(Self(None)) };
-        Ok(Self(Some((tag, shown(context, tag).await.map_err(|error| refusal(&error))?))))
+        let shown = shown(context, tag).await.map_err(|error| refusal(&error))?;
+        Ok(Self(Some((tag, shown.map(|row| row.root)))))
     }
 
     /// After it: records who brought the tag.

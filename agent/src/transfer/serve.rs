@@ -147,7 +147,7 @@ async fn described<S: Store>(context: &Context<S>, peer: &Peer, reference: Refer
         Err(StoreError::NotFound(_)) => return Ok(None),
         held => held?,
     };
-    let allowed = may_get(context, &peer.id(), Some(&reference), &held.image.root.digest).await?;
+    let allowed = may_get(context, &peer.id(), Some(&reference), &held).await?;
     Ok(allowed.map(|_| held.image))
 }
 

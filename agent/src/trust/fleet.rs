@@ -105,8 +105,12 @@ impl Fleet {
 
     /// Writes the list alone. What it lacks is written before it: a removal is not forgotten in between.
     pub(super) fn store_list(&self, files: &Files) -> Result<(), TrustError> {
-        self.removals.store(files)?;
-        files.write(Name::Members, &frame::encode_body(&self.signed))
+        let beside = !self.removals.is_empty() || files.read(Name::Removals)?.is_some();
+        if beside {
+            self.removals.and(&self.signed, &self.list).store(files)?;
+        }
+        files.write(Name::Members, &frame::encode_body(&self.signed))?;
+        if beside { self.removals.store(files) } else { Ok(()) }
     }
 
     /// The CA's key, when host `id` may use it.

@@ -31,7 +31,8 @@ struct Written(Vec<SignedMemberList>);
 
 impl Bounded for Written {
     fn within_limits(&self) -> bool {
-        self.0.len() <= WITNESSES && self.0.iter().all(Bounded::within_limits)
+        // One more while the newest list is written.
+        self.0.len() <= WITNESSES + 1 && self.0.iter().all(Bounded::within_limits)
     }
 }
 
@@ -84,6 +85,19 @@ impl Removals {
         let known: BTreeSet<HostId> = list.removed.iter().copied().collect();
         list.removed.extend(self.ids.difference(&known));
         list
+    }
+
+    /// Nothing is kept beside the newest list.
+    pub(super) fn is_empty(&self) -> bool {
+        self.witnesses.is_empty()
+    }
+
+    /// The same with the newest list as one more witness, until it is on disk.
+    pub(super) fn and(&self, signed: &SignedMemberList, list: &MemberList) -> Self {
+        let mut all = self.clone();
+        all.witnesses.push(signed.clone());
+        all.ids.extend(&list.removed);
+        all
     }
 
     /// Lists that a signer should see.

@@ -6,7 +6,7 @@ mod frames;
 mod members;
 mod memory;
 mod multicast;
-mod offers;
+pub(crate) mod offers;
 mod rights;
 mod streams;
 

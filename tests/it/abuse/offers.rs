@@ -13,7 +13,7 @@ use tests::sample::{Recipe, Sample, noise};
 
 /// What a source does to the bytes of layers that it serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lie {
+pub(crate) enum Lie {
     None,
     /// Other bytes under the hashes of the right ones.
     Bytes,
@@ -61,7 +61,7 @@ impl Bench {
     }
 }
 
-pub(super) async fn serve(connection: Connection, sample: Arc<Sample>, lie: Lie) {
+pub(crate) async fn serve(connection: Connection, sample: Arc<Sample>, lie: Lie) {
     loop {
         let mut stream = Channel::accept(&connection).await;
         let Ok(Request::Get(get)) = stream.hear().await else { continue };

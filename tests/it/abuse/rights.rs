@@ -241,3 +241,32 @@ async fn what_was_proved_is_remembered() {
     }
     assert_eq!(sent, [1, 0, 0]);
 }
+
+/// A rogue names a layer that another host is about to bring, and holds back its documents until that one has. It has to send the layer all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_comes_meanwhile_is_no_gift() {
+    let secret = Recipe::new(1, &[100_000]).build("acme/secret:1");
+    let mut hosts = vec![Host::new("a"), Host::new("b"), Host::new("rogue")];
+    hosts[1].have(&secret).await;
+    std::fs::write(hosts[0].path().join("policy.toml"), "[[pull]]\nrepositories = [\"docker.io/library/*\"]\n").unwrap();
+    fleet::found(&mut hosts).await;
+    let rogue = Rogue::replace(hosts.pop().unwrap()).await;
+    let connection = rogue.connect(hosts[0].address()).await.unwrap();
+    let layer = secret.image.layers()[0];
+    let stolen = Sample::naming("x:1", std::slice::from_ref(&layer.descriptor), &[layer.diff_id.unwrap()]);
+    let offer = Request::Offer(Offer { image: stolen.image.clone(), dry_run: false });
+    let mut stream = Channel::ask(&connection, &offer).await;
+    assert!(matches!(stream.hear().await, Ok(Answer::Want(_))));
+    hosts[1].send("acme/secret:1", "a").await;
+    // Now it serves its documents, which is all that it has.
+    let serving = tokio::spawn(serve(connection.clone(), Arc::new(stolen), Lie::None));
+    let answer = loop {
+        let answer = stream.hear().await.unwrap();
+        if matches!(answer, Answer::Committed(_) | Answer::Refused(_)) {
+            break answer;
+        }
+    };
+    serving.abort();
+    assert!(matches!(answer, Answer::Refused(_)), "{answer:?}");
+    assert_eq!(hosts[0].images().await.len(), 1);
+}

@@ -9,6 +9,7 @@ mod odd;
 mod pairs;
 mod pins;
 mod podman;
+mod rights;
 mod shared;
 mod sockets;
 mod unpacked;
