@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, Read, Write};
 
+use proto::limits::{BLOB_BYTES, UNPACKED_RATIO};
+
 /// How something is packed, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packing {
@@ -25,6 +27,11 @@ impl Packing {
             _ => Self::Plain,
         }
     }
+}
+
+/// Bytes to which a packed layer of this size may unpack: more is no layer, but an attack on a disk or a processor.
+pub fn unpacked_limit_bytes(packed_bytes: u64) -> u64 {
+    packed_bytes.saturating_add(1024).saturating_mul(UNPACKED_RATIO).min(BLOB_BYTES)
 }
 
 /// What is in a file or an archive, whichever way it is packed.

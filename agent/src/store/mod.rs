@@ -39,6 +39,9 @@ pub(crate) mod walk;
 pub use query::Query;
 pub use turns::{Turn, Turns};
 
+/// Room that is left on every disk whatever arrives: other transfers, and the engine, go on.
+pub(crate) const SPARE_BYTES: u64 = 16 * 1024 * 1024;
+
 /// A place that keeps images: content by digest, and names that point to it.
 pub trait Store: Send + Sync + 'static {
     /// See [`Import`].

@@ -6,7 +6,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::image::Selection;
-use proto::limits::UNPACKED_RATIO;
 use proto::peer::Missing;
 use proto::{Descriptor, Digest, HostId, Image, Reference};
 
@@ -14,6 +13,7 @@ use super::Context;
 use super::arriving::hand_over;
 use super::rights::may_pull;
 use crate::archive;
+use crate::packing::unpacked_limit_bytes;
 use crate::staging::{Source, StagedBlob};
 use crate::store::{Form, Query, Store, StoreError};
 use crate::sys::{Lane, blocking, blocking_in};
@@ -128,8 +128,7 @@ pub(super) async fn prove(staged: Arc<StagedBlob>, diff_id: Option<Digest>) -> R
     let digest = staged.descriptor().digest;
     let proof = move || {
         let file = staged.finish()?;
-        let unpacked =
-            diff_id.map(|_| archive::diff_id(file.path(), digest, file.size_bytes().saturating_add(1024).saturating_mul(UNPACKED_RATIO)));
+        let unpacked = diff_id.map(|_| archive::diff_id(file.path(), digest, unpacked_limit_bytes(file.size_bytes())));
         file.stored();
         match unpacked {
             Some(Ok(unpacked)) if Some(unpacked) != diff_id => Err(StoreError::Corrupt(digest)),

@@ -337,8 +337,7 @@ impl<'a, S: Store> Session<'a, S> {
                     arriving.staged.discard();
                 }
                 // Somebody else has brought it: that is no proof that this host has it, too. A new session asks for its bytes.
-                let is_proven = !restricted;
-                self.tell(if is_proven { Input::StoredElsewhere(digest) } else { Input::Failed(Refusal::StoreChanged) });
+                self.tell(if restricted { Input::Failed(Refusal::StoreChanged) } else { Input::StoredElsewhere(digest) });
             }
             Outcome::Input(input) => self.tell(input),
             Outcome::Accompanied => {}

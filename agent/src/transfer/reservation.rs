@@ -10,11 +10,8 @@ use proto::peer::{Missing, Refusal};
 use tracing::{info, warn};
 
 use super::{Context, refusal};
-use crate::store::{Room, Store};
+use crate::store::{Room, SPARE_BYTES, Store};
 use crate::sys;
-
-/// Room that is left on every disk whatever arrives.
-const SPARE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What the sessions of this host have reserved.
 #[derive(Debug, Default)]

@@ -9,10 +9,13 @@ use tests::fleet::{self, Host, failed, send_request};
 use tests::rogue::{Channel, Rogue};
 use tests::sample::{Recipe, Sample};
 
-/// An honest host with an image, and a rogue that is connected to it.
-async fn honest_and_rogue(sample: &Sample) -> (Host, Rogue, Connection) {
+/// An honest host with images and a policy, and a connection of a rogue to it.
+pub(super) async fn honest_and_rogue(has: &[&Sample], policy: &str) -> (Host, Rogue, Connection) {
     let mut hosts = vec![Host::new("a"), Host::new("rogue")];
-    hosts[0].have(sample).await;
+    for sample in has {
+        hosts[0].have(sample).await;
+    }
+    std::fs::write(hosts[0].path().join("policy.toml"), policy).unwrap();
     fleet::found(&mut hosts).await;
     let rogue = Rogue::replace(hosts.pop().unwrap()).await;
     let host = hosts.pop().unwrap();
@@ -39,7 +42,7 @@ async fn refusal(connection: &Connection, get: Get) -> Option<Refusal> {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_was_offered_is_served_and_only_in_whole_ranges() {
     let sample = sample();
-    let (_host, _rogue, connection) = honest_and_rogue(&sample).await;
+    let (_host, _rogue, connection) = honest_and_rogue(&[&sample], "").await;
     let layer = sample.image.layers()[0].descriptor.clone();
     let get = |offset, length_bytes| Get { digest: layer.digest, offset, length_bytes };
     assert_eq!(refusal(&connection, get(0, RANGE_BYTES)).await, Some(Refusal::BlobNotOffered(layer.digest)));
@@ -102,7 +105,7 @@ fn wrong_answers(image: &Image) -> Vec<(&'static str, Vec<Answer>)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_out_of_turn_ends_the_send() {
     let sample = sample();
-    let (host, _rogue, connection) = honest_and_rogue(&sample).await;
+    let (host, _rogue, connection) = honest_and_rogue(&[&sample], "").await;
     for (what, answers) in wrong_answers(&sample.image) {
         let lying = async {
             let mut stream = Channel::accept(&connection).await;
@@ -121,7 +124,7 @@ async fn a_receiver_out_of_turn_ends_the_send() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_asked_does_not_choose_the_name() {
     let sample = sample();
-    let (host, _rogue, connection) = honest_and_rogue(&sample).await;
+    let (host, _rogue, connection) = honest_and_rogue(&[&sample], "").await;
     // All of it is there already: nothing but its name stands between this offer and the store.
     let other = sample.clone().named("base:1");
     let pull = proto::control::Pull {

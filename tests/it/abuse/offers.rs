@@ -61,6 +61,19 @@ impl Bench {
     }
 }
 
+/// Offers an image, serves what is in the sample, and says how it ended.
+pub(crate) async fn offered(connection: &Connection, sample: &Sample) -> Answer {
+    let mut stream = Channel::ask(connection, &Request::Offer(Offer { image: sample.image.clone(), dry_run: false })).await;
+    let serving = tokio::spawn(serve(connection.clone(), Arc::new(sample.clone()), Lie::None));
+    loop {
+        let answer = stream.hear().await.unwrap();
+        if matches!(answer, Answer::Committed(_) | Answer::Refused(_)) {
+            serving.abort();
+            return answer;
+        }
+    }
+}
+
 pub(crate) async fn serve(connection: Connection, sample: Arc<Sample>, lie: Lie) {
     loop {
         let mut stream = Channel::accept(&connection).await;

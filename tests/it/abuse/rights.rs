@@ -9,7 +9,8 @@ use tests::fleet::{self, Host, done, failed, send};
 use tests::rogue::{Channel, Rogue};
 use tests::sample::{Recipe, Sample};
 
-use super::offers::{Lie, serve};
+use super::members::honest_and_rogue;
+use super::offers::{Lie, offered, serve};
 
 fn pull(image: &str, from: &str) -> Ask {
     Ask::Pull(Pull {
@@ -20,22 +21,6 @@ fn pull(image: &str, from: &str) -> Ask {
         dry_run: false,
         limit_bytes_per_s: None,
     })
-}
-
-/// An honest host with an image and a policy, and a connection of a rogue to it.
-async fn honest_and_rogue(has: &[&Sample], policy: &str) -> (Host, Rogue, quinn::Connection) {
-    let mut hosts = vec![Host::new("a"), Host::new("rogue")];
-    for sample in has {
-        hosts[0].have(sample).await;
-    }
-    std::fs::write(hosts[0].path().join("policy.toml"), policy).unwrap();
-    fleet::found(&mut hosts).await;
-    let rogue = Rogue::replace(hosts.pop().unwrap()).await;
-    let host = hosts.pop().unwrap();
-    let connection = rogue.connect(host.address()).await.unwrap();
-    let mut stream = Channel::ask(&connection, &Request::List).await;
-    stream.hear::<Answer>().await.unwrap();
-    (host, rogue, connection)
 }
 
 /// What a host answers to an offer in which every blob is said to be with the rogue.
@@ -137,19 +122,6 @@ async fn an_id_does_not_get_round_a_rule_on_repositories() {
     assert!(hosts[2].images().await.is_empty());
     let events = ask(open.image_id().hex()[..12].to_owned()).await.unwrap();
     assert_eq!((done(&events).len(), failed(&events).len()), (1, 0));
-}
-
-/// Offers an image, serves what is in the sample, and says how it ended.
-async fn offered(connection: &quinn::Connection, sample: &Sample) -> Answer {
-    let mut stream = Channel::ask(connection, &Request::Offer(Offer { image: sample.image.clone(), dry_run: false })).await;
-    let serving = tokio::spawn(serve(connection.clone(), Arc::new(sample.clone()), Lie::None));
-    loop {
-        let answer = stream.hear().await.unwrap();
-        if matches!(answer, Answer::Committed(_) | Answer::Refused(_)) {
-            serving.abort();
-            return answer;
-        }
-    }
 }
 
 /// Whoever names a layer that is here, and that it may not pull from here, has not got it by that. Whoever has it may bring it.

@@ -1,35 +1,20 @@
 //! Rules of a host whose engine keeps layers unpacked, and shows no manifests: they hold there, too.
 
-use std::sync::Arc;
-
 use agent::store::engine::{Deadlines, Engine, EngineStore, Settings};
 use proto::control::{FailureKind, Fleet, Request as Ask, Send};
-use proto::peer::{Answer, Offer, Request};
+use proto::peer::Answer;
 use tests::conformance::bring;
 use tests::engine::docker::Docker;
 use tests::engine::podman::Podman;
 use tests::fleet::{Host, join, send};
-use tests::rogue::{Channel, Rogue};
+use tests::rogue::Rogue;
 use tests::sample::{Recipe, Sample};
 use tests::skipped;
 
-use crate::abuse::offers::{Lie, serve};
+use crate::abuse::offers::offered;
 
 const POLICY: &str =
     "[[push]]\nmove_tags = \"same-sender\"\n\n[[pull]]\nrepositories = [\"docker.io/acme/*\"]\nallow = false\n\n[[pull]]\n";
-
-/// Offers an image, serves what is in the sample, and says how it ended.
-async fn offered(connection: &quinn::Connection, sample: &Sample) -> Answer {
-    let mut stream = Channel::ask(connection, &Request::Offer(Offer { image: sample.image.clone(), dry_run: false })).await;
-    let serving = tokio::spawn(serve(connection.clone(), Arc::new(sample.clone()), Lie::None));
-    loop {
-        let answer = stream.hear().await.unwrap();
-        if matches!(answer, Answer::Committed(_) | Answer::Refused(_)) {
-            serving.abort();
-            return answer;
-        }
-    }
-}
 
 async fn rules_hold(settings: Settings<'_>) {
     let secret = Recipe::new(1, &[100_000]).build("acme/secret:1");

@@ -5,14 +5,11 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use proto::hash::RangeHasher;
-use proto::limits::{BLOB_BYTES, UNPACKED_RATIO};
 
 use super::tar_split::nameless;
-use crate::store::StoreError;
+use crate::packing::unpacked_limit_bytes;
+use crate::store::{SPARE_BYTES, StoreError};
 use crate::sys::file::space;
-
-/// Free bytes of the disk that are left alone: other transfers, and the engine, go on.
-const SPARE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The layer is not known to be what it should be before its end. Nobody fills a disk with what is thrown away then.
 #[derive(Debug)]
@@ -30,7 +27,7 @@ impl Spool {
     /// For a packed layer of this size.
     pub(super) fn create(directory: PathBuf, packed_bytes: u64) -> Result<Self, StoreError> {
         let file = nameless(&directory).map_err(StoreError::io("create", &directory))?;
-        let limit_bytes = packed_bytes.saturating_add(1024).saturating_mul(UNPACKED_RATIO).min(BLOB_BYTES);
+        let limit_bytes = unpacked_limit_bytes(packed_bytes);
         Ok(Self { directory, file, hasher: RangeHasher::default(), limit_bytes, look_at_bytes: 0 })
     }
 

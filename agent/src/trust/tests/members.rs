@@ -1,7 +1,7 @@
 use proto::host::{MemberList, SignedMemberList};
 
 use super::super::{Accepted, TrustError, list};
-use super::{Host, once, pair};
+use super::{Host, Time, once, pair};
 
 fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
@@ -85,16 +85,21 @@ fn removed_hosts_stay_removed() {
     assert_eq!(member.name(), "stapp02");
 }
 
+/// A signer, another one that was restored from its backup, a member, and one that is to be removed; both signers have one list.
+fn two_signers() -> (Time, Host, Host, Host, Host) {
+    let (time, signer, member) = pair();
+    let (other, bad) = (Host::new("stapp03", &time), Host::new("bad", &time));
+    other.restore(&signer.backup().unwrap()).unwrap();
+    other.asked(&bad, &other.token(once()), "bad");
+    signer.learn(&other);
+    (time, signer, other, member, bad)
+}
+
 /// Two signers change the list without each other: what one of them has removed does not come back with the other one's newer list, and whom one
 /// of them has let in is not lost with it.
 #[test]
 fn a_newer_list_that_lacks_a_removal_brings_nobody_back() {
-    let (time, signer, member) = pair();
-    let other = Host::new("stapp03", &time);
-    other.restore(&signer.backup().unwrap()).unwrap();
-    let bad = Host::new("bad", &time);
-    other.asked(&bad, &other.token(once()), "bad");
-    signer.learn(&other);
+    let (time, signer, other, member, bad) = two_signers();
     member.learn(&other);
     signer.remove(&names(&["bad"])).unwrap();
     let (late, token) = (Host::new("late", &time), signer.token(once()));
@@ -130,12 +135,7 @@ fn a_newer_list_that_lacks_a_removal_brings_nobody_back() {
 /// A removal that comes late is one all the same: with an older list, and with another one of the same epoch.
 #[test]
 fn a_removal_counts_on_whatever_list_it_comes() {
-    let (time, signer, member) = pair();
-    let other = Host::new("stapp03", &time);
-    other.restore(&signer.backup().unwrap()).unwrap();
-    let bad = Host::new("bad", &time);
-    other.asked(&bad, &other.token(once()), "bad");
-    signer.learn(&other);
+    let (time, signer, other, member, bad) = two_signers();
     signer.remove(&names(&["bad"])).unwrap();
     let removal = signer.signed_members().unwrap();
     other.group("one", &names(&["stapp02"]), true).unwrap();
