@@ -103,26 +103,13 @@ impl Journal {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use proto::control::{FailureKind, Platforms};
+    use proto::control::FailureKind;
 
+    use super::super::job::tests::request;
     use super::*;
 
     fn saved(id: u64, result: Option<Result<(), Failure>>, bytes: usize) -> Saved {
-        let request = Send {
-            images: vec!["x".repeat(bytes)],
-            hosts: proto::control::Hosts::default(),
-            rename: None,
-            platforms: Platforms::default(),
-            all_tags: false,
-            dry_run: false,
-            limit_bytes_per_s: None,
-            host_limit_bytes_per_s: None,
-            max_parallel: None,
-            canary: None,
-            stop_on_failure: false,
-            detach: true,
-            from: None,
-        };
+        let request = Send { images: vec!["x".repeat(bytes)], detach: true, ..request() };
         Saved { id, request, events: vec![Event::Accepted { id }], result }
     }
 

@@ -8,6 +8,7 @@ mod fleet;
 mod hosts;
 mod images;
 mod job;
+mod jobs;
 mod journal;
 mod list;
 mod load;
@@ -31,7 +32,7 @@ use tokio::task::JoinSet;
 use tracing::{Instrument, debug, error, info_span};
 
 use self::client::Client;
-use self::job::Jobs;
+use self::jobs::Jobs;
 pub use self::journal::Journal;
 pub use self::role::{RoleError, Roles};
 use crate::store::Store;

@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::failure::{self, failure};
-use super::job::{self, Job, Jobs};
+use super::job::{self, Job};
+use super::jobs::Jobs;
 use super::send;
 use crate::net::NetError;
 use crate::store::Store;

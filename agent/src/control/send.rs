@@ -10,7 +10,8 @@ use proto::{HostId, Reference};
 
 use super::client::Client;
 use super::failure::{self, failure};
-use super::job::{self, Asker, Job, Jobs};
+use super::job::{self, Asker, Job};
+use super::jobs::Jobs;
 use super::journal::Journal;
 use super::{Done, hosts, images, relay, roll_out};
 use crate::net::Peer;

@@ -5,7 +5,7 @@ use proto::control::{Event, FailureKind, Status};
 use super::Done;
 use super::client::Client;
 use super::failure::{self, failure};
-use super::job::Jobs;
+use super::jobs::Jobs;
 use crate::staging::Unclaimed;
 use crate::sys;
 use crate::transfer::Context;
