@@ -42,10 +42,10 @@ pub(super) async fn finish<S: Store>(
         }
         By::Pushers(peer, pushers) => {
             // Asked again: somebody else may have given the name to another image since the offer came.
-            let line: Line = (Arrival::Pushed, peer, rights::check_push(context, &pushers, image).await?);
-            let tagging = rights::Tagging::before(context, image).await?;
+            let checked = rights::check_push(context, &pushers, image).await?;
+            let line: Line = (Arrival::Pushed, peer, checked.rule.clone());
             let imported = commit(context.trust.audit(), import, name, line, Some(turn)).await.map_err(refused)?;
-            tagging.after(context, &pushers, &imported).await;
+            checked.brought(context, &pushers, image, &imported).await;
             Ok(imported)
         }
     }

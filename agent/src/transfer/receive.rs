@@ -254,7 +254,7 @@ impl<'a, S: Store> Session<'a, S> {
     async fn admit(&mut self, offer: &Offer) -> Result<Vec<Missing>, Refusal> {
         self.rule = match self.interest.asked_here {
             Some(_) => format!("asked for on this host, from {}", self.peer.name()),
-            None => rights::check_push(self.context, &self.pushers(), &offer.image).await?,
+            None => rights::check_push(self.context, &self.pushers(), &offer.image).await?.rule,
         };
         let store = &self.context.store;
         let mut import = store.import(offer.image.clone()).await.map_err(|error| refusal(&error))?;

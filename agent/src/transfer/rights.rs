@@ -58,42 +58,51 @@ fn is_of(row: &ImageRow, image: &Held) -> bool {
     row.root == image.image.root.digest || row.image_id == image.image_id
 }
 
-/// What the policy of this host says to an image that these hosts want to bring here, the one that offers it and the one that had it do so, each of
-/// which has to be allowed to: the rules that allow it.
-pub(super) async fn check_push<S: Store>(context: &Context<S>, pushers: &[HostId], image: &Image) -> Result<String, Refusal> {
-    let mut rules = vec![];
-    for pusher in pushers {
-        rules.push(check_pusher(context, pusher, image).await?);
-    }
-    let members = context.trust.members();
-    let asker = pushers.get(1).and_then(|asker| members.as_ref().and_then(|list| list.by_id(asker)));
-    Ok(asker.map_or_else(|| rules.join(", "), |asker| format!("{}, on behalf of {}", rules.join(", "), asker.name)))
+/// An image that may come in.
+pub(super) struct Checked {
+    /// The rules that allow it.
+    pub(super) rule: String,
+    /// Root of the image that its name showed before, where a rule asks for that.
+    before: Option<Digest>,
 }
 
-async fn check_pusher<S: Store>(context: &Context<S>, pusher: &HostId, image: &Image) -> Result<String, Refusal> {
-    let member = context.trust.members().and_then(|list| list.by_id(pusher).cloned());
-    let member = member.ok_or_else(|| Refusal::Policy(format!("host {pusher} is not a member")))?;
+/// What the policy of this host says to an image that these hosts want to bring here, the one that offers it and the one that had it do so, each of
+/// which has to be allowed to.
+pub(super) async fn check_push<S: Store>(context: &Context<S>, pushers: &[HostId], image: &Image) -> Result<Checked, Refusal> {
+    let members = context.trust.members();
+    let member = |pusher: &HostId| members.as_ref().and_then(|list| list.by_id(pusher));
     let repository = image.reference.as_ref().map(Reference::repository).unwrap_or_default();
     let size_bytes = image.size_bytes();
-    let decide = |tag_move| context.policy.decide_push(&member, &repository, size_bytes, tag_move);
-    let still = decide(TagMove::None);
-    if !still.allowed {
-        return Err(Refusal::Policy(still.rule));
-    }
-    if decide(TagMove::ForeignTag).allowed {
-        return Ok(still.rule);
+    let decide = |pusher: &HostId, tag_move| {
+        let member = member(pusher).ok_or_else(|| Refusal::Policy(format!("host {pusher} is not a member")))?;
+        let decision = context.policy.decide_push(member, &repository, size_bytes, tag_move);
+        if decision.allowed { Ok(decision.rule) } else { Err(Refusal::Policy(decision.rule)) }
+    };
+    for pusher in pushers {
+        decide(pusher, TagMove::None)?;
     }
     // Only where a rule restricts how tags move it matters what is there.
-    let Some(reference) = &image.reference else { return Ok(still.rule) };
-    let shown = shown(context, reference).await.map_err(|error| refusal(&error))?;
-    let tag_move = match shown {
-        None => TagMove::None,
-        Some(row) if is_same(context, &row, image) => TagMove::None,
-        Some(row) if context.senders.brought(pusher, reference, &row.root) => TagMove::OwnTag,
-        Some(_) => TagMove::ForeignTag,
+    let is_restricted = pushers.iter().any(|pusher| decide(pusher, TagMove::ForeignTag).is_err()) || context.policy.asks_for_senders();
+    let shown = match image.reference.as_ref().filter(|_| is_restricted) {
+        Some(reference) => shown(context, reference).await.map_err(|error| refusal(&error))?,
+        None => None,
     };
-    let decision = decide(tag_move);
-    if decision.allowed { Ok(decision.rule) } else { Err(Refusal::Policy(decision.rule)) }
+    let tag_move = |pusher: &HostId| match (&shown, &image.reference) {
+        (Some(row), Some(reference)) if !is_same(context, row, image) => {
+            if context.senders.brought(pusher, reference, &row.root) {
+                TagMove::OwnTag
+            } else {
+                TagMove::ForeignTag
+            }
+        }
+        _ => TagMove::None,
+    };
+    let rules = pushers.iter().map(|pusher| decide(pusher, tag_move(pusher))).collect::<Result<Vec<_>, _>>()?.join(", ");
+    let rule = match pushers.get(1).and_then(member) {
+        Some(asker) => format!("{rules}, on behalf of {}", asker.name),
+        None => rules,
+    };
+    Ok(Checked { rule, before: shown.map(|row| row.root) })
 }
 
 /// What a name shows in the store.
@@ -108,27 +117,17 @@ fn is_same<S: Store>(context: &Context<S>, row: &ImageRow, image: &Image) -> boo
     row.root == image.root.digest || (context.store.properties().form == Form::Unpacked && is_config())
 }
 
-/// A tag that a push is about to give away, where a rule asks who brought it, and what it showed before.
-pub(super) struct Tagging<'a>(Option<(&'a Reference, Option<Digest>)>);
-
-impl<'a> Tagging<'a> {
-    /// Before the commit.
-    pub(super) async fn before<S: Store>(context: &Context<S>, image: &'a Image) -> Result<Self, Refusal> {
-        let Some(tag) = image.reference.as_ref().filter(|_| context.policy.asks_for_senders()) else { return Ok(Self(None)) };
-        let shown = shown(context, tag).await.map_err(|error| refusal(&error))?;
-        Ok(Self(Some((tag, shown.map(|row| row.root)))))
-    }
-
-    /// After it: records who brought the tag.
-    pub(super) async fn after<S: Store>(self, context: &Context<S>, pushers: &[HostId], imported: &Imported) {
-        let Some((tag, before)) = self.0 else { return };
+impl Checked {
+    /// The image is in: records who brought its tag, where a rule asks for that.
+    pub(super) async fn brought<S: Store>(self, context: &Context<S>, pushers: &[HostId], image: &Image, imported: &Imported) {
+        let Some(tag) = image.reference.as_ref().filter(|_| context.policy.asks_for_senders()) else { return };
         match context.store.list().await {
             Ok(rows) => {
                 // The root as the store shows it: an engine may keep another manifest than the one that came. Where the tag shows something else
                 // again, or showed this image before, it was not brought by this push.
                 let is_tag = |row: &&ImageRow| row.reference.as_ref() == Some(tag);
                 let now = rows.iter().find(is_tag).filter(|row| row.image_id == imported.image_id);
-                if now.is_some_and(|row| before != Some(row.root)) {
+                if now.is_some_and(|row| self.before != Some(row.root)) {
                     context.senders.record(tag, pushers, &rows).await;
                 }
             }
