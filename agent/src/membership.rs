@@ -122,11 +122,18 @@ pub async fn show<S: Store>(context: &Arc<Context<S>>, host: &HostId, signed: Si
 
 /// A signer brings every change of the list to the others as it happens: who joins can be reached by name from everywhere. What the signers do not
 /// know of each other's changes they are shown: by the other signers, and by whoever knows of a removal that the newest list lacks. Runs as long as
-/// the agent.
+/// the agent, which introduces itself first.
 pub async fn spread_changes<S: Store>(context: Arc<Context<S>>) {
     let mut changes = context.trust.changes();
     let mut spread_epoch = context.trust.epoch();
+    introduce(&context).await;
     loop {
+        let trust = context.trust.clone();
+        match sys::blocking(move || trust.refresh_list()).await {
+            Ok(true) => debug!("member list signed anew"),
+            Ok(false) | Err(TrustError::NoFleet) => {}
+            Err(error) => warn!(%error, "member list not signed anew"),
+        }
         let epoch = context.trust.epoch();
         if context.trust.is_signer() && epoch > spread_epoch {
             spread(&context, SPREAD_TIMEOUT_MS).await;
@@ -158,6 +165,25 @@ async fn show_signers<S: Store>(context: &Arc<Context<S>>) {
             }
         }
     }
+}
+
+/// Shows this host to the configured addresses and to the signers, which take note where it is and which process it is. What does not answer is left alone.
+pub async fn introduce<S: Store>(context: &Arc<Context<S>>) {
+    let mut greeting = JoinSet::new();
+    let members = context.trust.members();
+    let is_signer = |member: &&Member| member.roles.contains(&Role::Signer) && member.id != context.trust.id();
+    for signer in members.iter().flat_map(|list| &list.members).filter(is_signer) {
+        let (context, signer) = (context.clone(), signer.id);
+        greeting.spawn(async move { context.net.connect(&signer).await.map(|_| ()) });
+    }
+    let greeted = async {
+        while let Some(greeted) = greeting.join_next().await {
+            if let Ok(Err(error)) = greeted {
+                debug!(%error, "a signer is not reached");
+            }
+        }
+    };
+    tokio::join!(greeted, context.net.probe_fixed());
 }
 
 /// Announces this host, as long as it is in a fleet, and asks for the others now and then. Runs as long as the agent.

@@ -35,7 +35,9 @@ fn fixed(kind: &FailureKind) -> &'static str {
         FailureKind::HostNotFound(_) => "imgctl fleet ls shows the members, imgctl peers every host that is seen",
         FailureKind::HostUnreachable(_) => "imgctl doctor says what is wrong with this host; is imgd running on the other one?",
         FailureKind::TransferNotFound(_) => "imgctl status shows the transfers and their numbers",
-        FailureKind::NotTrusted => "imgctl fleet ls on both hosts shows who is a member; imgctl fleet invite lets a host in",
+        FailureKind::NotTrusted => {
+            "imgctl fleet ls on both hosts shows who is a member, imgctl doctor HOST what is wrong; imgctl fleet invite lets a host in"
+        }
         FailureKind::NotPermitted(_) => "run it with sudo",
         FailureKind::NoFleet => {
             "imgctl fleet init on the first host; on every other one imgctl fleet join, with a token from imgctl fleet invite"

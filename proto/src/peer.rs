@@ -24,13 +24,20 @@ pub const ALPN: &[u8] = b"imgd/1";
 pub const MAJOR: u16 = 1;
 
 /// Capabilities that this program has; a bit is used only after both sides have named it.
-pub const CAPABILITIES: u64 = SHARED_OFFERS | SIGNS_OF_LIFE;
+pub const CAPABILITIES: u64 = SHARED_OFFERS | SIGNS_OF_LIFE | INSTANCES;
 
 /// It takes part in fan-outs: [`Request::Share`] and what belongs to it.
 pub const SHARED_OFFERS: u64 = 1;
 
 /// It gives signs of life while it works without moving bytes, and understands them: [`Block::Hashing`], [`Answer::Hashing`], [`Answer::Working`].
 pub const SIGNS_OF_LIFE: u64 = 2;
+
+/// It says which process it is: [`Request::Instance`], [`GreetingRefusal::TwoMachines`].
+pub const INSTANCES: u64 = 4;
+
+/// One start of one agent: drawn at random by the process. Two of them that live at the same time have one key on two machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance(pub [u8; 16]);
 
 /// The first message in both directions. Frozen: it never changes, whatever the version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +86,9 @@ pub enum GreetingRefusal {
     /// It holds as many connections as one host may.
     #[error("too many connections of one host")]
     TooManyConnections,
+    /// Two agents live with its key, at these addresses. Only to a host with [`INSTANCES`], to others [`GreetingRefusal::NotMember`].
+    #[error("the key of one host is in use on two machines, at {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and "))]
+    TwoMachines(Vec<SocketAddr>),
 }
 
 /// The first message on every stream after the Welcome.
@@ -110,6 +120,8 @@ pub enum Request {
     Proof(Digest),
     /// Send what you have to these hosts, for me. Answers: `Event`, until `End` or `Failed`; who asked and goes away stops it.
     Send(control::Send),
+    /// Which process are you? Answer: `Instance`.
+    Instance,
 }
 
 /// One message on a stream after the request.
@@ -149,6 +161,8 @@ pub enum Answer {
     Hashing(HashingProgress),
     /// To an offer, every few seconds, to a host with [`SIGNS_OF_LIFE`]: the receiver is still at it, whatever it waits for.
     Working,
+    /// To an `Instance`.
+    Instance(Instance),
 }
 
 /// An image and what the offering host wants done with it.
@@ -353,6 +367,7 @@ impl Bounded for Greeting {
     fn within_limits(&self) -> bool {
         match self {
             Self::Members(list) => list.within_limits(),
+            Self::Refused(GreetingRefusal::TwoMachines(addresses)) => addresses.len() <= GROUPS,
             Self::Welcome | Self::Refused(_) => true,
         }
     }
@@ -364,7 +379,7 @@ impl Bounded for Request {
             Self::Offer(offer) => offer.image.within_limits(),
             Self::Pull(pull) => pull.platform.as_ref().is_none_or(platform),
             Self::Get(get) => get.within_limits(),
-            Self::List | Self::Describe(_) | Self::Where(_) => true,
+            Self::List | Self::Describe(_) | Self::Where(_) | Self::Instance => true,
             Self::Members(list) => list.within_limits(),
             Self::Share(share) => share.within_limits(),
             Self::Sources(sources) => sources.within_limits(),
@@ -407,7 +422,7 @@ impl Bounded for Answer {
             Self::Offer(offer) => offer.image.within_limits(),
             Self::Where(addresses) => addresses.len() <= GROUPS,
             Self::Hashes(hashes) => hashes.len() <= HASHES,
-            Self::Trouble(_) | Self::Proof(_) | Self::Hashing(_) | Self::Working => true,
+            Self::Trouble(_) | Self::Proof(_) | Self::Hashing(_) | Self::Working | Self::Instance(_) => true,
             Self::Drawn(sources) => sources.len() <= MEMBERS,
             Self::Event(event) => event.within_limits(),
             Self::Want(want) => want.missing.len() <= IMAGE_BLOBS,

@@ -6,6 +6,7 @@ mod absence;
 mod abuse;
 mod archive;
 mod audit;
+mod clones;
 mod docker;
 mod engines;
 mod fan_out;

@@ -10,7 +10,9 @@ use agent::store::kind::StoreKind;
 use agent::store::layout::LayoutStore;
 use agent::trust::PolicyFile;
 use agent::{Agent, Config};
-use proto::control::{Event, Failure, Fleet as FleetRequest, Hello, Hosts, JOB_NEWS, MAJOR, MEMBER_NEWS, PeerState, Request, Send};
+use proto::control::{
+    Event, Failure, Fleet as FleetRequest, Hello, Hosts, JOB_NEWS, MAJOR, MEMBER_NEWS, PeerState, Request, Send, TWO_MACHINES,
+};
 use proto::frame::{self, PREFIX_BYTES};
 use proto::limits::FRAME;
 use rustix::fs::FlockOperation;
@@ -42,6 +44,19 @@ impl Host {
         let host = Self { name: name.to_owned(), directory: tempfile::tempdir().unwrap(), agent: None, peers: vec![], address };
         std::fs::write(host.policy(), "").unwrap();
         host
+    }
+
+    /// A copy of a host, as of a machine that was cloned: it has the same key. The agent of the original must not run.
+    pub fn clone_of(original: &Self) -> Self {
+        let copy = Self::new(&original.name);
+        let copied = copy.path().join("trust");
+        std::fs::create_dir(&copied).unwrap();
+        std::fs::set_permissions(&copied, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        for file in std::fs::read_dir(original.path().join("trust")).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copied.join(file.file_name())).unwrap();
+        }
+        copy
     }
 
     /// Its policy file.
@@ -277,7 +292,7 @@ impl Client {
     /// Connects and greets.
     pub async fn connect(socket: &Path) -> Self {
         let mut client = Self(UnixStream::connect(socket).await.unwrap());
-        client.write(&Hello { major: MAJOR, capabilities: JOB_NEWS | MEMBER_NEWS, software: "test".to_owned() }).await;
+        client.write(&Hello { major: MAJOR, capabilities: JOB_NEWS | MEMBER_NEWS | TWO_MACHINES, software: "test".to_owned() }).await;
         let hello: Hello = client.read().await;
         assert_eq!(hello.major, MAJOR);
         client

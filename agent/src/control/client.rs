@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto::control::{Event, Failure, FailureKind, Hello, MAJOR, Request};
+use proto::control::{Event, Failure, FailureKind, Hello, MAJOR, PeerRow, PeerState, Request, TWO_MACHINES};
 use proto::frame::{self, Bounded, PREFIX_BYTES};
 use proto::limits::{DATA_BYTES, FRAME, FRAME_BEFORE_WELCOME};
 use serde::Serialize;
@@ -99,6 +99,9 @@ async fn tell(mut writer: OwnedWriteHalf, capabilities: u64, mut events: mpsc::R
         }
         let event = match event {
             Event::Failed(failure) => Event::Failed(failure.for_capabilities(capabilities)),
+            Event::Peer(row) if row.state == PeerState::TwoMachines && capabilities & TWO_MACHINES == 0 => {
+                Event::Peer(PeerRow { state: PeerState::Trusted, ..row })
+            }
             event => event,
         };
         if write(&mut writer, &event).await.is_err() {

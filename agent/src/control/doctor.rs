@@ -1,13 +1,19 @@
 //! `imgctl doctor`: what is wrong with this host, or between here and another one, and what to do about it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::HostId;
 use proto::control::{Check, Event, FailureKind, Hosts, Verdict};
 use proto::host::Member;
-use proto::peer::{Answer, ImageRow, Request};
+use proto::peer::{Answer, GreetingRefusal, ImageRow, Request};
 
 use super::client::Client;
 use super::failure::failure;
+use super::peers::CHECK_MS;
 use super::{Done, hosts};
 use crate::discovery::is_container_interface;
+use crate::membership;
 use crate::net::{NetError, Peer};
 use crate::store::{Finding, Store};
 use crate::sys;
@@ -16,14 +22,21 @@ use crate::transfer::Context;
 /// Below this the store is about to be full.
 const FREE_BYTES: u64 = 1 << 30;
 
+/// A signer signs the member list anew every day: who has an older one than this has not heard of it.
+const OLD_LIST: Duration = Duration::from_secs(3 * 24 * 3600);
+
+/// How long this host is shown to others, to hear whether they have seen it elsewhere.
+const INTRODUCTION_MS: u64 = 1_500;
+
 /// How long a host may take to answer a question that costs it nothing.
 const ANSWER_MS: u64 = 5_000;
 
 /// Checks this host, and the way to `host` when it is named.
-pub(super) async fn doctor<S: Store>(context: &Context<S>, client: &Client, host: Option<&str>) -> Done {
+pub(super) async fn doctor<S: Store>(context: &Arc<Context<S>>, client: &Client, host: Option<&str>) -> Done {
     let mut checks = store(context).await;
     checks.extend(unfinished(context).await);
     checks.extend([socket(context), fleet(context), certificate(context), interfaces(context)]);
+    checks.extend(twins(context).await);
     if let Some(host) = host {
         let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
         let selected = hosts::select(&members, &Hosts { names: vec![host.to_owned()], all: false, except: vec![] }, &context.trust.name())?;
@@ -115,7 +128,39 @@ fn fleet<S>(context: &Context<S>) -> Check {
             Some("imgctl fleet invite on the signer, then imgctl fleet join here"),
         );
     }
-    check(Verdict::Ok, "fleet", finding, None)
+    match context.trust.members_age() {
+        Some(age) if age >= OLD_LIST => {
+            let days = age.as_secs() / 86_400;
+            check(
+                Verdict::Warning,
+                "fleet",
+                format!("{finding}; this list is {days} days old: who was removed since is still let in here"),
+                Some("see that the signer runs and can be reached: imgctl doctor SIGNER"),
+            )
+        }
+        _ => check(Verdict::Ok, "fleet", finding, None),
+    }
+}
+
+/// Hosts whose key is in use on two machines, this one among them.
+async fn twins<S: Store>(context: &Arc<Context<S>>) -> Vec<Check> {
+    let remedy = "on the copy: systemctl stop imgd, remove /var/lib/imgd/trust, and give it a machine ID of its own (rm /etc/machine-id, \
+        systemd-machine-id-setup); then systemctl start imgd, and imgctl fleet join with a new token";
+    sys::deadline(INTRODUCTION_MS, membership::introduce(context)).await;
+    context.net.check_members(CHECK_MS).await;
+    let Some(members) = context.trust.members() else { return vec![] };
+    let name = |id: &HostId| members.by_id(id).map_or_else(|| id.short(), |member| member.name.clone());
+    let mut checks: Vec<Check> = vec![];
+    for (host, [one, other]) in context.net.twins() {
+        let finding = format!("the key of {} is in use on two machines, at {one} and {other}: neither is spoken to", name(&host));
+        checks.push(check(Verdict::Wrong, "members", finding, Some(remedy)));
+    }
+    if let Some((host, addresses)) = context.net.told_twins() {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let finding = format!("{} says that the key of this host is in use on two machines, at {}", name(&host), addresses.join(" and "));
+        checks.push(check(Verdict::Wrong, "identity", finding, Some(remedy)));
+    }
+    checks
 }
 
 fn certificate<S>(context: &Context<S>) -> Check {
@@ -162,6 +207,12 @@ async fn way<S: Store>(context: &Context<S>, member: &Member) -> Check {
             let finding = format!("{} answers at {} in {trip} µs: {}, store {}", member.name, peer.address(), hello.software, hello.store);
             check(Verdict::Ok, &subject, finding, None)
         }
+        Err(error @ (NetError::TwoMachines(_) | NetError::Refused(GreetingRefusal::TwoMachines(_)))) => check(
+            Verdict::Wrong,
+            &subject,
+            error.to_string(),
+            Some("its key is in use on two machines: the line about that says what to do"),
+        ),
         Err(error @ (NetError::Handshake(_) | NetError::Refused(_) | NetError::NotMember(_))) => {
             let remedy = "one of the two does not take the other for a member: imgctl fleet ls on both says who is; \
                 a host that was removed joins again with a new key (README, \"Trust\")";

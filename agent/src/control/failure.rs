@@ -92,7 +92,7 @@ fn store_kind(error: &StoreError) -> FailureKind {
 
 fn net_kind(host: &str, error: &NetError) -> FailureKind {
     match error {
-        NetError::Refused(_) | NetError::NotMember(_) | NetError::Handshake(_) => FailureKind::NotTrusted,
+        NetError::Refused(_) | NetError::NotMember(_) | NetError::Handshake(_) | NetError::TwoMachines(_) => FailureKind::NotTrusted,
         NetError::JoinRefused(refusal) => join_kind(refusal),
         NetError::Trust(error) => trust_kind(error),
         NetError::Answer(refusal) => refusal_kind(refusal),

@@ -1,6 +1,7 @@
 //! `imgctl peers`: the hosts that are known, and what is known of them.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use proto::HostId;
 use proto::control::{Event, PeerRow, PeerState};
@@ -12,9 +13,14 @@ use crate::net::Peer;
 use crate::store::Store;
 use crate::transfer::Context;
 
+/// How long it is asked which process is at which address.
+pub(super) const CHECK_MS: u64 = 1_500;
+
 /// Asks the network, then lists: this host, the members, and whoever else was seen.
 pub(super) async fn peers<S: Store>(context: &Context<S>, client: &Client) -> Done {
     tokio::join!(context.peers.look_around(), context.net.probe_fixed());
+    context.net.check_members(CHECK_MS).await;
+    let twins: HashMap<HostId, [SocketAddr; 2]> = context.net.twins().into_iter().collect();
     let alive: HashMap<HostId, Peer> = context.net.alive().into_iter().map(|peer| (peer.id(), peer)).collect();
     let mut seen = context.peers.all();
     let members = context.trust.members();
@@ -29,7 +35,12 @@ pub(super) async fn peers<S: Store>(context: &Context<S>, client: &Client) -> Do
         last_seen_unix_s: None,
     }];
     for member in members.iter().flat_map(|list| &list.members).filter(|member| member.id != here) {
-        rows.push(row(Some(member.name.clone()), member.id, seen.remove(&member.id), alive.get(&member.id), PeerState::Trusted));
+        let mut row = row(Some(member.name.clone()), member.id, seen.remove(&member.id), alive.get(&member.id), PeerState::Trusted);
+        if let Some(twins) = twins.get(&member.id) {
+            row.state = PeerState::TwoMachines;
+            row.addresses = twins.iter().map(ToString::to_string).collect();
+        }
+        rows.push(row);
     }
     seen.remove(&here);
     let mut strangers: Vec<(HostId, Sighting)> = seen.into_iter().collect();

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::connection::connected_id;
-use super::pool::Net;
+use super::pool::{Net, Purpose};
 use super::{NetError, Stream, join};
 
 /// Looks at first packets for as long as the endpoint lives. Every handshake has its own task, a deadline and a place among the few.
@@ -69,7 +69,7 @@ async fn handshake(net: &Arc<Net>, incoming: Incoming) -> Result<(), NetError> {
         return Err(NetError::Handshake("no client certificate".to_owned()));
     };
     let accepted = connection.accept_bi().await?;
-    net.welcome(Stream::new(accepted), id, connection).await?;
+    net.welcome(Stream::new(accepted), id, connection, Purpose::Use).await?;
     guard.keep();
     Ok(())
 }

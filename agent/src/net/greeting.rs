@@ -6,7 +6,7 @@ use proto::HostId;
 use proto::frame;
 use proto::host::Member;
 use proto::limits::{FRAME_BEFORE_WELCOME, FRAME_MEMBERS};
-use proto::peer::{Greeting, GreetingRefusal, Hello, MAJOR};
+use proto::peer::{Greeting, GreetingRefusal, Hello, INSTANCES, MAJOR};
 
 use super::{NetError, Stream};
 use crate::trust::{Trust, TrustError};
@@ -17,8 +17,14 @@ pub(super) struct Greeted {
     pub(super) member: Member,
 }
 
-/// Greets the host that the handshake proved to be `id`. `full`: it holds as many connections as it may.
-pub(super) async fn greet(stream: &mut Stream, id: HostId, ours: &Hello, trust: &Arc<Trust>, full: bool) -> Result<Greeted, NetError> {
+/// Greets the host that the handshake proved to be `id`; `refusal`: why it is not welcome though it is a member.
+pub(super) async fn greet(
+    stream: &mut Stream,
+    id: HostId,
+    ours: &Hello,
+    trust: &Arc<Trust>,
+    refusal: Option<GreetingRefusal>,
+) -> Result<Greeted, NetError> {
     stream.send(ours).await?;
     let theirs: Hello = stream.receive_within(FRAME_BEFORE_WELCOME).await?;
     if theirs.major != MAJOR {
@@ -30,9 +36,12 @@ pub(super) async fn greet(stream: &mut Stream, id: HostId, ours: &Hello, trust: 
     }
     let mut next = exchange_members(stream, ours, &theirs, trust).await?;
     let member = trust.members().and_then(|list| list.by_id(&id).cloned());
-    let verdict = match (&member, full) {
+    let verdict = match (&member, refusal) {
         (None, _) => Greeting::Refused(GreetingRefusal::NotMember(id)),
-        (_, true) => Greeting::Refused(GreetingRefusal::TooManyConnections),
+        (_, Some(GreetingRefusal::TwoMachines(_))) if theirs.capabilities & INSTANCES == 0 => {
+            Greeting::Refused(GreetingRefusal::NotMember(id))
+        }
+        (_, Some(refusal)) => Greeting::Refused(refusal),
         _ => Greeting::Welcome,
     };
     stream.send(&verdict).await?;

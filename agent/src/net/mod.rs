@@ -8,9 +8,11 @@ mod allowance;
 mod connection;
 mod endpoint;
 mod greeting;
+mod instances;
 mod join;
 mod pool;
 mod stream;
+mod twins;
 
 use std::net::SocketAddr;
 
@@ -58,6 +60,9 @@ pub enum NetError {
     /// Who answers at an address is a member of the fleet, and another one: the address is not that of the host that is looked for.
     #[error("another host answers there")]
     OtherHost,
+    /// One key on two machines: which of the two it is that is looked for, nobody can know.
+    #[error("two machines answer with its key, at {} and {}", .0[0], .0[1])]
+    TwoMachines([SocketAddr; 2]),
     /// The connection is gone.
     #[error("the connection was lost: {0}")]
     Lost(String),

@@ -9,21 +9,27 @@ use std::time::Duration;
 use proto::HostId;
 use proto::join::{JoinAnswer, JoinRequest};
 use proto::limits::{CONNECTIONS_PER_HOST, HANDSHAKE_TIMEOUT_MS};
-use proto::peer::{Answer, CAPABILITIES, Hello, MAJOR, Request};
+use proto::peer::{Answer, CAPABILITIES, GreetingRefusal, Hello, Instance, MAJOR, Request};
 use quinn::Connection;
+use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::allowance::Allowance;
 use super::connection::connected_id;
-use super::{NetError, Peer, Stream, accept, endpoint, greeting, join};
+use super::instances::Instances;
+use super::twins::Check;
+use super::{NetError, Peer, Stream, accept, endpoint, greeting, join, twins};
 use crate::discovery::Peers;
 use crate::sys;
 use crate::trust::{self, Trust};
 
 /// How long connected members may take to say where another one is.
 const ASK_TIMEOUT_MS: u64 = 1_000;
+
+/// Hosts whose addresses wait to be asked for the process behind them.
+const CHECKS: usize = 64;
 
 /// What the network side of an agent needs to know.
 #[derive(Debug)]
@@ -44,6 +50,23 @@ pub struct Net {
     pool: Mutex<HashMap<HostId, Known>>,
     dialling: Mutex<HashMap<HostId, Arc<AsyncMutex<()>>>>,
     welcomed: mpsc::Sender<Peer>,
+    /// This process.
+    instance: Instance,
+    /// The processes that have answered as other hosts.
+    pub(super) instances: Mutex<Instances>,
+    /// Where somebody said that our own key is in use on two machines, and who.
+    pub(super) told_twins: Mutex<Option<(HostId, Vec<SocketAddr>)>>,
+    pub(super) checks: mpsc::Sender<Check>,
+    due_checks: Mutex<Option<mpsc::Receiver<Check>>>,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Whatever comes: it is kept warm.
+    Use,
+    /// To know which process is at the other end. It is kept out of the pool, also when two machines have the key.
+    Check,
 }
 
 /// A host that proved its identity once, and its connections.
@@ -66,8 +89,22 @@ impl Net {
     pub fn bind(config: NetConfig, trust: Arc<Trust>, peers: Arc<Peers>) -> Result<(Arc<Self>, mpsc::Receiver<Peer>), NetError> {
         let quinn = endpoint::bind(config.listen, &trust.reset_secret())?;
         let (welcomed, receiver) = mpsc::channel(16);
-        let (pool, dialling) = (Mutex::default(), Mutex::default());
-        Ok((Arc::new(Self { quinn, store: config.store, trust, peers, pool, dialling, welcomed }), receiver))
+        let (checks, due_checks) = mpsc::channel(CHECKS);
+        let net = Self {
+            quinn,
+            store: config.store,
+            trust,
+            peers,
+            pool: Mutex::default(),
+            dialling: Mutex::default(),
+            welcomed,
+            instance: draw_instance()?,
+            instances: Mutex::default(),
+            told_twins: Mutex::default(),
+            checks,
+            due_checks: Mutex::new(Some(due_checks)),
+        };
+        Ok((Arc::new(net), receiver))
     }
 
     /// Accepts connections, and follows what changes in trust: new certificates are used, removed hosts are cut. Runs until [`Net::close`].
@@ -82,10 +119,17 @@ impl Net {
                 }
             }
         };
+        let due = self.due_checks.lock().unwrap_or_else(PoisonError::into_inner).take();
         tokio::select! {
             () = accepting => {}
             () = following => {}
+            () = twins::run(self.clone(), due) => {}
         }
+    }
+
+    /// Which process this is, for whoever asks.
+    pub fn instance(&self) -> Instance {
+        self.instance
     }
 
     /// A connection to a member: a warm one, else a new one by the best address that answers.
@@ -98,15 +142,18 @@ impl Net {
         if let Some(peer) = self.warm(id) {
             return Ok(peer);
         }
+        self.settle_twins(id).await?;
         let tried = self.peers.addresses(id);
-        match self.dial_any(id, tried.clone()).await {
+        let peer = match self.dial_any(id, tried.clone()).await {
             Err(error) if error.is_passing() => match self.find(id, &tried).await {
                 Some(Err(further)) if further.is_passing() => Err(error.and(further)),
                 Some(found) => found,
                 None => Err(error),
             },
             result => result,
-        }
+        }?;
+        self.look_for_twins(id).await?;
+        Ok(peer)
     }
 
     /// Asks a member something that may be asked twice. A warm connection may lead to an agent that was restarted since, which only the question
@@ -178,7 +225,7 @@ impl Net {
             probes.spawn(async move { (address, dial.await) });
         }
         while let Some(Ok((address, dialled))) = probes.join_next().await {
-            match self.admit(dialled, None).await {
+            match self.admit(dialled, None, Purpose::Use).await {
                 Ok(peer) => debug!(%address, host = peer.name(), "configured address answers"),
                 Err(error) => debug!(%address, %error, "configured address does not answer"),
             }
@@ -227,14 +274,22 @@ impl Net {
     }
 
     /// Greets, and keeps the connection when both sides say Welcome.
-    pub(super) async fn welcome(&self, mut stream: Stream, id: HostId, connection: Connection) -> Result<Peer, NetError> {
+    pub(super) async fn welcome(&self, mut stream: Stream, id: HostId, connection: Connection, purpose: Purpose) -> Result<Peer, NetError> {
         let place = Greeting::take(self, id);
-        let greeted = match greeting::greet(&mut stream, id, &self.hello(), &self.trust, place.full).await {
+        let refusal = self.refusal(&id, purpose, place.full);
+        if let Some(GreetingRefusal::TwoMachines(_)) = &refusal {
+            // One of the two may be gone by now.
+            let _ = self.begin_due_check(&id);
+        }
+        let greeted = match greeting::greet(&mut stream, id, &self.hello(), &self.trust, refusal).await {
             Ok(greeted) => greeted,
             Err(error) => {
                 // A refusal is of use only to a peer that gets it before the connection ends.
                 let _ = tokio::time::timeout(Duration::from_millis(500), stream.flush()).await;
                 connection.close(0u32.into(), b"not welcome");
+                if let NetError::Refused(GreetingRefusal::TwoMachines(addresses)) = &error {
+                    self.heard_of_twins(id, addresses);
+                }
                 if matches!(error, NetError::Refused(_) | NetError::NotMember(_)) {
                     self.trust.audit().connection_refused(&id.to_string(), &error.to_string());
                 }
@@ -248,7 +303,9 @@ impl Net {
             let known = pool.entry(id).or_default();
             known.peers.retain(Peer::is_alive);
             let peer = Peer::new(id, greeted.member.name, greeted.hello, connection, known.allowance.clone(), known.peers.is_empty());
-            known.peers.push(peer.clone());
+            if purpose == Purpose::Use {
+                known.peers.push(peer.clone());
+            }
             peer
         };
         drop(place);
@@ -259,7 +316,23 @@ impl Net {
         }
         // Whoever serves has stopped when this fails: then the agent is about to end.
         let _ = self.welcomed.send(peer.clone()).await;
+        self.identify(&peer, purpose).await?;
         Ok(peer)
+    }
+
+    /// Why this host is not welcomed, should it be a member.
+    fn refusal(&self, id: &HostId, purpose: Purpose, full: bool) -> Option<GreetingRefusal> {
+        if full {
+            return Some(GreetingRefusal::TooManyConnections);
+        }
+        let twins = self.instances.lock().unwrap_or_else(PoisonError::into_inner).twins(id);
+        twins.filter(|_| purpose == Purpose::Use).map(|twins| GreetingRefusal::TwoMachines(twins.to_vec()))
+    }
+
+    /// All connections to a host.
+    pub(super) fn connections(&self, id: &HostId) -> Vec<Peer> {
+        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.get(id).map(|known| known.alive().cloned().collect()).unwrap_or_default()
     }
 
     fn warm(&self, id: &HostId) -> Option<Peer> {
@@ -282,7 +355,7 @@ impl Net {
         }
         let (mut attempts, mut handshakes) = (vec![], 0);
         while let Some(Ok((address, dialled))) = dials.join_next().await {
-            match self.admit(dialled, Some(*id)).await {
+            match self.admit(dialled, Some(*id), Purpose::Use).await {
                 Ok(peer) => return Ok(peer),
                 Err(error) if error.is_passing() => attempts.push((address, error.to_string())),
                 Err(NetError::Handshake(reason)) => {
@@ -299,7 +372,11 @@ impl Net {
     }
 
     /// The handshake alone; it may run beside others.
-    fn dialler(&self, id: Option<HostId>, address: SocketAddr) -> impl Future<Output = Result<Connection, NetError>> + Send + 'static {
+    pub(super) fn dialler(
+        &self,
+        id: Option<HostId>,
+        address: SocketAddr,
+    ) -> impl Future<Output = Result<Connection, NetError>> + Send + 'static {
         let quinn = self.quinn.clone();
         let prepared = self.trust.tls_client(id).map_err(NetError::Trust).and_then(endpoint::client);
         let fleet = self.trust.fleet();
@@ -316,13 +393,18 @@ impl Net {
         }
     }
 
-    async fn admit(&self, dialled: Result<Connection, NetError>, expected: Option<HostId>) -> Result<Peer, NetError> {
+    pub(super) async fn admit(
+        &self,
+        dialled: Result<Connection, NetError>,
+        expected: Option<HostId>,
+        purpose: Purpose,
+    ) -> Result<Peer, NetError> {
         let connection = dialled?;
         let id = connected_id(&connection).filter(|id| expected.is_none_or(|expected| expected == *id) && *id != self.trust.id());
         let id = id.ok_or(NetError::OtherHost)?;
         let greeting = async {
             let opened = connection.open_bi().await?;
-            self.welcome(Stream::new(opened), id, connection.clone()).await
+            self.welcome(Stream::new(opened), id, connection.clone(), purpose).await
         };
         match tokio::time::timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), greeting).await {
             Ok(greeted) => greeted,
@@ -353,6 +435,12 @@ impl Net {
             }
         }
     }
+}
+
+fn draw_instance() -> Result<Instance, NetError> {
+    let mut bytes = [0; 16];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| NetError::Lost("no random numbers".to_owned()))?;
+    Ok(Instance(bytes))
 }
 
 /// A connection between the proof of its identity and the Welcome.

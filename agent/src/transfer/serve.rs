@@ -119,6 +119,7 @@ async fn dispatch<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut
                 Err(error) => refuse(peer, stream, refusal(&error)).await,
             }
         }
+        Request::Instance => stream.send(&Answer::Instance(context.net.instance())).await,
         Request::Where(host) => stream.send(&Answer::Where(context.peers.addresses(&host))).await,
         Request::Members(list) => match accept_members(context, list).await {
             Ok(_) => stream.send(&Answer::Done).await,

@@ -28,7 +28,7 @@ mod verify;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use proto::HostId;
 use proto::host::{Member, MemberList, Role, SignedMemberList, check_name};
@@ -138,6 +138,12 @@ impl Trust {
         self.current.get().map_or(0, |fleet| fleet.list.epoch)
     }
 
+    /// How long ago the newest member list was signed; `None` when that is not known, or is yet to come by the clock of this host.
+    pub fn members_age(&self) -> Option<Duration> {
+        let signed_unix_s = self.members()?.signed_unix_s;
+        self.clock.unix_s().checked_sub(signed_unix_s).filter(|_| signed_unix_s > 0).map(Duration::from_secs)
+    }
+
     /// Whether this host holds the CA's key and was not removed.
     pub fn is_signer(&self) -> bool {
         self.current.get().is_some_and(|fleet| fleet.signer(&self.id()).is_ok())
@@ -170,7 +176,7 @@ impl Trust {
         let authority = issue::authority(&signer, self.clock.now())?;
         let certificate = issue::host(&signer, self.key.public(), self.clock.now())?;
         let this = Member { id: self.id(), name: self.configured_name.clone(), roles: vec![Role::Signer], groups: Vec::new() };
-        let mut list = MemberList { fleet, epoch: 1, members: vec![this], removed: Vec::new() };
+        let mut list = MemberList { fleet, epoch: 1, members: vec![this], removed: Vec::new(), signed_unix_s: self.clock.unix_s() };
         let signed = list::sign(&mut list, &signer)?;
         self.adopt(Fleet::new(authority, certificate, signed, Some(Arc::new(signer)), &self.id())?)?;
         self.audit.fleet_made(&self.name(), &fleet);

@@ -10,6 +10,7 @@ use crate::format::ago;
 
 /// Lists the hosts that are seen, members or not.
 pub(crate) fn run(context: &Context) -> super::Result {
+    let mut twins = vec![];
     let mut rows = vec![["NAME", "ADDRESS", "STATE", "STORE", "VERSION", "LAST SEEN", "ID"].map(str::to_owned).to_vec()];
     context.each(&Request::Peers, |event| {
         if let Event::Peer(peer) = event {
@@ -18,12 +19,19 @@ pub(crate) fn run(context: &Context) -> super::Result {
                 "software": peer.software, "state": state(peer.state), "last_seen_unix_s": peer.last_seen_unix_s,
             }));
             rows.push(row(&peer));
+            if peer.state == PeerState::TwoMachines {
+                twins.extend(peer.name);
+            }
         }
     })?;
     if rows.len() == 1 {
         context.output.line("no other hosts are seen; imgctl doctor says why that may be");
     }
     context.output.table(&rows);
+    for name in twins {
+        let name = escape(&name);
+        context.output.line(&format!("the key of {name} is in use on two machines: imgctl doctor {name} says where, and what to do"));
+    }
     Ok(Exit::Done)
 }
 
@@ -51,5 +59,6 @@ fn state(state: PeerState) -> &'static str {
         PeerState::NotMember => "not a member",
         PeerState::Removed => "removed",
         PeerState::Here => "this host",
+        PeerState::TwoMachines => "two machines",
     }
 }

@@ -295,6 +295,8 @@ pub enum PeerState {
     Removed,
     /// This host.
     Here,
+    /// A member whose key is in use on two machines: neither is spoken to. Only to a client with [`super::TWO_MACHINES`], to others [`PeerState::Trusted`].
+    TwoMachines,
 }
 
 /// A transfer, running or recent.

@@ -31,6 +31,9 @@ pub const MEMBER_NEWS: u64 = 1 << 1;
 /// Capability of a client: it understands [`FailureKind::NotPermitted`].
 pub const ROLES: u64 = 1 << 2;
 
+/// Capability of a client: it understands [`PeerState::TwoMachines`].
+pub const TWO_MACHINES: u64 = 1 << 3;
+
 /// The first message in both directions. Frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

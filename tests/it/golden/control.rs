@@ -219,7 +219,8 @@ fn control_messages_keep_their_bytes() {
     golden.variants("Fleet", fleet(), Request::Fleet);
     golden.variants("Event", events(), |event| event);
     golden.variants("FailureKind", failure_kinds(), |kind| Event::Failed(failure(kind)));
-    let states = vec![PeerState::Connected, PeerState::Trusted, PeerState::NotMember, PeerState::Removed, PeerState::Here];
+    let states =
+        vec![PeerState::Connected, PeerState::Trusted, PeerState::NotMember, PeerState::Removed, PeerState::Here, PeerState::TwoMachines];
     golden.variants("PeerState", states, peer_row);
     let failed = TransferState::Failed(text("it is full"));
     let states = vec![TransferState::Running, TransferState::Waiting, TransferState::Done, failed, TransferState::Cancelled];

@@ -1,11 +1,11 @@
 //! Two agents.
 
 use proto::hash::RangeHash;
-use proto::host::{Member, MemberList, Role, SignedMemberList};
+use proto::host::{DatedMemberList, Member, MemberList, Role, SignedMemberList};
 use proto::job::{Fault, JobId, Share, Sources, Trouble};
 use proto::peer::{
-    Answer, Block, BlockHeader, Committed, Encoding, Get, Greeting, GreetingRefusal, HashingProgress, Hello, ImageRow, Missing, Offer,
-    Progress, Pull, Refusal, Request, Want,
+    Answer, Block, BlockHeader, Committed, Encoding, Get, Greeting, GreetingRefusal, HashingProgress, Hello, ImageRow, Instance, Missing,
+    Offer, Progress, Pull, Refusal, Request, Want,
 };
 use proto::{Descriptor, Image, Layer, Manifest};
 
@@ -46,7 +46,12 @@ fn bare() -> Image {
 }
 
 fn greeting_refusals() -> Vec<GreetingRefusal> {
-    vec![GreetingRefusal::NotMember(id("a")), GreetingRefusal::Version { ours: 1, theirs: 2 }, GreetingRefusal::TooManyConnections]
+    vec![
+        GreetingRefusal::NotMember(id("a")),
+        GreetingRefusal::Version { ours: 1, theirs: 2 },
+        GreetingRefusal::TooManyConnections,
+        GreetingRefusal::TwoMachines(vec!["10.0.0.2:7117".parse().unwrap(), "10.0.0.3:7117".parse().unwrap()]),
+    ]
 }
 
 fn job() -> JobId {
@@ -98,6 +103,7 @@ fn requests() -> Vec<Request> {
         Request::Hashes(digest("layer")),
         Request::Proof(digest("layer")),
         Request::Send(send()),
+        Request::Instance,
     ]
 }
 
@@ -138,6 +144,7 @@ fn answers() -> Vec<Answer> {
         Answer::Event(proto::control::Event::End),
         Answer::Hashing(hashing()),
         Answer::Working,
+        Answer::Instance(Instance([9; 16])),
     ]
 }
 
@@ -193,9 +200,10 @@ fn peer_messages_keep_their_bytes() {
 fn the_member_list_keeps_its_bytes() {
     let mut golden = Golden::default();
     let member = |roles| Member { id: id("a"), name: text("a"), roles, groups: vec![text("web")] };
-    let list = |member| MemberList { fleet: id("fleet"), epoch: 7, members: vec![member], removed: vec![id("b")] };
+    let list = |member| MemberList { fleet: id("fleet"), epoch: 7, members: vec![member], removed: vec![id("b")], signed_unix_s: 0 };
     golden.message("MemberList", &list(member(vec![])));
     golden.variants("Role", vec![Role::Signer], |role| list(member(vec![role])));
+    golden.message("DatedMemberList", &DatedMemberList { list: list(member(vec![])), signed_unix_s: 1_800_000_000 });
     golden.message("SignedMemberList", &self::list());
     golden.compare(include_str!("members.txt"));
 }

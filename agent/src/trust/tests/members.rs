@@ -1,7 +1,9 @@
+use std::time::Duration;
+
 use proto::host::{MemberList, SignedMemberList};
 
 use super::super::{Accepted, TrustError, list};
-use super::{Host, Time, once, pair};
+use super::{DAY, Host, Time, once, pair};
 
 fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
@@ -223,4 +225,41 @@ fn a_signer_that_a_newer_list_lacks_comes_back() {
     assert!(!signer.is_signer());
     assert!(matches!(signer.invite(&once()), Err(TrustError::Removed(_))));
     assert!(matches!(signer.backup(), Err(TrustError::Removed(_))));
+}
+
+#[test]
+fn a_list_is_signed_anew_every_day_and_an_old_one_is_known_as_such() {
+    let (time, signer, member) = pair();
+    let other = Host::new("stapp03", &time);
+    other.restore(&signer.backup().unwrap()).unwrap();
+    signer.learn(&other);
+    member.learn(&other);
+    let epoch = signer.epoch();
+    assert!(!signer.refresh_list().unwrap());
+    time.pass(DAY);
+    assert!(!other.refresh_list().unwrap() && !member.refresh_list().unwrap(), "one signer after the other");
+    assert_eq!(member.members_age(), Some(DAY));
+    assert!(signer.refresh_list().unwrap());
+    assert_eq!((signer.epoch(), signer.members_age()), (epoch + 1, Some(Duration::ZERO)));
+    member.learn(&signer);
+    other.learn(&signer);
+    assert_eq!(member.members_age(), Some(Duration::ZERO));
+    // The first signer is gone.
+    time.pass(DAY);
+    assert!(!other.refresh_list().unwrap());
+    time.pass(Duration::from_secs(3_600));
+    assert!(other.refresh_list().unwrap());
+    signer.learn(&other);
+    // Both did it without each other: one list of both, with the time of the later one.
+    time.pass(DAY + Duration::from_secs(7_200));
+    other.refresh_list().unwrap();
+    time.pass(Duration::from_secs(10));
+    signer.refresh_list().unwrap();
+    time.pass(Duration::from_secs(10));
+    let (ours, theirs) = (signer.signed_members().unwrap(), other.signed_members().unwrap());
+    let _ = signer.accept_members(&theirs);
+    let _ = other.accept_members(&ours);
+    let _ = other.accept_members(&signer.signed_members().unwrap());
+    assert_eq!(signer.members(), other.members());
+    assert_eq!(signer.members_age(), Some(Duration::from_secs(10)));
 }
