@@ -2,8 +2,8 @@
 //! fill a disk between them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use proto::Descriptor;
 use proto::peer::{Missing, Refusal};
@@ -17,6 +17,10 @@ use crate::sys;
 #[derive(Debug, Default)]
 pub struct Reservations(Mutex<Vec<Weak<Reserved>>>);
 
+/// Who brings less than a thousandth of what is outstanding in this time keeps no room from others: it may go on, and finds none perhaps. Without that a
+/// host could say that it brings as much as the disk holds, and bring nothing.
+const STANDSTILL: Duration = Duration::from_secs(30);
+
 /// Room for one image. Given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Reservation(#[allow(dead_code)] Arc<Reserved>);
@@ -27,7 +31,15 @@ struct Reserved {
     needed: HashMap<u64, u64>,
     /// The device of staging, on which what has arrived is written already.
     staging_device: u64,
-    arrived_bytes: AtomicU64,
+    arriving_bytes: u64,
+    arrived: Mutex<Arrived>,
+}
+
+#[derive(Debug)]
+struct Arrived {
+    bytes: u64,
+    /// When that was enough for [`STANDSTILL`], and how much it was.
+    kept_up: (Instant, u64),
 }
 
 /// Why there is no room.
@@ -42,14 +54,28 @@ enum Shortage {
 impl Reservation {
     /// So many bytes have arrived so far.
     pub(super) fn arrived(&self, bytes: u64) {
-        self.0.arrived_bytes.store(bytes, Ordering::Relaxed);
+        self.0.arrived_at(bytes, Instant::now());
     }
 }
 
 impl Reserved {
-    fn outstanding_bytes(&self, device: u64) -> u64 {
+    fn arrived_at(&self, bytes: u64, now: Instant) {
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        arrived.bytes = bytes;
+        let enough_bytes = self.arriving_bytes.saturating_sub(bytes) / 1000;
+        if bytes.saturating_sub(arrived.kept_up.1) > enough_bytes {
+            arrived.kept_up = (now, bytes);
+        }
+    }
+
+    fn outstanding_bytes(&self, device: u64, now: Instant) -> u64 {
+        let arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who has brought everything waits for the store.
+        if arrived.bytes < self.arriving_bytes && now.duration_since(arrived.kept_up.0) >= STANDSTILL {
+            return 0;
+        }
         let needed_bytes = self.needed.get(&device).copied().unwrap_or(0);
-        let written_bytes = if device == self.staging_device { self.arrived_bytes.load(Ordering::Relaxed) } else { 0 };
+        let written_bytes = if device == self.staging_device { arrived.bytes } else { 0 };
         needed_bytes.saturating_sub(written_bytes)
     }
 }
@@ -64,7 +90,7 @@ impl Reservations {
         blobs: Vec<Descriptor>,
     ) -> Result<Reservation, Refusal> {
         let arriving_bytes: u64 = missing.iter().map(|blob| blob.size_bytes - blob.staged_bytes).sum();
-        match self.take(arriving_bytes, &rooms(context).await?) {
+        match self.take(arriving_bytes, &rooms(context).await?, Instant::now()) {
             Ok(reservation) => return Ok(reservation),
             Err(Shortage::Reserved) => return Err(Refusal::Busy),
             Err(Shortage::Full { .. }) => {}
@@ -81,7 +107,7 @@ impl Reservations {
         if staged_bytes + stored_bytes > 0 {
             info!(staged_bytes, stored_bytes, "unfinished transfers made room");
         }
-        self.take(arriving_bytes, &rooms(context).await?).map_err(|shortage| match shortage {
+        self.take(arriving_bytes, &rooms(context).await?, Instant::now()).map_err(|shortage| match shortage {
             Shortage::Full { needed_bytes, free_bytes, .. } => Refusal::NoSpace { needed_bytes, free_bytes },
             Shortage::Reserved => Refusal::Busy,
         })
@@ -90,7 +116,7 @@ impl Reservations {
     /// Removes what no session brings from staging, where that makes the room that is missing: an image that fits in no case costs others nothing.
     async fn reclaim<S: Store>(&self, context: &Context<S>, arriving_bytes: u64, except: &[Descriptor]) -> Result<u64, Refusal> {
         let rooms = rooms(context).await?;
-        match self.take(arriving_bytes, &rooms) {
+        match self.take(arriving_bytes, &rooms, Instant::now()) {
             Err(Shortage::Full { device, needed_bytes, free_bytes }) if rooms.first().is_some_and(|staging| staging.device == device) => {
                 let (staging, except, lacking_bytes) = (context.staging.clone(), except.to_vec(), needed_bytes - free_bytes);
                 let reclaiming = move || match staging.unclaimed(&except)?.bytes >= lacking_bytes {
@@ -104,7 +130,7 @@ impl Reservations {
     }
 
     /// `rooms`: that of staging first.
-    fn take(&self, arriving_bytes: u64, rooms: &[Room]) -> Result<Reservation, Shortage> {
+    fn take(&self, arriving_bytes: u64, rooms: &[Room], now: Instant) -> Result<Reservation, Shortage> {
         let mut together: Vec<Room> = vec![];
         rooms.iter().for_each(|room| room.add_to(&mut together));
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,14 +142,15 @@ impl Reservations {
             if with_spare_bytes > room.free_bytes {
                 return Err(Shortage::Full { device: room.device, needed_bytes: with_spare_bytes, free_bytes: room.free_bytes });
             }
-            let reserved_bytes: u64 = all.iter().filter_map(Weak::upgrade).map(|other| other.outstanding_bytes(room.device)).sum();
+            let reserved_bytes: u64 = all.iter().filter_map(Weak::upgrade).map(|other| other.outstanding_bytes(room.device, now)).sum();
             if with_spare_bytes.saturating_add(reserved_bytes) > room.free_bytes {
                 return Err(Shortage::Reserved);
             }
             needed.insert(room.device, needed_bytes);
         }
         let staging_device = rooms.first().map_or(0, |room| room.device);
-        let reserved = Arc::new(Reserved { needed, staging_device, arrived_bytes: AtomicU64::new(0) });
+        let arrived = Mutex::new(Arrived { bytes: 0, kept_up: (now, 0) });
+        let reserved = Arc::new(Reserved { needed, staging_device, arriving_bytes, arrived });
         all.push(Arc::downgrade(&reserved));
         Ok(Reservation(reserved))
     }
@@ -151,30 +178,49 @@ mod tests {
     #[test]
     fn what_others_have_reserved_is_not_free() {
         let reservations = Reservations::default();
-        let disk = [room(1, 300, 100)];
-        let first = reservations.take(200 * MIB, &disk).unwrap();
-        assert_eq!(reservations.take(200 * MIB, &disk).unwrap_err(), Shortage::Reserved);
-        assert!(reservations.take(50 * MIB, &disk).is_ok());
+        let (disk, now) = ([room(1, 300, 100)], Instant::now());
+        let first = reservations.take(200 * MIB, &disk, now).unwrap();
+        assert_eq!(reservations.take(200 * MIB, &disk, now).unwrap_err(), Shortage::Reserved);
+        assert!(reservations.take(50 * MIB, &disk, now).is_ok());
         // What has arrived is gone from the free bytes already.
         first.arrived(150 * MIB);
-        let now = [room(1, 150, 100)];
-        assert!(reservations.take(80 * MIB, &now).is_ok());
-        assert_eq!(reservations.take(90 * MIB, &now).unwrap_err(), Shortage::Reserved);
+        let left = [room(1, 150, 100)];
+        assert!(reservations.take(80 * MIB, &left, now).is_ok());
+        assert_eq!(reservations.take(90 * MIB, &left, now).unwrap_err(), Shortage::Reserved);
         drop(first);
-        assert!(reservations.take(90 * MIB, &now).is_ok());
+        assert!(reservations.take(90 * MIB, &left, now).is_ok());
         let full = Shortage::Full { device: 1, needed_bytes: 166 * MIB, free_bytes: 150 * MIB };
-        assert_eq!(reservations.take(150 * MIB, &now).unwrap_err(), full);
-        assert!(reservations.take(0, &[room(1, 0, 100)]).is_ok(), "nothing to come needs no room");
+        assert_eq!(reservations.take(150 * MIB, &left, now).unwrap_err(), full);
+        assert!(reservations.take(0, &[room(1, 0, 100)], now).is_ok(), "nothing to come needs no room");
     }
 
     #[test]
     fn every_disk_counts_for_itself() {
         let reservations = Reservations::default();
+        let now = Instant::now();
         // An engine that unpacks on a disk of its own, and one on the disk of staging.
         let apart = [room(1, 200, 100), room(2, 500, 300)];
-        let _first = reservations.take(100 * MIB, &apart).unwrap();
-        assert_eq!(reservations.take(100 * MIB, &apart).unwrap_err(), Shortage::Reserved);
+        let _first = reservations.take(100 * MIB, &apart, now).unwrap();
+        assert_eq!(reservations.take(100 * MIB, &apart, now).unwrap_err(), Shortage::Reserved);
         let together = [room(3, 350, 100), room(3, 350, 300)];
-        assert!(matches!(reservations.take(100 * MIB, &together).unwrap_err(), Shortage::Full { .. }));
+        assert!(matches!(reservations.take(100 * MIB, &together, now).unwrap_err(), Shortage::Full { .. }));
+    }
+
+    #[test]
+    fn who_brings_nothing_keeps_no_room_from_others() {
+        let (reservations, start, disk) = (Reservations::default(), Instant::now(), [room(1, 300, 100)]);
+        let first = reservations.take(200 * MIB, &disk, start).unwrap();
+        let late = start + STANDSTILL;
+        assert_eq!(reservations.take(200 * MIB, &disk, late - Duration::from_secs(1)).unwrap_err(), Shortage::Reserved);
+        assert!(reservations.take(200 * MIB, &disk, late).is_ok());
+        // A trickle is nothing, and what is brought slowly is something.
+        first.0.arrived_at(64 * 1024, late);
+        assert!(reservations.take(200 * MIB, &disk, late).is_ok());
+        first.0.arrived_at(MIB, late);
+        assert_eq!(reservations.take(200 * MIB, &disk, late).unwrap_err(), Shortage::Reserved);
+        // Who has brought all of it waits for the store, for as long as that takes.
+        first.0.arrived_at(200 * MIB, late);
+        let engine = first.0.needed.clone();
+        assert_eq!(first.0.outstanding_bytes(2, late + 10 * STANDSTILL), engine.get(&2).copied().unwrap_or(0));
     }
 }
