@@ -126,6 +126,10 @@ pub const OFFERED_BLOB_BYTES: u64 = 1024;
 /// What the offers of one peer take in memory together; a single one may be larger.
 pub const OFFERS_BYTES: u64 = 8 * 1024 * 1024;
 
+/// Blobs of offers of one peer that are looked at in a second, in the mean: an offer of more is looked at, and the next one waits for as long as it was too
+/// large.
+pub const OFFERED_BLOBS_PER_S: u64 = 8_192;
+
 /// A peer that has a stream open and sends nothing on it while we wait for it.
 pub const STALL_TIMEOUT_MS: u64 = 30_000;
 

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
-use proto::limits::{ASKED_PER_HOST, BLOCKS_PER_HOST, DOCUMENT_BYTES, FRAME, GETS_PER_HOST, OFFERS_BYTES, SESSIONS_PER_HOST};
+use proto::limits::{
+    ASKED_PER_HOST, BLOCKS_PER_HOST, DOCUMENT_BYTES, FRAME, GETS_PER_HOST, OFFERED_BLOBS_PER_S, OFFERS_BYTES, SESSIONS_PER_HOST,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::sys::Limit;
 
 /// A part of an allowance that is in use. Given back when it is dropped.
 #[derive(Debug)]
@@ -19,6 +23,7 @@ pub(super) struct Allowance {
     opened: Arc<Semaphore>,
     document_bytes: Arc<Semaphore>,
     offer_bytes: Arc<Semaphore>,
+    offered_blobs: Limit,
     provided: Arc<Semaphore>,
     blocks_out: Arc<Semaphore>,
     asked: Arc<Semaphore>,
@@ -34,6 +39,7 @@ impl Default for Allowance {
             opened: of(SESSIONS_PER_HOST),
             document_bytes: of(DOCUMENT_BYTES as usize),
             offer_bytes: of(OFFERS_BYTES as usize),
+            offered_blobs: Limit::new(OFFERED_BLOBS_PER_S),
             provided: of(GETS_PER_HOST),
             blocks_out: of(BLOCKS_PER_HOST),
             asked: of(ASKED_PER_HOST),
@@ -63,6 +69,11 @@ impl Allowance {
     pub(super) fn offer(&self, bytes: u64) -> Option<Share> {
         let permits = u32::try_from(bytes).ok()?;
         share(self.offer_bytes.clone().try_acquire_many_owned(permits).ok())
+    }
+
+    /// Its turn to have an offer of so many blobs looked at, which is work whatever comes of it.
+    pub(super) async fn look_at(&self, blobs: u64) {
+        self.offered_blobs.take(blobs).await;
     }
 
     /// A range that it reads from us at full speed; `None` when it reads as many as it may.

@@ -68,6 +68,11 @@ impl Peer {
         self.0.allowance.offer(bytes)
     }
 
+    /// Its turn to have an offer of so many blobs looked at.
+    pub async fn look_at(&self, blobs: u64) {
+        self.0.allowance.look_at(blobs).await;
+    }
+
     /// A range that it reads from us at full speed; `None` when it reads as many as it may.
     pub fn provide(&self) -> Option<Share> {
         self.0.allowance.provide()

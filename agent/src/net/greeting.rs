@@ -51,6 +51,8 @@ pub(super) async fn greet(
     match (next, member, verdict) {
         (Some(Greeting::Refused(refusal)), ..) => Err(NetError::Refused(refusal)),
         (_, None, _) => Err(NetError::NotMember(id)),
+        // Its own text is about the one who reads it.
+        (_, _, Greeting::Refused(GreetingRefusal::TwoMachines(addresses))) => Err(NetError::TwoMachines(addresses)),
         (_, _, Greeting::Refused(refusal)) => Err(NetError::Refused(refusal)),
         (Some(Greeting::Welcome), Some(member), _) => Ok(Greeted { hello: theirs, member }),
         _ => Err(NetError::Frame(frame::FrameError::Malformed)),

@@ -61,8 +61,8 @@ pub enum NetError {
     #[error("another host answers there")]
     OtherHost,
     /// One key on two machines: which of the two it is that is looked for, nobody can know.
-    #[error("two machines answer with its key, at {} and {}", .0[0], .0[1])]
-    TwoMachines([SocketAddr; 2]),
+    #[error("two machines answer with its key, at {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and "))]
+    TwoMachines(Vec<SocketAddr>),
     /// The connection is gone.
     #[error("the connection was lost: {0}")]
     Lost(String),

@@ -103,7 +103,7 @@ impl Net {
         match self.lock_instances().twins(&peer.id()) {
             Some(twins) if purpose == Purpose::Use => {
                 peer.close("its key is in use on two machines");
-                Err(NetError::TwoMachines(twins))
+                Err(NetError::TwoMachines(twins.to_vec()))
             }
             _ => Ok(()),
         }
@@ -129,7 +129,7 @@ impl Net {
     }
 
     fn one_machine(&self, host: &HostId) -> Result<(), NetError> {
-        self.lock_instances().twins(host).map_or(Ok(()), |twins| Err(NetError::TwoMachines(twins)))
+        self.lock_instances().twins(host).map_or(Ok(()), |twins| Err(NetError::TwoMachines(twins.to_vec())))
     }
 
     /// When it is time for that, and not too many wait: what to wait for.
@@ -199,7 +199,7 @@ impl Net {
     /// Two machines have the key of a host: nothing goes to either of them any more.
     fn part(&self, peer: &Peer, twins: Twins) {
         warn!(host = peer.name(), addresses = ?twins, "the key of a host is in use on two machines: it is not spoken to until one of them has its own");
-        self.trust().audit().connection_refused(peer.name(), &NetError::TwoMachines(twins).to_string());
+        self.trust().audit().connection_refused(peer.name(), &NetError::TwoMachines(twins.to_vec()).to_string());
         self.connections(&peer.id()).iter().for_each(|peer| peer.close("its key is in use on two machines"));
     }
 

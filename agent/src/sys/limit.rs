@@ -1,4 +1,4 @@
-//! A bandwidth limit that several streams share.
+//! A rate that several share: bytes a second of several streams, or work a second of one host.
 
 use std::time::Duration;
 

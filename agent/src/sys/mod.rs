@@ -5,6 +5,7 @@ pub mod file;
 pub mod group;
 pub mod interface;
 mod lane;
+mod limit;
 pub mod memory;
 pub mod service;
 pub mod socket;
@@ -12,6 +13,7 @@ pub mod socket;
 use tracing::Instrument;
 
 pub use lane::{Lane, THREADS, blocking, blocking_in, thread};
+pub use limit::Limit;
 
 /// The output of `work`, which goes on to its end in a task of its own when the caller is gone: for a change and what is to be written of it.
 pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {

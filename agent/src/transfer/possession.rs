@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::image::Selection;
-use proto::peer::Missing;
+use proto::peer::{ImageRow, Missing};
 use proto::{Descriptor, Digest, HostId, Image, Reference};
 
 use super::Context;
@@ -21,9 +21,16 @@ use crate::sys::{Lane, blocking, blocking_in};
 /// Contents of which is remembered that a host has them: the layers of some thousand images.
 const PROVEN: usize = 64 * 1024;
 
+/// Blobs of images here of which it is remembered that they belong to them: some megabytes.
+const HELD: usize = 128 * 1024;
+
 /// Which host has proved that it has which content, since the agent started; the oldest is forgotten.
 #[derive(Debug, Default)]
-pub struct Possessions(Mutex<Proven>);
+pub struct Possessions {
+    proven: Mutex<Proven>,
+    /// What images here are made of, by their roots: to find that out again with every offer costs a look at each image.
+    held: Mutex<HashMap<Digest, Arc<HashSet<Digest>>>>,
+}
 
 #[derive(Debug, Default)]
 struct Proven {
@@ -33,11 +40,11 @@ struct Proven {
 
 impl Possessions {
     fn has(&self, host: HostId, content: Digest) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).known.contains(&(host, content))
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner).known.contains(&(host, content))
     }
 
     fn add(&self, host: HostId, content: Digest) {
-        let mut proven = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
         if !proven.known.insert((host, content)) {
             return;
         }
@@ -47,6 +54,25 @@ impl Possessions {
         {
             proven.known.remove(&oldest);
         }
+    }
+}
+
+impl Possessions {
+    fn held(&self, root: &Digest) -> Option<Arc<HashSet<Digest>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).get(root).cloned()
+    }
+
+    fn remember(&self, root: Digest, contents: Arc<HashSet<Digest>>) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.values().map(|contents| contents.len()).sum::<usize>() + contents.len() <= HELD {
+            held.insert(root, contents);
+        }
+    }
+
+    /// What is not here any more need not be known.
+    fn forget_all_but(&self, rows: &[ImageRow]) {
+        let roots: HashSet<Digest> = rows.iter().map(|row| row.root).collect();
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).retain(|root, _| roots.contains(root));
     }
 }
 
@@ -76,20 +102,37 @@ pub(super) async fn unproven<S: Store>(
     let mut unproven: Vec<Descriptor> = image.blobs().into_iter().filter(|blob| !missing.contains(&blob.digest)).cloned().collect();
     unproven.retain(|blob| !has(blob));
     let may_have = |reference: &Reference| may_pull(context, &host, &reference.repository()).is_some();
-    let names = context.store.list().await?.into_iter().filter_map(|row| row.reference).filter(may_have);
-    for name in names {
+    if unproven.is_empty() {
+        return Ok(unproven);
+    }
+    let rows = context.store.list().await?;
+    context.possessions.forget_all_but(&rows);
+    for row in rows {
         if unproven.is_empty() {
             break;
         }
-        let held = match context.store.resolve(&Query::from(name), Selection::Present).await {
-            // It has gone meanwhile, or is not whole: nothing is known of what it holds.
-            Err(StoreError::NotFound(_) | StoreError::BlobMissing(_) | StoreError::Corrupt(_) | StoreError::Image(_)) => continue,
-            held => held?.image,
-        };
-        let known: HashSet<Digest> = self::contents(&held, form).into_values().collect();
-        unproven.retain(|blob| !contents.get(&blob.digest).is_some_and(|content| known.contains(content)));
+        let Some(name) = row.reference.filter(may_have) else { continue };
+        if let Some(held) = held(context, row.root, name).await? {
+            unproven.retain(|blob| !contents.get(&blob.digest).is_some_and(|content| held.contains(content)));
+        }
     }
     Ok(unproven)
+}
+
+/// What an image here is made of; `None`: it has gone meanwhile, or is not whole, and nothing is known of that.
+async fn held<S: Store>(context: &Context<S>, root: Digest, name: Reference) -> Result<Option<Arc<HashSet<Digest>>>, StoreError> {
+    if let Some(known) = context.possessions.held(&root) {
+        return Ok(Some(known));
+    }
+    let image = match context.store.resolve(&Query::from(name), Selection::Present).await {
+        Err(StoreError::NotFound(_) | StoreError::BlobMissing(_) | StoreError::Corrupt(_) | StoreError::Image(_)) => return Ok(None),
+        held => held?.image,
+    };
+    let held: Arc<HashSet<Digest>> = Arc::new(contents(&image, context.store.properties().form).into_values().collect());
+    if image.root.digest == root {
+        context.possessions.remember(root, held.clone());
+    }
+    Ok(Some(held))
 }
 
 /// Whose bytes count for a blob that this host brings.

@@ -252,6 +252,7 @@ impl<'a, S: Store> Session<'a, S> {
 
     /// Policy, then the store's question, then room: all before a byte moves.
     async fn admit(&mut self, offer: &Offer) -> Result<Vec<Missing>, Refusal> {
+        self.peer.look_at(offer.image.blobs().len() as u64).await;
         self.rule = match self.interest.asked_here {
             Some(_) => format!("asked for on this host, from {}", self.peer.name()),
             None => rights::check_push(self.context, &self.pushers(), &offer.image).await?.rule,
