@@ -5,6 +5,7 @@ use proto::control::{Fleet, Request};
 use proto::text::escape;
 use serde_json::json;
 
+use super::told::Told;
 use crate::context::Context;
 use crate::exit::Exit;
 
@@ -41,12 +42,16 @@ pub(super) fn run(context: &Context, args: Args) -> super::super::Result {
         Command::Add(members) => (true, members),
         Command::Rm(members) => (false, members),
     };
-    context.each(&Request::Fleet(Fleet::Group { group: group.clone(), hosts: hosts.clone(), add }), |_| {})?;
-    context.output.object(&json!({"event": "group", "group": group, "hosts": hosts, "added": add}));
+    let mut told = Told::default();
+    context.each(&Request::Fleet(Fleet::Group { group: group.clone(), hosts: hosts.clone(), add }), |event| told.take(event))?;
+    context.output.object(
+        &json!({"event": "group", "group": group, "hosts": hosts, "added": add, "known_by": told.reached, "not_reached": told.not_reached}),
+    );
     let hosts: Vec<String> = hosts.iter().map(|host| escape(host)).collect();
     let (verb, word) = if hosts.len() == 1 { ("is", "not") } else { ("are", "not") };
     let state = if add { format!("{verb} in") } else { format!("{verb} {word} in") };
     context.output.line(&format!("{} {state} @{group}", hosts.join(", ")));
+    told.print(context);
     Ok(Exit::Done)
 }
 

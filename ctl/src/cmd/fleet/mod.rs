@@ -19,6 +19,7 @@ use serde_json::json;
 
 pub(super) use silent::Silent;
 
+use self::told::Told;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::format::count;
@@ -63,11 +64,16 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
 
 /// Asks for something after which this host is in a fleet, and says so; a new fleet may have got a policy file.
 fn enter(context: &Context, request: Fleet) -> super::Result {
+    let mut told = Told::default();
     context.each(&Request::Fleet(request), |event| match event {
         Event::Joined { fleet, name, members } => joined(context, &fleet, &name, members),
         Event::Check(check) => super::doctor::show(context, &check),
-        _ => {}
+        event => told.take(event),
     })?;
+    if !told.is_empty() {
+        context.output.object(&json!({"event": "told", "known_by": told.reached, "not_reached": told.not_reached}));
+    }
+    told.print(context);
     Ok(Exit::Done)
 }
 

@@ -23,6 +23,11 @@ impl Told {
         }
     }
 
+    /// Nobody else was to be told.
+    pub(super) fn is_empty(&self) -> bool {
+        self.reached.is_empty() && self.not_reached.is_empty()
+    }
+
     /// Says it.
     pub(super) fn print(&self, context: &Context) {
         if !self.reached.is_empty() {
