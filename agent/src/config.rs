@@ -71,7 +71,7 @@ pub enum Command {
 pub enum AuditCommand {
     /// Check that no line was changed, removed or put in
     Verify {
-        /// Files, oldest first [default: audit.log.1, if it is there, and audit.log in the state directory]
+        /// Files, oldest first [default: those in the state directory: audit.log.4 to audit.log.1, where they are there, and audit.log]
         files: Vec<PathBuf>,
     },
 }

@@ -15,8 +15,10 @@ async fn wrong(host: &Host) -> Vec<Check> {
 /// Waits until doctor finds something wrong, and says what.
 async fn found(host: &Host) -> Check {
     loop {
-        if let Some(check) = wrong(host).await.pop() {
-            return check;
+        match &mut wrong(host).await[..] {
+            [] => {}
+            [check] => return check.clone(),
+            several => panic!("one thing is wrong, not {several:?}"),
         }
     }
 }

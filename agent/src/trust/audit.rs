@@ -34,7 +34,8 @@ pub use chain::{Broken, Verified};
 /// Name of the file in the state directory.
 const FILE: &str = "audit.log";
 
-/// A file that would be longer becomes `audit.log.1`. About 20,000 lines: with the budgets below weeks of a busy host, and 16 MiB at most.
+/// A file that would be longer becomes `audit.log.1`, that one `audit.log.2`, and so on to four. About 20,000 lines each: with the budgets below months of a
+/// busy host, and 40 MiB at most.
 const FILE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Characters of a field: twice the longest text that a peer can send. Longer is only what a person here names: hosts of a group.
@@ -100,9 +101,10 @@ impl Audit {
         let new = imported.image_id.to_string();
         let old = imported.replaced.map_or_else(String::new, |old| old.to_string());
         let what = name.map_or_else(|| new.clone(), Reference::to_string);
-        self.line(event, Budget::Change, who, &what, &old, &new, rule);
+        let budget = if how == Arrival::Pushed { Budget::Push } else { Budget::Change };
+        self.line(event, budget, who, &what, &old, &new, rule);
         if name.is_some() && imported.replaced.is_some() {
-            self.line("tag moved", Budget::Change, who, &what, &old, &new, rule);
+            self.line("tag moved", budget, who, &what, &old, &new, rule);
         }
     }
 
@@ -262,7 +264,7 @@ impl fmt::Debug for Audit {
 pub fn verify(mut files: Vec<PathBuf>, state_dir: &Path) -> Result<Verified, StoreError> {
     if files.is_empty() {
         let own = state_dir.join(FILE);
-        files.extend(Some(sink::older(&own)).filter(|older| older.exists()));
+        files.extend(sink::older(&own).into_iter().rev().filter(|older| older.exists()));
         files.push(own);
     }
     let mut texts = Vec::with_capacity(files.len());

@@ -12,8 +12,10 @@ const WINDOWS: usize = 1024;
 /// Lines a minute of one event of one originator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Budget {
-    /// Something has changed: every line counts. It bounds what a member can do with a name that it moves back and forth.
+    /// Something has changed: every line counts.
     Change,
+    /// A member has brought an image. It bounds what that member can do with a name that it moves back and forth.
+    Push,
     /// Something was asked for, or refused.
     Request,
     /// Something was read.
@@ -25,6 +27,7 @@ impl Budget {
     pub(super) fn lines(self) -> u32 {
         match self {
             Self::Change => 1000,
+            Self::Push => 300,
             Self::Request => 10,
             Self::Read => 1,
         }

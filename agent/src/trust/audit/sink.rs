@@ -1,4 +1,4 @@
-//! The file of the audit log: lines at its end, and an older file beside it.
+//! The file of the audit log: lines at its end, and older files beside it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use crate::sys::durable;
 #[derive(Debug)]
 pub(super) struct Sink {
     path: PathBuf,
-    /// A file that would be longer becomes the older one.
+    /// A file that would be longer becomes an older one.
     limit_bytes: u64,
     file: Option<File>,
     length_bytes: u64,
@@ -93,7 +93,8 @@ impl Sink {
             }
         }
         if last.is_none() {
-            last = read_if_there(&older(&self.path))?.and_then(|bytes| last_line(&bytes).0);
+            let [newest, ..] = older(&self.path);
+            last = read_if_there(&newest)?.and_then(|bytes| last_line(&bytes).0);
         }
         (self.sequence, self.hash) = last.unwrap_or((0, NOTHING.to_owned()));
         self.file = Some(file);
@@ -127,9 +128,16 @@ impl Sink {
         Ok(())
     }
 
-    /// The file becomes the older one, durably. That is for a thread of its own: whoever writes a line does not wait for the disk.
+    /// The file becomes the newest of the older ones, durably; the oldest goes. That is for a thread of its own: whoever writes a line does not wait for the disk.
     fn rotate(&mut self) -> io::Result<()> {
-        std::fs::rename(&self.path, older(&self.path))?;
+        let older = older(&self.path);
+        let moves = older.iter().skip(1).zip(&older).rev().map(|(to, from)| (from, to));
+        for (from, to) in moves.chain([(&self.path, &older[0])]) {
+            match std::fs::rename(from, to) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                renamed => renamed?,
+            }
+        }
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path);
         let full = self.file.take();
         self.file = Some(file?);
@@ -153,11 +161,16 @@ impl Sink {
     }
 }
 
-/// The file that was full before.
-pub(super) fn older(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".1");
-    name.into()
+/// Full files that are kept: what one member can have written in an hour does not push out what was there before.
+const OLDER: usize = 4;
+
+/// The files that were full before, the newest one first; whether they are there or not.
+pub(super) fn older(path: &Path) -> [PathBuf; OLDER] {
+    std::array::from_fn(|number| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}", number + 1));
+        name.into()
+    })
 }
 
 /// What a file holds; `None` when it is not there.
@@ -201,7 +214,8 @@ mod tests {
     }
 
     fn verified(path: &Path) -> (u64, Option<Broken>) {
-        let files = [older(path), path.to_owned()].map(|path| (path.clone(), read_if_there(&path).unwrap().unwrap_or_default()));
+        let files = older(path).into_iter().rev().chain([path.to_owned()]);
+        let files: Vec<_> = files.filter_map(|path| Some((path.clone(), read_if_there(&path).unwrap()?))).collect();
         let verified = verify(&files);
         (verified.lines, verified.broken)
     }
@@ -261,13 +275,15 @@ mod tests {
         let path = directory.path().join("audit.log");
         write(&path, 2_000, 50);
         write(&path, 2_000, 50);
-        let sizes = [older(&path), path.clone()].map(|path| std::fs::metadata(path).unwrap().len());
+        let files: Vec<PathBuf> = older(&path).into_iter().chain([path.clone()]).collect();
+        let sizes: Vec<u64> = files.iter().map(|path| std::fs::metadata(path).unwrap().len()).collect();
         assert!(sizes.iter().all(|bytes| (100..=2_000).contains(bytes)), "{sizes:?}");
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1 + OLDER);
         let (lines, broken) = verified(&path);
-        assert!((10..=25).contains(&lines) && broken.is_none(), "{lines} {broken:?}");
-        let text = std::fs::read_to_string(older(&path)).unwrap();
-        std::fs::write(older(&path), text.replacen("demo:", "demo;", 99)).unwrap();
+        assert!((25..=65).contains(&lines) && broken.is_none(), "{lines} {broken:?}");
+        let oldest = &files[OLDER - 1];
+        let text = std::fs::read_to_string(oldest).unwrap();
+        std::fs::write(oldest, text.replacen("demo:", "demo;", 99)).unwrap();
         assert!(verified(&path).1.is_some());
     }
 
