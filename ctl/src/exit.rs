@@ -22,8 +22,8 @@ pub(crate) enum Exit {
     NotTrusted = 5,
     /// Refused before a byte moved: no space, no such platform, a policy, a name that is taken.
     Refused = 6,
-    /// Some of several hosts failed; the output names them.
-    SomeHostsFailed = 7,
+    /// Some of several hosts, or of several images of an archive, failed; the output names them.
+    SomeFailed = 7,
     /// Ctrl-C, or a signal to end.
     Interrupted = 130,
 }
@@ -107,6 +107,6 @@ mod tests {
         ] {
             assert_eq!(Exit::from(&kind).code(), code, "{kind:?}");
         }
-        assert_eq!((Exit::Done.code(), Exit::SomeHostsFailed.code(), Exit::Interrupted.code()), (0, 7, 130));
+        assert_eq!((Exit::Done.code(), Exit::SomeFailed.code(), Exit::Interrupted.code()), (0, 7, 130));
     }
 }

@@ -43,6 +43,9 @@ pub mod media_type {
     /// Docker image config.
     pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
+    /// Of a blob of which nobody has said what it is.
+    pub const UNTYPED: &str = "application/octet-stream";
+
     /// True for a manifest of either family.
     pub fn is_manifest(media_type: &str) -> bool {
         matches!(media_type, MANIFEST | DOCKER_MANIFEST)

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use crate::descriptor::media_type;
-use crate::limits::{BLOB_BYTES, CONFIG_BYTES, LAYERS, MANIFEST_BYTES, MANIFESTS};
+use crate::limits::{BLOB_BYTES, CONFIG_BYTES, IMAGE_BLOBS, LAYERS, MANIFEST_BYTES, MANIFESTS};
 use crate::{Descriptor, Digest, Platform, shape};
 
 /// A manifest or an index.
@@ -32,7 +32,7 @@ pub struct ManifestDocument {
 /// What an index says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexDocument {
-    /// In the order of the document.
+    /// In the order of the document. Entries of other media types are passed over, as the specification asks for (image-index.md, "manifests").
     pub manifests: Vec<IndexEntry>,
 }
 
@@ -50,7 +50,7 @@ pub struct IndexEntry {
 }
 
 /// What a config says that matters for moving and storing it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfigDocument {
     /// `None` where it does not say.
     pub platform: Option<Platform>,
@@ -97,18 +97,27 @@ pub fn parse(descriptor: &Descriptor, bytes: &[u8]) -> Result<Document, Document
     check_bytes(descriptor, kind, bytes, MANIFEST_BYTES)?;
     let malformed = |reason: String| DocumentError::Malformed { digest: descriptor.digest, kind, reason };
     let raw: RawDocument = shape::read(bytes, &shape::DOCUMENT).map_err(malformed)?;
-    let document = raw.check(&descriptor.media_type).map_err(malformed)?;
+    let document = raw.check(&descriptor.media_type, MANIFESTS).map_err(malformed)?;
     Ok(document)
 }
 
-/// Reads the config of `manifest`. For an image config there must be one diff ID for each layer.
+/// Reads the config of `manifest`. For an image config there must be one diff ID for each layer. A config of another media type is not looked into, but
+/// one without any, which may be an image's.
 pub fn parse_config(manifest: &ManifestDocument, bytes: &[u8]) -> Result<ConfigDocument, DocumentError> {
-    let kind = "image config";
-    check_bytes(&manifest.config, kind, bytes, CONFIG_BYTES)?;
-    if !media_type::is_config(&manifest.config.media_type) {
-        return Ok(ConfigDocument { platform: None, diff_ids: vec![] });
+    check_bytes(&manifest.config, "image config", bytes, CONFIG_BYTES)?;
+    let config = image_config(manifest, bytes);
+    // Of an image whose config was pushed without a type, by Docker 1.10 for one: what it is shows from its content.
+    let is_untyped = manifest.config.media_type == media_type::UNTYPED;
+    match config {
+        Ok(config) if is_untyped && config.platform.is_none() => Ok(ConfigDocument::default()),
+        Err(_) if is_untyped => Ok(ConfigDocument::default()),
+        config if is_untyped || media_type::is_config(&manifest.config.media_type) => config,
+        _ => Ok(ConfigDocument::default()),
     }
-    let malformed = |reason: String| DocumentError::Malformed { digest: manifest.config.digest, kind, reason };
+}
+
+fn image_config(manifest: &ManifestDocument, bytes: &[u8]) -> Result<ConfigDocument, DocumentError> {
+    let malformed = |reason: String| DocumentError::Malformed { digest: manifest.config.digest, kind: "image config", reason };
     let raw: RawConfig = shape::read(bytes, &shape::CONFIG).map_err(malformed)?;
     let diff_ids = raw.rootfs.map(|rootfs| rootfs.diff_ids).unwrap_or_default();
     let diff_ids: Vec<Digest> =
@@ -136,13 +145,13 @@ pub fn make_manifest(config: &Descriptor, layers: &[Descriptor]) -> Vec<u8> {
     format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","config":{config},"layers":[{}]}}"#, layers.join(",")).into_bytes()
 }
 
-/// Reads an `index.json` of an image layout: an index without a digest of its own.
+/// Reads an `index.json` of an image layout: an index without a digest of its own, and with an entry for each image and name.
 pub fn parse_layout_index(bytes: &[u8]) -> Result<IndexDocument, String> {
     if bytes.len() as u64 > MANIFEST_BYTES * 4 {
         return Err(format!("it is larger than {} bytes", MANIFEST_BYTES * 4));
     }
     let raw: RawDocument = shape::read(bytes, &shape::DOCUMENT)?;
-    match raw.check(media_type::INDEX)? {
+    match raw.check(media_type::INDEX, IMAGE_BLOBS)? {
         Document::Index(index) => Ok(index),
         Document::Manifest(_) => Err("it is a manifest".to_owned()),
     }
@@ -163,12 +172,18 @@ fn check_bytes(descriptor: &Descriptor, kind: &'static str, bytes: &[u8], limit_
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawDocument {
+    #[serde(default = "two")]
     schema_version: u64,
     #[serde(default)]
     media_type: Option<String>,
     config: Option<RawDescriptor>,
     layers: Option<Vec<RawDescriptor>>,
     manifests: Option<Vec<RawDescriptor>>,
+}
+
+/// Of a document that does not say: no engine asks.
+fn two() -> u64 {
+    2
 }
 
 #[derive(Deserialize)]
@@ -219,7 +234,7 @@ struct RawRootfs {
 }
 
 impl RawDocument {
-    fn check(self, expected: &str) -> Result<Document, String> {
+    fn check(self, expected: &str, most_manifests: usize) -> Result<Document, String> {
         if self.schema_version != 2 {
             return Err(format!("schemaVersion is {}, not 2", self.schema_version));
         }
@@ -229,15 +244,18 @@ impl RawDocument {
             return Err(format!("it says it is \"{found}\", but is named as \"{expected}\""));
         }
         match (self.config, self.layers, self.manifests) {
-            (None, None, Some(manifests)) if media_type::is_index(expected) => {
-                if manifests.len() > MANIFESTS {
-                    return Err(format!("{} manifests, the limit is {MANIFESTS}", manifests.len()));
+            (None, None, manifests) if media_type::is_index(expected) => {
+                let mut manifests = manifests.unwrap_or_default();
+                manifests.retain(|entry| media_type::is_index(&entry.media_type) || media_type::is_manifest(&entry.media_type));
+                if manifests.len() > most_manifests {
+                    return Err(format!("{} manifests, the limit is {most_manifests}", manifests.len()));
                 }
                 let manifests = manifests.into_iter().map(RawDescriptor::entry).collect::<Result<Vec<_>, _>>()?;
                 one_size_each(manifests.iter().map(|entry| &entry.descriptor))?;
                 Ok(Document::Index(IndexDocument { manifests }))
             }
-            (Some(config), Some(layers), None) if media_type::is_manifest(expected) => {
+            (Some(config), layers, None) if media_type::is_manifest(expected) => {
+                let layers = layers.unwrap_or_default();
                 if layers.len() > LAYERS {
                     return Err(format!("{} layers, the limit is {LAYERS}", layers.len()));
                 }
@@ -251,7 +269,8 @@ impl RawDocument {
             _ if !media_type::is_index(expected) && !media_type::is_manifest(expected) => {
                 Err(format!("\"{expected}\" is not the media type of an image"))
             }
-            _ => Err("config and layers, or manifests, are missing".to_owned()),
+            _ if media_type::is_index(expected) => Err("an index has no config and no layers".to_owned()),
+            _ => Err("a manifest has a config, and no manifests".to_owned()),
         }
     }
 }
@@ -328,12 +347,56 @@ mod tests {
             (format!(r#"{{"schemaVersion":1,"config":{layer},"layers":[]}}"#), "schemaVersion"),
             (format!(r#"{{"schemaVersion":2,"config":{layer},"layers":[{}]}}"#, descriptor_json(-1)), "invalid value"),
             (format!(r#"{{"schemaVersion":2,"config":{layer},"layers":[{}]}}"#, descriptor_json(i64::MAX)), "limit of a blob"),
-            (r#"{"schemaVersion":2,"layers":[]}"#.to_owned(), "missing"),
+            (r#"{"schemaVersion":2,"layers":[]}"#.to_owned(), "has a config"),
+            (format!(r#"{{"schemaVersion":2,"config":{layer},"manifests":[]}}"#), "no manifests"),
             ("[".repeat(100_000), "recursion limit"),
             ("".to_owned(), "EOF"),
         ] {
             let refusal = refusal(media_type::MANIFEST, &json);
             assert!(refusal.contains(word), "{refusal} does not name: {word}");
+        }
+    }
+
+    #[test]
+    fn what_is_absent_or_foreign_is_passed_over() {
+        let read = |media_type: &str, json: &str| parse(&Descriptor::of(media_type, json.as_bytes()), json.as_bytes());
+        let config = descriptor_json(7);
+        for json in [
+            format!(r#"{{"schemaVersion":2,"config":{config},"layers":null}}"#),
+            format!(r#"{{"schemaVersion":2,"config":{config},"manifests":null}}"#),
+            format!(r#"{{"config":{config},"mediaType":null,"layers":[],"subject":{{"size":-1}}}}"#),
+        ] {
+            let Ok(Document::Manifest(manifest)) = read(media_type::MANIFEST, &json) else { panic!("{json}") };
+            assert!(manifest.layers.is_empty());
+        }
+        for json in [r#"{"schemaVersion":2}"#, r#"{"schemaVersion":2,"manifests":null}"#] {
+            assert_eq!(read(media_type::INDEX, json).unwrap(), Document::Index(IndexDocument { manifests: vec![] }));
+        }
+        let entry = |kind: &str| format!(r#"{{"mediaType":"{kind}","digest":"{HEX}","size":7}}"#);
+        let foreign =
+            r#"{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","digest":"md5:x","size":7,"platform":{"variant":null}}"#;
+        let json = format!(r#"{{"schemaVersion":2,"manifests":[{foreign},{}]}}"#, entry(media_type::DOCKER_MANIFEST));
+        let Ok(Document::Index(index)) = read(media_type::INDEX, &json) else { panic!("{json}") };
+        assert_eq!(index.manifests.len(), 1);
+        // A lone surrogate, which Go reads as U+FFFD, and bytes that are no UTF-8.
+        let json = format!(r#"{{"manifests":[{}],"annotations":{{"a\ud800":"\udc00"}}}}"#, entry(media_type::MANIFEST));
+        assert!(read(media_type::INDEX, &json).is_ok());
+        let named = format!(
+            r#"{{"manifests":[{{"mediaType":"{}","digest":"{HEX}","size":7,"annotations":{{"x\udfff":"y"}}}}]}}"#,
+            media_type::MANIFEST
+        );
+        assert!(read(media_type::INDEX, &named).is_ok());
+    }
+
+    #[test]
+    fn a_config_without_a_type_is_read_for_what_it_is() {
+        let config = format!(r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":["{HEX}"]}}}}"#);
+        let layer = Descriptor { media_type: media_type::LAYER.to_owned(), digest: HEX.parse().unwrap(), size_bytes: 1 };
+        let manifest = |config: &str, layers| ManifestDocument { config: Descriptor::of(media_type::UNTYPED, config.as_bytes()), layers };
+        let parsed = parse_config(&manifest(&config, vec![layer.clone()]), config.as_bytes()).unwrap();
+        assert_eq!((parsed.platform.unwrap().to_string(), parsed.diff_ids.len()), ("linux/amd64".to_owned(), 1));
+        for other in ["{}", "", "[1]", r#"{"rootfs":{"diff_ids":["x"]}}"#] {
+            assert_eq!(parse_config(&manifest(other, vec![layer.clone()]), other.as_bytes()).unwrap(), ConfigDocument::default());
         }
     }
 

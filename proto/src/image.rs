@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::descriptor::media_type;
 use crate::document::{self, Document, DocumentError};
 use crate::limits::{IMAGE_BLOBS, IMAGE_MANIFESTS, INDEX_DEPTH};
 use crate::{Descriptor, Digest, Platform, Reference};
@@ -43,6 +44,13 @@ pub struct Layer {
     pub diff_id: Option<Digest>,
 }
 
+impl Manifest {
+    /// True for the image of a container, and not, say, a signature or an attestation.
+    pub fn is_image(&self) -> bool {
+        self.platform.is_some() || media_type::is_config(&self.config.media_type)
+    }
+}
+
 impl Image {
     /// The config digest of the manifest that `platform` would run, else of the first: the ID that the layout store, classic
     /// Docker and Podman show.
@@ -50,10 +58,14 @@ impl Image {
         self.manifest_for(platform).map(|manifest| manifest.config.digest)
     }
 
-    /// The manifest that fits `platform` best, else the first.
+    /// The manifest that fits `platform` best, else the first image of a container, else the first.
     pub fn manifest_for(&self, platform: &Platform) -> Option<&Manifest> {
         let fits = |manifest: &&Manifest| manifest.platform.as_ref().and_then(|offered| platform.rank(offered));
-        self.manifests.iter().filter(|m| fits(m).is_some()).min_by_key(fits).or(self.manifests.first())
+        self.manifests
+            .iter()
+            .filter(|m| fits(m).is_some())
+            .min_by_key(fits)
+            .or_else(|| self.manifests.iter().find(|manifest| manifest.is_image()).or(self.manifests.first()))
     }
 
     /// Indexes, manifests and configs, each digest once, parents before children.

@@ -92,6 +92,10 @@ impl Reference {
         if text.len() == 64 && Digest::from_hex(text).is_ok() {
             return Err("64 hexadecimal digits are an image ID");
         }
+        if text.parse::<Digest>().is_ok() {
+            // containerd and Kubernetes write it where an image has no name.
+            return Err("sha256: and 64 hexadecimal digits are a digest, and no name");
+        }
         let (text, digest) = match text.split_once('@') {
             Some((name, digest)) => {
                 (name, Some(digest.parse().map_err(|_| "behind the @ there must be sha256: and 64 hexadecimal digits")?))

@@ -5,6 +5,8 @@
 //! that `Layers` and even `layerſ` are `layers` there. Such keys are read here as Go reads them, and two of them for one field are refused. A map of
 //! free text, such as labels, keeps its keys apart, as it does in Go. `null` is the same as absent.
 
+use std::borrow::Cow;
+
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -53,10 +55,40 @@ pub const LAYOUT: Shape = Shape::Object(&[("imageLayoutVersion", Shape::Kept)]);
 
 /// Reads what decides.
 pub fn read<T: DeserializeOwned>(bytes: &[u8], shape: &'static Shape) -> Result<T, String> {
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let text = lenient(bytes);
+    let mut reader = serde_json::Deserializer::from_str(&text);
     let value = Shaped(shape).deserialize(&mut reader).map_err(|error| error.to_string())?;
     reader.end().map_err(|error| error.to_string())?;
     serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+/// As Go reads text: what is no UTF-8, and half of a surrogate pair, is U+FFFD.
+fn lenient(bytes: &[u8]) -> Cow<'_, str> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut lone = vec![];
+    let escaped = |at: usize| {
+        let digits = text.as_bytes().get(at..at + 6).and_then(|escape| escape.strip_prefix(b"\\u"))?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(found) = text.as_bytes()[at..].iter().position(|byte| *byte == b'\\') {
+        at += found;
+        match escaped(at) {
+            Some(0xd800..0xdc00) if escaped(at + 6).is_some_and(|next| (0xdc00..0xe000).contains(&next)) => at += 12,
+            Some(0xd800..0xe000) => {
+                lone.push(at);
+                at += 6;
+            }
+            // Whatever is escaped, a backslash perhaps, begins no escape of its own.
+            _ => at = text.len().min(at + 2),
+        }
+    }
+    if lone.is_empty() {
+        return text;
+    }
+    let mut text = text.into_owned();
+    lone.into_iter().for_each(|at| text.replace_range(at..at + 6, "\\ufffd"));
+    text.into()
 }
 
 #[derive(Clone, Copy)]
@@ -186,6 +218,23 @@ mod tests {
         assert_eq!(read::<Value>(config.as_bytes(), &CONFIG).unwrap(), json!({"os": "linux", "rootfs": {"diff_ids": ["a"]}}));
         let annotated = r#"{"manifests": [{"annotations": {"A": "1", "a": "2"}}]}"#;
         assert_eq!(document(annotated).unwrap(), json!({"manifests": [{"annotations": {"A": "1", "a": "2"}}]}));
+    }
+
+    #[test]
+    fn text_is_read_as_go_reads_it() {
+        for (text, read) in [
+            (
+                &br#"{"A\ud800": "a", "B": "x\udc00\ud83d\ude00\udead", "C": "\\ud800"}"#[..],
+                json!({"A\u{fffd}": "a", "B": "x\u{fffd}\u{1f600}\u{fffd}", "C": "\\ud800"}),
+            ),
+            (b"{\"a\xff\": \"\xc3\"}", json!({"a\u{fffd}": "\u{fffd}"})),
+            (br#"{"a": "\ud800\u0041"}"#, json!({"a": "\u{fffd}A"})),
+        ] {
+            assert_eq!(super::read::<Value>(text, &Shape::Kept).unwrap(), read);
+        }
+        for text in [&br#"{"a": "\u12"}"#[..], b"{\"a\": \"\\", br#"{"a": "\ud8"#] {
+            super::read::<Value>(text, &Shape::Kept).unwrap_err();
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod absence;
 mod abuse;
 mod archive;
+mod archives_as_they_are;
 mod audit;
 mod clones;
 mod docker;

@@ -8,13 +8,13 @@ use proto::limits::{BLOB_BYTES, BLOCK_BYTES, IMAGE_BLOBS};
 use proto::{Descriptor, Digest};
 
 use super::ArchiveError;
-use super::name::{directory, normal};
+use super::name::{directory, member, normal};
 use super::tape::{Kind, Member, Tape};
 use crate::staging::{StagedFile, Staging};
 use crate::store::StoreError;
 
 /// Members of one archive. The old format has four for each layer.
-const MEMBERS: usize = 8 * IMAGE_BLOBS;
+pub(super) const MEMBERS: usize = 8 * IMAGE_BLOBS;
 
 /// Links on the way from a name to a file.
 const LINKS: usize = 16;
@@ -24,6 +24,7 @@ const LINKS: usize = 16;
 pub(super) struct Contents {
     nodes: HashMap<String, Node>,
     files: Mutex<HashMap<Digest, StagedFile>>,
+    is_unmarked: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,17 +44,18 @@ pub(super) struct Stored {
 impl Contents {
     /// Reads a whole archive into the staging area.
     pub(super) fn read(staging: &Arc<Staging>, input: impl Read) -> Result<Self, ArchiveError> {
-        let mut contents = Self { nodes: HashMap::new(), files: Mutex::default() };
+        let mut contents = Self { nodes: HashMap::new(), files: Mutex::default(), is_unmarked: false };
         let mut tape = Tape::new(input);
         let mut buffer = vec![0; BLOCK_BYTES as usize];
         let mut members = 0;
-        while let Some(member) = tape.next()? {
+        while let Some(entry) = tape.next()? {
             members += 1;
             if members > MEMBERS {
                 return Err(ArchiveError::TooManyMembers { limit: MEMBERS });
             }
-            contents.take(staging, &mut tape, member, &mut buffer)?;
+            contents.take(staging, &mut tape, entry, &mut buffer)?;
         }
+        contents.is_unmarked = tape.is_unmarked();
         tape.drain()?;
         Ok(contents)
     }
@@ -61,7 +63,7 @@ impl Contents {
     /// The file behind a name, through its links.
     pub(super) fn file(&self, name: &str) -> Result<Stored, ArchiveError> {
         let missing = || ArchiveError::MemberMissing(name.to_owned());
-        let mut current = normal("", name).ok_or_else(|| ArchiveError::NameOutside(name.to_owned()))?;
+        let mut current = member(name).ok_or_else(|| ArchiveError::NameOutside(name.to_owned()))?;
         for _ in 0..LINKS {
             match self.nodes.get(&current).ok_or_else(missing)? {
                 Node::File(stored) => return Ok(*stored),
@@ -70,6 +72,16 @@ impl Contents {
             }
         }
         Err(ArchiveError::LinkCircle(name.to_owned()))
+    }
+
+    /// It ended without the mark that ends an archive: it may have been cut off.
+    pub(super) fn is_unmarked(&self) -> bool {
+        self.is_unmarked
+    }
+
+    /// Whether it looks like the files of a container.
+    pub(super) fn is_file_system(&self) -> bool {
+        [".dockerenv", "etc/passwd", "etc/os-release", "etc/hosts", "bin/sh", "usr/bin/env"].iter().any(|name| self.has(name))
     }
 
     /// True when there is a member of that name.
@@ -111,12 +123,12 @@ impl Contents {
         Ok(descriptor)
     }
 
-    fn take<R: Read>(&mut self, staging: &Arc<Staging>, tape: &mut Tape<R>, member: Member, buffer: &mut [u8]) -> Result<(), ArchiveError> {
-        if member.kind == Kind::Other {
+    fn take<R: Read>(&mut self, staging: &Arc<Staging>, tape: &mut Tape<R>, entry: Member, buffer: &mut [u8]) -> Result<(), ArchiveError> {
+        if entry.kind == Kind::Other {
             return Ok(());
         }
-        let name = normal("", &member.name).ok_or_else(|| ArchiveError::NameOutside(member.name.clone()))?;
-        let node = match member.kind {
+        let name = member(&entry.name).ok_or_else(|| ArchiveError::NameOutside(entry.name.clone()))?;
+        let node = match entry.kind {
             Kind::File { .. } if is_superfluous(&name) => return Ok(()),
             Kind::File { size_bytes } => {
                 if size_bytes > BLOB_BYTES {
@@ -125,7 +137,7 @@ impl Contents {
                 Node::File(self.stage(staging, tape, &name, buffer)?)
             }
             Kind::Symlink(target) => Node::Link(normal(directory(&name), &target)),
-            Kind::Hardlink(target) => Node::Link(normal("", &target)),
+            Kind::Hardlink(target) => Node::Link(member(&target)),
             Kind::Other => return Ok(()),
         };
         match self.nodes.insert(name.clone(), node.clone()) {

@@ -1,24 +1,23 @@
-//! Which images an archive has, and what they are called. Everything here blocks.
+//! Which images an archive has, and what they are called. Each is judged for itself. Everything here blocks.
 //!
 //! `index.json` names roots, whose bytes are kept as they are. `manifest.json` has names for the same images by their configs; for
-//! an image that only it has, the manifest is made that `docker save` of Docker 25 and later writes, so that both give one digest.
+//! an image that only it has, or of which it alone has the layers, the manifest is made that `docker save` of Docker 25 and later writes, so that both give one digest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use proto::descriptor::media_type;
-use proto::document::{self, IndexEntry};
-use proto::image::Selection;
-use proto::limits::{CONFIG_BYTES, IMAGE_BLOBS, LAYERS, MANIFEST_BYTES, NAMES};
+use proto::document::{self, Document, IndexEntry, ManifestDocument};
+use proto::limits::{CONFIG_BYTES, IMAGE_BLOBS, IMAGE_MANIFESTS, INDEX_DEPTH, LAYERS, MANIFEST_BYTES};
 use proto::{Descriptor, Digest, Reference, shape};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::ArchiveError;
-use super::contents::{Contents, Stored};
-use crate::packing::Packing;
+use super::contents::{Contents, MEMBERS, Stored};
+use super::read::NotLoaded;
+use super::{ArchiveError, diff_id};
+use crate::packing::{Packing, unpacked_limit_bytes};
 use crate::staging::Staging;
-use crate::store::walk::walk;
 
 /// A root and its names.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,8 +27,17 @@ pub(super) struct Found {
     pub(super) references: Vec<Reference>,
 }
 
-/// The images of an archive, in its order; at least one.
-pub(super) fn find(contents: &Contents, staging: &Arc<Staging>) -> Result<Vec<Found>, ArchiveError> {
+/// The images of an archive, in its order, and what cannot be one.
+#[derive(Debug, Default)]
+pub(super) struct All {
+    pub(super) images: Vec<Found>,
+    pub(super) failed: Vec<NotLoaded>,
+    /// What whoever loads the archive should know.
+    pub(super) notes: Vec<String>,
+}
+
+/// Finds them. An error is about the archive as a whole.
+pub(super) fn find(contents: &Contents, staging: &Arc<Staging>) -> Result<All, ArchiveError> {
     if contents.has("oci-layout") {
         check_version(&contents.document("oci-layout", MANIFEST_BYTES)?)?;
     }
@@ -39,10 +47,13 @@ pub(super) fn find(contents: &Contents, staging: &Arc<Staging>) -> Result<Vec<Fo
     }
     if contents.has("manifest.json") {
         for item in items(&contents.document("manifest.json", 4 * MANIFEST_BYTES)?)? {
-            images.add_item(&item, contents, staging)?;
+            if let Err(error) = images.add_item(&item, contents, staging) {
+                let name = item.repo_tags.as_ref().and_then(|tags| tags.first()).unwrap_or(&item.config).clone();
+                images.failed.push(NotLoaded { name, error });
+            }
         }
     }
-    images.finish()
+    images.finish(contents)
 }
 
 /// One image while its names are gathered.
@@ -52,12 +63,18 @@ struct Candidate {
     names: Vec<Reference>,
     /// From `org.opencontainers.image.ref.name`: counts only where there is no better one.
     ref_names: Vec<Reference>,
-    /// Of its manifests that are in the archive.
-    configs: BTreeSet<Digest>,
+    /// Its manifests that are in the archive.
+    manifests: Vec<ManifestDocument>,
+    /// A name that it has in the archive, and that no image can have.
+    bad_name: Option<NotLoaded>,
 }
 
 #[derive(Default)]
-struct Images(Vec<Candidate>);
+struct Images {
+    candidates: Vec<Candidate>,
+    failed: Vec<NotLoaded>,
+    notes: Vec<String>,
+}
 
 /// One image in `manifest.json`.
 #[derive(Deserialize)]
@@ -72,67 +89,152 @@ impl Images {
     fn add_index(&mut self, bytes: &[u8], contents: &Contents) -> Result<(), ArchiveError> {
         let index = document::parse_layout_index(bytes).map_err(|reason| malformed("index.json", reason))?;
         for IndexEntry { descriptor: root, ref_name, image_name, .. } in index.manifests {
-            let name = image_name.filter(|name| !name.is_empty()).map(|name| name.parse::<Reference>()).transpose()?;
+            // containerd writes a digest where an image has no name.
+            let name = image_name.filter(|name| !name.is_empty() && name.parse::<Digest>().is_err());
+            let (name, bad_name) = match name.as_ref().map(|text| text.parse::<Reference>()) {
+                Some(Err(error)) => (None, Some(NotLoaded { name: error.text.clone(), error: error.into() })),
+                parsed => (parsed.and_then(Result::ok), None),
+            };
             // A ref.name may be anything; where it is no image name, the image has none.
             let ref_name = ref_name.and_then(|name| name.parse::<Reference>().ok());
             let candidate = self.candidate(root, contents);
-            candidate.names.extend(name);
             candidate.ref_names.extend(ref_name);
+            candidate.names.extend(name);
+            candidate.bad_name = candidate.bad_name.take().or(bad_name);
         }
         Ok(())
     }
 
     fn add_item(&mut self, item: &Item, contents: &Contents, staging: &Arc<Staging>) -> Result<(), ArchiveError> {
-        let tags = item.repo_tags.iter().flatten().filter(|tag| *tag != "<none>:<none>");
-        let names = tags.map(|tag| tag.parse::<Reference>()).collect::<Result<Vec<_>, _>>()?;
+        let (mut names, mut bad_name) = (vec![], None);
+        for tag in item.repo_tags.iter().flatten().filter(|tag| !tag.is_empty() && *tag != "<none>:<none>") {
+            match tag.parse::<Reference>() {
+                Ok(name) => names.push(name),
+                Err(error) => bad_name = Some(NotLoaded { name: tag.clone(), error: error.into() }),
+            }
+        }
+        if let Some(bad) = bad_name.take_if(|_| names.is_empty()) {
+            return Err(bad.error);
+        }
         let config = config_digest(&item.config, contents)?;
         let mut known = false;
-        for candidate in self.0.iter_mut().filter(|candidate| candidate.configs.contains(&config)) {
+        for candidate in self.candidates.iter_mut().filter(|candidate| candidate.manifests.iter().any(|own| own.config.digest == config)) {
+            if let Some(root) = better(candidate, item, contents, staging)? {
+                let name = names.first().map_or_else(|| config.short(), Reference::familiar);
+                self.notes
+                    .push(format!("{name}: index.json has layers that are not those of its config; those of manifest.json are taken"));
+                (candidate.manifests, candidate.root) = (manifests(&root, contents), root);
+            }
             candidate.names.extend(names.iter().cloned());
+            candidate.bad_name = candidate.bad_name.take().or(bad_name.take());
             known = true;
         }
         if !known {
             let root = make_manifest(item, contents, staging)?;
-            self.candidate(root, contents).names.extend(names);
+            let candidate = self.candidate(root, contents);
+            candidate.names.extend(names);
+            candidate.bad_name = bad_name;
         }
         Ok(())
     }
 
     fn candidate(&mut self, root: Descriptor, contents: &Contents) -> &mut Candidate {
-        let position = match self.0.iter().position(|candidate| candidate.root.digest == root.digest) {
+        let position = match self.candidates.iter().position(|candidate| candidate.root.digest == root.digest) {
             Some(position) => position,
             None => {
-                let configs = configs(&root, contents);
-                self.0.push(Candidate { root, names: vec![], ref_names: vec![], configs });
-                self.0.len() - 1
+                let manifests = manifests(&root, contents);
+                self.candidates.push(Candidate { root, names: vec![], ref_names: vec![], manifests, bad_name: None });
+                self.candidates.len() - 1
             }
         };
-        &mut self.0[position]
+        &mut self.candidates[position]
     }
 
-    fn finish(self) -> Result<Vec<Found>, ArchiveError> {
-        if self.0.is_empty() {
-            return Err(ArchiveError::NoManifest);
-        }
-        let found = self.0.into_iter().map(|candidate| {
+    fn finish(self, contents: &Contents) -> Result<All, ArchiveError> {
+        let mut all = All { images: vec![], failed: self.failed, notes: self.notes };
+        for candidate in self.candidates {
             let names = if candidate.names.is_empty() { candidate.ref_names } else { candidate.names };
             if let Some(name) = names.iter().find(|name| !name.fits(&candidate.root.digest)) {
                 let reason = format!("it gives the name {} to {}", name.familiar(), candidate.root.digest);
-                return Err(malformed("index.json", reason));
+                all.failed.push(NotLoaded { name: name.familiar(), error: malformed("index.json", reason) });
+                continue;
             }
-            let mut seen = BTreeSet::new();
-            let references = names.into_iter().filter(|name| seen.insert(name.clone())).collect();
-            Ok(Found { root: candidate.root, references })
-        });
-        found.collect()
+            let is_nameless = names.is_empty() && candidate.bad_name.is_some();
+            all.failed.extend(candidate.bad_name);
+            if !is_nameless {
+                let mut seen = BTreeSet::new();
+                let references = names.into_iter().filter(|name| seen.insert(name.clone())).collect();
+                all.images.push(Found { root: candidate.root, references });
+            }
+        }
+        match (all.images.is_empty() && all.failed.is_empty(), contents.is_file_system()) {
+            (true, true) => Err(ArchiveError::FileSystem),
+            (true, false) => Err(ArchiveError::NoManifest),
+            _ => {
+                all.settle_names();
+                Ok(all)
+            }
+        }
     }
+}
+
+impl All {
+    /// A name that several images have is that of the last one, as it is for `docker load`.
+    fn settle_names(&mut self) {
+        let mut taken: HashSet<Reference> = HashSet::new();
+        for image in self.images.iter_mut().rev() {
+            let notes = &mut self.notes;
+            image.references.retain(|name| {
+                let is_free = taken.insert(name.clone());
+                if !is_free {
+                    notes.push(format!("{} is the name of several images in the archive: the last of them has it", name.familiar()));
+                }
+                is_free
+            });
+        }
+    }
+}
+
+/// A manifest for the layers that `manifest.json` names, where they fit the config and those of the candidate do not: Docker 25.0 wrote such archives.
+fn better(candidate: &Candidate, item: &Item, contents: &Contents, staging: &Arc<Staging>) -> Result<Option<Descriptor>, ArchiveError> {
+    let [own] = &candidate.manifests[..] else { return Ok(None) };
+    let named = item.layers.iter().flatten().map(|member| contents.file(member)).collect::<Result<Vec<Stored>, _>>();
+    // A thin archive.
+    let Ok(named) = named else { return Ok(None) };
+    let own_layers: Vec<Stored> = own.layers.iter().map(|layer| Stored { digest: layer.digest, size_bytes: layer.size_bytes }).collect();
+    if own_layers == named || !media_type::is_manifest(&candidate.root.media_type) {
+        return Ok(None);
+    }
+    let Some(config) = contents.start_of(&own.config.digest, CONFIG_BYTES + 1)? else { return Ok(None) };
+    let layers = named.iter().map(|layer| described(media_type::LAYER, *layer)).collect();
+    let as_named = ManifestDocument { config: own.config.clone(), layers };
+    let Ok(config) = document::parse_config(&as_named, &config) else { return Ok(None) };
+    let fits = |layers: &[Stored]| layers_fit(layers, &config.diff_ids, contents);
+    if fits(&named)? && !fits(&own_layers)? { make_manifest(item, contents, staging).map(Some) } else { Ok(None) }
+}
+
+/// Whether layers that are in the archive are what a config says.
+fn layers_fit(layers: &[Stored], diff_ids: &[Digest], contents: &Contents) -> Result<bool, ArchiveError> {
+    if layers.len() != diff_ids.len() {
+        return Ok(false);
+    }
+    for (layer, diff_id) in layers.iter().zip(diff_ids) {
+        let staged = contents.files().get(&layer.digest).map(|file| (file.path().to_owned(), file.size_bytes()));
+        let Some((path, size_bytes)) = staged.filter(|(_, size_bytes)| *size_bytes == layer.size_bytes) else { return Ok(false) };
+        match diff_id::of(&path, layer.digest, unpacked_limit_bytes(size_bytes)) {
+            Ok(found) if found == *diff_id => {}
+            Ok(_) | Err(ArchiveError::Layer { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 fn items(bytes: &[u8]) -> Result<Vec<Item>, ArchiveError> {
     let items: Vec<Item> = shape::read(bytes, &shape::ARCHIVE).map_err(|reason| malformed("manifest.json", reason))?;
     let names: usize = items.iter().map(|item| item.repo_tags.as_ref().map_or(0, Vec::len) + 1).sum();
     let layers: usize = items.iter().map(|item| item.layers.as_ref().map_or(0, Vec::len)).sum();
-    if names > NAMES || layers > IMAGE_BLOBS {
+    if names > IMAGE_BLOBS || layers > MEMBERS {
         return Err(malformed("manifest.json", format!("{names} images and names, {layers} layers")));
     }
     Ok(items)
@@ -147,11 +249,20 @@ fn check_version(bytes: &[u8]) -> Result<(), ArchiveError> {
     }
 }
 
-/// The configs of the manifests that are in the archive. What cannot be read here is found wrong when the image is read.
-fn configs(root: &Descriptor, contents: &Contents) -> BTreeSet<Digest> {
-    let read = |document: &Descriptor| contents.start_of(&document.digest, CONFIG_BYTES + 1);
-    let image = walk(None, root, Selection::Present, read);
-    image.into_iter().flat_map(|image| image.manifests).map(|manifest| manifest.config.digest).collect()
+/// The manifests of a root that are in the archive. What cannot be read here is found wrong when the image is read.
+fn manifests(root: &Descriptor, contents: &Contents) -> Vec<ManifestDocument> {
+    let (mut pending, mut found) = (vec![(root.clone(), 0)], vec![]);
+    while let Some((descriptor, depth)) = pending.pop() {
+        let Ok(Some(bytes)) = contents.start_of(&descriptor.digest, MANIFEST_BYTES + 1) else { continue };
+        match document::parse(&descriptor, &bytes) {
+            Ok(Document::Manifest(manifest)) => found.push(manifest),
+            Ok(Document::Index(index)) if depth < INDEX_DEPTH && pending.len() + found.len() < IMAGE_MANIFESTS => {
+                pending.extend(index.manifests.into_iter().map(|entry| (entry.descriptor, depth + 1)));
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// In a thin archive the config may be absent; its name is its digest there.

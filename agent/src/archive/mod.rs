@@ -7,6 +7,7 @@
 mod contents;
 mod diff_id;
 mod find;
+mod foreign;
 mod input;
 mod name;
 mod read;
@@ -22,7 +23,8 @@ use proto::text::escape_short;
 use crate::store::StoreError;
 
 pub use diff_id::of as diff_id;
-pub use read::{Loaded, load};
+pub use foreign::Foreign;
+pub use read::{Loaded, NotLoaded, Report, load};
 pub use write::save;
 
 /// Why an archive is not loaded or not written.
@@ -37,6 +39,12 @@ pub enum ArchiveError {
     /// Its gzip or zstd frame is damaged.
     #[error("the archive cannot be decompressed: {0}")]
     Decompress(String),
+    /// Packed in a way that is not read here.
+    #[error("the archive is packed with {}: {} FILE | imgctl load", .0.name, .0.command)]
+    Packed(Foreign),
+    /// The window of its zstd frames takes more memory than is given.
+    #[error("the zstd frame of the archive needs more than 128 MiB of memory: zstd -dc --long=31 FILE | imgctl load")]
+    Window,
     /// Something that is no tar archive at all.
     #[error("this is not a tar archive")]
     NotAnArchive,
@@ -51,6 +59,12 @@ pub enum ArchiveError {
     /// Neither `index.json` nor `manifest.json`: no image archive.
     #[error("the archive has neither index.json nor manifest.json: it is not an image archive")]
     NoManifest,
+    /// The files of a container.
+    #[error("this is the file system of a container, as docker export writes it, and no image: docker import FILE NAME makes one of it")]
+    FileSystem,
+    /// Something is not there, and the archive ends without the mark that ends one.
+    #[error("{0}: the archive was cut off")]
+    CutOff(Box<ArchiveError>),
     /// More members than any image has.
     #[error("the archive has more than {limit} members")]
     TooManyMembers {
@@ -111,6 +125,14 @@ pub enum ArchiveError {
         /// Of what is in it.
         found: Digest,
     },
+    /// A layer that is packed in a way that no image has.
+    #[error("layer {layer} is packed with {}, which is none of the ways of an image: docker load takes it, and docker save | imgctl load after that", .packing.name)]
+    LayerPacked {
+        /// Digest of the layer.
+        layer: Digest,
+        /// How.
+        packing: Foreign,
+    },
     /// A layer that cannot be unpacked.
     #[error("layer {layer} cannot be decompressed: {reason}")]
     Layer {
@@ -130,6 +152,9 @@ pub enum ArchiveError {
     /// An image is named as no image can be.
     #[error(transparent)]
     Name(#[from] InvalidReference),
+    /// Something that the format cannot hold.
+    #[error("{0} is not the image of a container, which is all that an archive for docker load can hold: --format oci")]
+    NoContainer(String),
     /// A blob of the store is damaged: the archive that was begun is worth nothing.
     #[error("blob {0} is corrupt in the store")]
     Corrupt(Digest),

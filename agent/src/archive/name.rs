@@ -1,5 +1,10 @@
 //! Names of members and targets of links, without the ways in which one name can be written twice.
 
+/// [`normal`] for the name of a member: with a slash before it, as some tools write it, it is the same.
+pub(super) fn member(name: &str) -> Option<String> {
+    normal("", name.trim_start_matches('/'))
+}
+
 /// `a/b/c` for `./a//b/../b/c`, seen from the directory `from`. `None` when it leads out.
 pub(super) fn normal(from: &str, name: &str) -> Option<String> {
     if name.starts_with('/') {
@@ -35,6 +40,8 @@ mod tests {
         for (from, name) in [("", "../x"), ("a", "../../x"), ("", "/etc/passwd"), ("a", "b/../../../x")] {
             assert_eq!(normal(from, name), None);
         }
+        assert_eq!(member("//a/./b").as_deref(), Some("a/b"));
+        assert_eq!(member("/../a"), None);
         assert_eq!((directory("a/b/c"), directory("c")), ("a/b", ""));
     }
 }

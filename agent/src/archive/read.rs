@@ -7,16 +7,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::image::{Selection, Walk};
+use proto::image::{ImageError, Selection, Walk};
 use proto::limits::{BLOB_BYTES, BLOCK_BYTES, CONFIG_BYTES};
-use proto::{Descriptor, Digest, Image, Reference};
+use proto::{Descriptor, Digest, Image, Manifest, Platform, Reference};
 use tokio::sync::mpsc;
 
 use super::contents::Contents;
 use super::find::{Found, find};
-use super::{ArchiveError, diff_id, input, tape};
+use super::foreign::{FIRST_BYTES, Foreign};
+use super::{ArchiveError, diff_id, input};
 use crate::staging::Staging;
-use crate::store::{Import, Imported, Ingest, Store, StoreError};
+use crate::store::{Form, Import, Imported, Ingest, Store, StoreError};
 use crate::sys::{Lane, blocking, blocking_in, thread};
 
 /// An image that was loaded, under one of its names.
@@ -30,41 +31,79 @@ pub struct Loaded {
     pub replaced: Option<Digest>,
 }
 
+/// An image of an archive that was not loaded.
+#[derive(Debug)]
+pub struct NotLoaded {
+    /// As it is called there; its digest where it has no name.
+    pub name: String,
+    /// Why.
+    pub error: ArchiveError,
+}
+
+/// What an archive came to.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Under every name.
+    pub loaded: Vec<Loaded>,
+    /// Images and names.
+    pub failed: Vec<NotLoaded>,
+    /// What whoever loads the archive should know.
+    pub notes: Vec<String>,
+}
+
 /// Loads every image of an archive that comes through `blocks`, in any format and packing, and tells `on_loaded` of each as soon as it is visible.
+/// One that cannot be loaded does not keep the others out; an error is about the archive as a whole, of which nothing was loaded.
 ///
-/// All images are read and checked before the first becomes visible. The channel's end is the archive's: one that ends early is
-/// truncated, and an error in it is passed on. Blobs that the archive does not have are taken from the store. Nothing stays staged.
+/// All images are read and checked before the first becomes visible. The channel's end is the archive's: an error in it is passed on. Blobs that the
+/// archive does not have are taken from the store. Nothing stays staged.
 pub async fn load<S: Store>(
     store: &S,
     staging: &Arc<Staging>,
     blocks: mpsc::Receiver<io::Result<Bytes>>,
     mut on_loaded: impl FnMut(&Loaded) + Send,
-) -> Result<Vec<Loaded>, ArchiveError> {
-    let (contents, images) = {
+) -> Result<Report, ArchiveError> {
+    let (contents, found) = {
         let staging = staging.clone();
         // It waits for the client in the middle of its work.
         let read = thread("load", move || {
-            let contents = Contents::read(&staging, input::open(blocks).map_err(tape::failed)?)?;
-            let images = find(&contents, &staging)?;
-            Ok::<_, ArchiveError>((Arc::new(contents), images))
+            let (input, tail) = input::open(blocks)?;
+            let contents = Contents::read(&staging, input)?;
+            let mut found = find(&contents, &staging)?;
+            if tail.is_there() {
+                found.notes.push("something follows the archive in the same file: it is passed over".to_owned());
+            }
+            Ok::<_, ArchiveError>((Arc::new(contents), found))
         });
         read.await.map_err(StoreError::io("start a thread for", "the archive"))??
     };
+    let mut report = Report { loaded: vec![], failed: found.failed, notes: found.notes };
     let mut checked = HashMap::new();
-    let mut prepared = Vec::with_capacity(images.len());
-    for image in images {
-        prepared.push(Prepared::new(store, &contents, image, &mut checked).await?);
+    let mut prepared = Vec::with_capacity(found.images.len());
+    for image in found.images {
+        let name = image.references.first().map_or_else(|| image.root.digest.short(), Reference::familiar);
+        match Prepared::new(store, &contents, image, &mut checked).await {
+            Ok(image) => prepared.push((name, image)),
+            Err(error) => report.failed.push(NotLoaded { name, error }),
+        }
     }
-    let mut loaded = vec![];
-    for image in prepared {
-        image
-            .load(store, &contents, |row| {
-                on_loaded(&row);
-                loaded.push(row);
-            })
-            .await?;
+    for (name, image) in prepared {
+        let loading = image.load(store, &contents, |row| {
+            on_loaded(&row);
+            report.loaded.push(row);
+        });
+        if let Err(error) = loading.await {
+            report.failed.push(NotLoaded { name, error });
+        }
     }
-    Ok(loaded)
+    if contents.is_unmarked() {
+        for failed in &mut report.failed {
+            if matches!(failed.error, ArchiveError::BlobMissing(_) | ArchiveError::MemberMissing(_)) {
+                let error = std::mem::replace(&mut failed.error, ArchiveError::Truncated);
+                failed.error = ArchiveError::CutOff(Box::new(error));
+            }
+        }
+    }
+    Ok(report)
 }
 
 /// An image that was checked, and its open import.
@@ -86,6 +125,9 @@ impl<I: Import> Prepared<I> {
     ) -> Result<Self, ArchiveError> {
         let mut names = found.references.into_iter();
         let mut image = read_image(store, contents, names.next(), found.root).await?;
+        if store.properties().form == Form::Unpacked && image.manifests.len() > 1 {
+            image.manifests = vec![for_this_host(&image)?];
+        }
         let mut import = store.import(image.clone()).await?;
         let mut missing = import.missing().await?;
         let lost = lost(contents, &missing);
@@ -111,33 +153,63 @@ impl<I: Import> Prepared<I> {
         contents: &Arc<Contents>,
         mut on_loaded: impl FnMut(Loaded) + Send,
     ) -> Result<(), ArchiveError> {
-        let adopts = store.properties().adopts_files;
-        for blob in &self.missing {
-            let Some(ingest) = self.import.ingest(blob).await? else { continue };
-            let absent = || ArchiveError::BlobMissing(blob.digest);
-            if adopts {
-                let file = contents.files().remove(&blob.digest).ok_or_else(absent)?;
-                ingest.adopt(file).await?;
-            } else {
-                // It stays staged: a store that keeps layers unpacked wants one again that lies on top of others in the next image.
-                let staged = contents.files().get(&blob.digest).map(|file| (file.path().to_owned(), file.size_bytes()));
-                let (path, size_bytes) = staged.ok_or_else(absent)?;
-                append(ingest, path, size_bytes).await?;
-            }
-        }
-        let Self { mut image, other_names, import, .. } = self;
+        let Self { mut image, other_names, import, missing } = self;
         let row = |reference: Option<Reference>, imported: Imported| Loaded {
             reference,
             image_id: imported.image_id,
             replaced: imported.replaced,
         };
+        bring(store, &import, contents, &missing).await?;
         on_loaded(row(image.reference.clone(), import.commit().await?));
         for name in other_names {
             image.reference = Some(name);
-            let imported = store.import(image.clone()).await?.commit().await?;
-            on_loaded(row(image.reference.clone(), imported));
+            // A store that makes manifests anew wants to see the one that came once more.
+            let mut import = store.import(image.clone()).await?;
+            let missing = import.missing().await?;
+            bring(store, &import, contents, &missing).await?;
+            on_loaded(row(image.reference.clone(), import.commit().await?));
         }
         Ok(())
+    }
+}
+
+/// Brings what is missing of an image out of the archive.
+async fn bring<S: Store<Import = I>, I: Import>(
+    store: &S,
+    import: &I,
+    contents: &Arc<Contents>,
+    missing: &[Descriptor],
+) -> Result<(), ArchiveError> {
+    let adopts = store.properties().adopts_files;
+    for blob in missing {
+        let Some(ingest) = import.ingest(blob).await? else { continue };
+        let absent = || ArchiveError::BlobMissing(blob.digest);
+        if adopts {
+            let file = contents.files().remove(&blob.digest).ok_or_else(absent)?;
+            ingest.adopt(file).await?;
+        } else {
+            // It stays staged: a store that keeps layers unpacked wants one again that lies on top of others in the next image.
+            let staged = contents.files().get(&blob.digest).map(|file| (file.path().to_owned(), file.size_bytes()));
+            let (path, size_bytes) = staged.ok_or_else(absent)?;
+            append(ingest, path, size_bytes).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What a store that keeps one platform keeps of an image for several, or of one with attestations: what would run here.
+fn for_this_host(image: &Image) -> Result<Manifest, ArchiveError> {
+    let host = Platform::host();
+    let fits = image.manifest_for(&host).filter(|best| best.platform.as_ref().is_some_and(|offered| host.rank(offered).is_some()));
+    let images: Vec<&Manifest> = image.manifests.iter().filter(|manifest| manifest.is_image()).collect();
+    match (fits, &images[..]) {
+        (Some(best), _) => Ok(best.clone()),
+        // One for another platform, and its attestations.
+        (None, [only]) => Ok((*only).clone()),
+        (None, several) => {
+            let available = several.iter().filter_map(|manifest| manifest.platform.clone()).collect();
+            Err(ImageError::PlatformAbsent { wanted: host, available }.into())
+        }
     }
 }
 
@@ -185,6 +257,11 @@ async fn check_layers(contents: &Arc<Contents>, image: &Image, checked: &mut Has
         };
         checked.insert(digest, found);
         if found != expected {
+            let archive = contents.clone();
+            let first = blocking(move || archive.start_of(&digest, FIRST_BYTES as u64)).await?;
+            if let Some(packing) = first.and_then(|first| Foreign::of(&first)) {
+                return Err(ArchiveError::LayerPacked { layer: digest, packing });
+            }
             return Err(ArchiveError::DiffIdMismatch { layer: digest, expected, found });
         }
     }

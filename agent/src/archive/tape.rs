@@ -24,6 +24,8 @@ pub(super) struct Tape<R> {
     padding_bytes: u64,
     last: String,
     began: bool,
+    /// It ended without the mark that ends an archive.
+    is_unmarked: bool,
 }
 
 /// The header of one member.
@@ -61,16 +63,19 @@ struct Extensions {
 
 impl<R: Read> Tape<R> {
     pub(super) fn new(input: R) -> Self {
-        Self { input, data_bytes: 0, padding_bytes: 0, last: "the beginning".to_owned(), began: false }
+        Self { input, data_bytes: 0, padding_bytes: 0, last: "the beginning".to_owned(), began: false, is_unmarked: false }
     }
 
-    /// The next member; `None` at the mark that ends an archive. Without that mark an archive is truncated.
+    /// The next member; `None` at the mark that ends an archive. One that ends behind a member without the mark, or without what fills the last block, was
+    /// written by a program that was not closed, or was cut off there: what it has is whole.
     pub(super) fn next(&mut self) -> Result<Option<Member>, ArchiveError> {
         let mut extensions = Extensions::default();
         loop {
-            self.skip(self.data_bytes + self.padding_bytes)?;
-            let mut block = [0; BLOCK_BYTES as usize];
-            read_exact(&mut self.input, &mut block)?;
+            self.skip()?;
+            let Some(block) = self.block()? else {
+                self.is_unmarked = true;
+                return Ok(None);
+            };
             if block.iter().all(|&byte| byte == 0) {
                 return Ok(None);
             }
@@ -88,6 +93,11 @@ impl<R: Read> Tape<R> {
                 _ => return self.member(header, size_bytes, extensions).map(Some),
             }
         }
+    }
+
+    /// Whether it ended without the mark that ends an archive.
+    pub(super) fn is_unmarked(&self) -> bool {
+        self.is_unmarked
     }
 
     /// Bytes of the current member; none at its end.
@@ -177,16 +187,30 @@ impl<R: Read> Tape<R> {
         }
     }
 
-    fn skip(&mut self, mut length_bytes: u64) -> Result<(), ArchiveError> {
+    /// The next block; `None` where the archive ends behind a member.
+    fn block(&mut self) -> Result<Option<[u8; BLOCK_BYTES as usize]>, ArchiveError> {
+        let mut block = [0; BLOCK_BYTES as usize];
+        match read_some(&mut self.input, &mut block)? {
+            0 if self.began => return Ok(None),
+            length => read_exact(&mut self.input, &mut block[length..])?,
+        }
+        Ok(Some(block))
+    }
+
+    /// Goes to the next header, where there is one.
+    fn skip(&mut self) -> Result<(), ArchiveError> {
         let mut buffer = [0; 8 * 1024];
-        while length_bytes > 0 {
-            let wanted = length_bytes.min(buffer.len() as u64) as usize;
+        while self.data_bytes > 0 {
+            self.read(&mut buffer)?;
+        }
+        while self.padding_bytes > 0 {
+            let wanted = self.padding_bytes.min(buffer.len() as u64) as usize;
             match read_some(&mut self.input, &mut buffer[..wanted])? {
-                0 => return Err(ArchiveError::Truncated),
-                length => length_bytes -= length as u64,
+                0 => break,
+                length => self.padding_bytes -= length as u64,
             }
         }
-        (self.data_bytes, self.padding_bytes) = (0, 0);
+        self.padding_bytes = 0;
         Ok(())
     }
 
@@ -244,6 +268,8 @@ pub(super) fn failed(error: io::Error) -> ArchiveError {
     }
     match error.kind() {
         io::ErrorKind::UnexpectedEof => ArchiveError::Truncated,
+        // The words of the library.
+        _ if error.to_string().contains("requires too much memory") => ArchiveError::Window,
         _ => ArchiveError::Decompress(error.to_string()),
     }
 }

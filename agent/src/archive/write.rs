@@ -31,7 +31,7 @@ pub async fn save<S: Store>(
     member(&mut sink, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()).await?;
     member(&mut sink, "index.json", index(&images)).await?;
     if format == ArchiveFormat::Docker {
-        member(&mut sink, "manifest.json", manifest_list(&images)).await?;
+        member(&mut sink, "manifest.json", manifest_list(&images)?).await?;
     }
     let blobs: BTreeMap<Digest, &Descriptor> = images.iter().flat_map(|image| image.blobs()).map(|blob| (blob.digest, blob)).collect();
     for blob in blobs.values() {
@@ -99,13 +99,14 @@ fn index(images: &[&Image]) -> Vec<u8> {
 }
 
 /// `manifest.json`: for each image the manifest that runs here, as Docker has only one under a name.
-fn manifest_list(images: &[&Image]) -> Vec<u8> {
+fn manifest_list(images: &[&Image]) -> Result<Vec<u8>, ArchiveError> {
     let mut items: Vec<(&Manifest, BTreeSet<String>)> = vec![];
     for image in images {
-        let Some(manifest) = image.manifest_for(&Platform::host()) else { continue };
-        if !media_type::is_config(&manifest.config.media_type) {
-            continue;
-        }
+        // Docker loads nothing from a list without it, and says nothing.
+        let Some(manifest) = image.manifest_for(&Platform::host()).filter(|manifest| manifest.is_image()) else {
+            let name = image.reference.as_ref().map_or_else(|| image.root.digest.short(), Reference::familiar);
+            return Err(ArchiveError::NoContainer(name));
+        };
         let tag = image.reference.as_ref().filter(|reference| reference.tag().is_some());
         let tag = tag.map(|reference| Reference::without_digest(reference).familiar());
         match items.iter_mut().find(|(known, _)| known.descriptor.digest == manifest.descriptor.digest) {
@@ -118,7 +119,7 @@ fn manifest_list(images: &[&Image]) -> Vec<u8> {
         let tags = if tags.is_empty() { Value::Null } else { json!(tags) };
         json!({"Config": path(&manifest.config.digest), "RepoTags": tags, "Layers": layers})
     };
-    Value::from(items.iter().map(item).collect::<Vec<_>>()).to_string().into_bytes()
+    Ok(Value::from(items.iter().map(item).collect::<Vec<_>>()).to_string().into_bytes())
 }
 
 fn path(digest: &Digest) -> String {

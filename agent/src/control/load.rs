@@ -3,16 +3,21 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use proto::control::{Event, FailureKind};
+use proto::control::{Check, Event, Failure, FailureKind, Verdict};
+use proto::image::ImageError;
+use proto::text::escape_short;
 use tokio::sync::mpsc;
 
 use super::Done;
 use super::client::Client;
 use super::failure;
-use crate::archive;
-use crate::store::{Imported, Store};
+use crate::archive::{self, ArchiveError, NotLoaded, Report};
+use crate::store::{Imported, Store, StoreError};
 use crate::transfer::Context;
 use crate::trust::Arrival;
+
+/// Characters of a name as an archive has it.
+const NAME_CHARS: usize = 200;
 
 /// Loads what the client sends. A client that goes before the end has sent a truncated archive.
 pub(super) async fn load<S: Store>(context: &Arc<Context<S>>, client: &Client, who: &str) -> Done {
@@ -51,8 +56,39 @@ pub(super) async fn load<S: Store>(context: &Arc<Context<S>>, client: &Client, w
     for image in visible {
         client.event(Event::Loaded { reference: image.reference, image_id: image.image_id }).await;
     }
-    result.map(drop).map_err(|error| match &error {
-        archive::ArchiveError::Store(error) => failure::store("cannot load the archive", error),
-        _ => failure::because("cannot load the archive".to_owned(), FailureKind::InvalidArchive, &error),
-    })
+    let Report { loaded, failed, notes } = result.map_err(|error| failure("cannot load the archive".to_owned(), &error))?;
+    for note in notes {
+        let check = Check { verdict: Verdict::Warning, subject: "archive".to_owned(), finding: note, remedy: None };
+        client.event(Event::Check(check)).await;
+    }
+    let (count, all) = (failed.len(), failed.len() + loaded.len());
+    let mut first = None;
+    for NotLoaded { name, error } in failed {
+        let failure = failure(format!("cannot load {}", escape_short(&name, NAME_CHARS)), &error);
+        if all > 1 {
+            client.event(Event::NotLoaded { image: name, failure: failure.clone() }).await;
+        }
+        first.get_or_insert(failure);
+    }
+    match first {
+        None => Ok(()),
+        Some(failure) if all == 1 => Err(failure),
+        Some(first) => {
+            let mut failure = Failure { kind: first.kind, causes: vec![format!("{count} of {all} images and names were not loaded")] };
+            failure.causes.extend(first.causes);
+            Err(failure)
+        }
+    }
+}
+
+/// What is wrong with an image is the archive's fault here.
+fn failure(what: String, error: &ArchiveError) -> Failure {
+    match error {
+        ArchiveError::Store(StoreError::Image(ImageError::PlatformAbsent { .. })) => {
+            failure::because(what, FailureKind::Unsupported, error)
+        }
+        ArchiveError::Store(StoreError::Image(_)) => failure::because(what, FailureKind::InvalidArchive, error),
+        ArchiveError::Store(error) => failure::store(what, error),
+        _ => failure::because(what, FailureKind::InvalidArchive, error),
+    }
 }

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
-use proto::control::{Event, Request};
+use proto::control::{Event, Failure, Request};
 use proto::limits::DATA_BYTES;
+use proto::text::escape;
 use serde_json::json;
 
 use crate::connection::DataSender;
@@ -40,17 +41,26 @@ pub(crate) fn run(context: &Context, args: &Args) -> super::Result {
     };
     let mut connection = context.ask(&Request::Load)?;
     let feeder = feed(connection.data_sender()?, source);
-    let mut result = Ok(());
+    let (mut result, mut any_loaded) = (Ok(()), false);
     loop {
         match connection.event() {
-            Ok(Some(Event::Loaded { reference, image_id })) => loaded(context, reference.as_ref(), &image_id),
+            Ok(Some(Event::Loaded { reference, image_id })) => {
+                loaded(context, reference.as_ref(), &image_id);
+                any_loaded = true;
+            }
+            Ok(Some(Event::NotLoaded { image, failure })) => not_loaded(context, &image, &failure),
+            Ok(Some(Event::Check(check))) => {
+                context.output.object(&json!({"event": "note", "note": check.finding}));
+                context.output.line(&format!("note: {}", escape(&check.finding)));
+            }
             Ok(Some(_)) => {}
             Ok(None) => break,
             Err(error) => {
-                result = Err(match &args.input {
+                let error = match &args.input {
                     Some(path) => error.under(path.display().to_string()),
                     None => error,
-                });
+                };
+                result = Err(if any_loaded { Error { exit: Exit::SomeFailed, ..error } } else { error });
                 break;
             }
         }
@@ -73,6 +83,12 @@ fn loaded(context: &Context, reference: Option<&proto::Reference>, image_id: &pr
         Some(name) => context.output.line(&format!("loaded {name}  sha256:{id}")),
         None => context.output.line(&format!("loaded sha256:{id}, which has no name: imgctl tag {id} NAME")),
     }
+}
+
+fn not_loaded(context: &Context, image: &str, failure: &Failure) {
+    let causes = Error::from(failure).to_string();
+    context.output.object(&json!({"event": "not_loaded", "image": image, "reason": causes}));
+    context.output.line(&format!("not loaded {}: {causes}", escape(image)));
 }
 
 /// Sends the archive on a thread of its own, while events are read here. Comes to the error when the archive cannot be read.

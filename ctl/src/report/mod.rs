@@ -213,7 +213,7 @@ impl Report {
             failures => {
                 let hosts: Vec<String> = failures.iter().map(|failed| escape(&failed.host)).collect();
                 let hosts = names::collapse(hosts.iter().map(String::as_str));
-                let error = Error::new(Exit::SomeHostsFailed, format!("{} of {total} failed: {hosts}", failures.len()));
+                let error = Error::new(Exit::SomeFailed, format!("{} of {total} failed: {hosts}", failures.len()));
                 let mut commands = vec![];
                 commands.extend(self.id.filter(|_| !self.dry_run).map(|id| format!("imgctl send --retry-failed {id}")));
                 commands.extend((!self.retry.is_empty()).then(|| format!("{} {hosts}", self.retry)));

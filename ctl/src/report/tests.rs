@@ -142,7 +142,7 @@ sent 41.0 MB to 1 host in 0.9 s, 146 MB were already there"
     let failure = report.failure(&failed("web01")).unwrap();
     assert_eq!((failure.to_string().as_str(), failure.hint), ("cannot send demo:nautilus to web01: no answer\\u{1b}", None));
     let error = report.error().unwrap();
-    assert_eq!((error.exit, error.to_string().as_str()), (Exit::SomeHostsFailed, "2 of 3 failed: web01 web03"));
+    assert_eq!((error.exit, error.to_string().as_str()), (Exit::SomeFailed, "2 of 3 failed: web01 web03"));
     let hint = "once that is mended: imgctl send --retry-failed 12, or imgctl send demo:nautilus web01 web03";
     assert_eq!(error.hint.unwrap(), hint);
     // Nothing was sent: nothing is sent again by a pasted number.

@@ -154,6 +154,14 @@ pub enum Event {
         /// It has the list now.
         reached: bool,
     },
+    /// One of several images of an archive, or one of its names, could not be loaded; `Failed` follows in the end. Only to a client with
+    /// [`super::LOAD_NEWS`].
+    NotLoaded {
+        /// As the archive calls it.
+        image: String,
+        /// Why.
+        failure: Failure,
+    },
 }
 
 /// What a host lacks of an image.
@@ -433,6 +441,7 @@ impl Event {
     pub fn needs(&self) -> u64 {
         match self {
             Self::Told { .. } => super::MEMBER_NEWS,
+            Self::NotLoaded { .. } => super::LOAD_NEWS,
             _ if self.is_job_news() => super::JOB_NEWS,
             _ => 0,
         }
@@ -453,7 +462,10 @@ impl Bounded for Event {
             Self::Done(done) => done.sources.len() <= MEMBERS,
             Self::Waiting { reason, .. } => reason.len() <= CAUSE_BYTES,
             Self::Hashing(hashing) => hashing.source.len() <= HOST_NAME_BYTES,
-            Self::HostFailed { failure, .. } | Self::HostSilent { failure, .. } | Self::Failed(failure) => failure.within_limits(),
+            Self::HostFailed { failure, .. }
+            | Self::HostSilent { failure, .. }
+            | Self::NotLoaded { failure, .. }
+            | Self::Failed(failure) => failure.within_limits(),
             Self::Member(member) => member.groups.len() <= GROUPS,
             _ => true,
         }

@@ -34,6 +34,9 @@ pub const ROLES: u64 = 1 << 2;
 /// Capability of a client: it understands [`PeerState::TwoMachines`].
 pub const TWO_MACHINES: u64 = 1 << 3;
 
+/// Capability of a client: it understands [`Event::NotLoaded`].
+pub const LOAD_NEWS: u64 = 1 << 4;
+
 /// The first message in both directions. Frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

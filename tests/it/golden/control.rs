@@ -141,6 +141,7 @@ fn transfer_events() -> Vec<Event> {
         Event::Unfinished { blobs: 3, bytes: 4 },
         Event::Pruned { staged_bytes: 5, stored_bytes: 6 },
         Event::Told { host: host.clone(), reached: true },
+        Event::NotLoaded { image: image.clone(), failure: failure(FailureKind::InvalidArchive) },
         Event::Done(done()),
         Event::HostFailed { host, image, failure: failure(FailureKind::NoSpace) },
         Event::Summary(Summary { total: 1, done: 2, failed: 3, egress_bytes: 4, elapsed_ms: 5 }),

@@ -118,7 +118,7 @@ impl EngineImport {
             return Err(StoreError::Unsupported { kind, what: "an image under a name that marks what is on its way" });
         }
         let diff_ids: Option<Vec<Digest>> = manifest.layers.iter().map(|layer| layer.diff_id).collect();
-        let Some(diff_ids) = diff_ids.filter(|_| media_type::is_config(&manifest.config.media_type)) else {
+        let Some(diff_ids) = diff_ids.filter(|_| manifest.is_image()) else {
             return Err(StoreError::Unsupported { kind, what: "what is not the image of a container" });
         };
         let target = Arc::new(Target { shared, image, diff_ids });

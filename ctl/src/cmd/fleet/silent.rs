@@ -34,7 +34,7 @@ impl Silent {
         match self.0[..] {
             [] => Exit::Done,
             [only] if !answered => only,
-            _ => Exit::SomeHostsFailed,
+            _ => Exit::SomeFailed,
         }
     }
 }
