@@ -13,7 +13,7 @@ use tests::sample::{append, gzip, layer_tar, zstd};
 use crate::archive::{link, report, tar};
 
 /// A config for these layers, and its digest.
-fn config(layers: &[&[u8]]) -> (Vec<u8>, Digest) {
+pub(crate) fn config(layers: &[&[u8]]) -> (Vec<u8>, Digest) {
     let diff_ids: Vec<String> = layers.iter().map(|layer| Digest::of(layer).to_string()).collect();
     let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
     let bytes = config.to_string().into_bytes();
@@ -29,7 +29,7 @@ fn one(name: &str) -> (Vec<u8>, Digest) {
     (tar(&[("layer.tar", &layer), ("c.json", &config), ("manifest.json", list.as_bytes())]), id)
 }
 
-fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
+pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
     json!({"mediaType": media_type, "digest": Digest::of(bytes).to_string(), "size": bytes.len()})
 }
 
@@ -38,7 +38,7 @@ fn path(bytes: &[u8]) -> String {
 }
 
 /// An OCI layout with these entries in its index, and these blobs.
-fn layout(entries: &[Value], blobs: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn layout(entries: &[Value], blobs: &[&[u8]]) -> Vec<u8> {
     let index = json!({"schemaVersion": 2, "manifests": entries}).to_string();
     let paths: Vec<String> = blobs.iter().map(|blob| path(blob)).collect();
     let mut members: Vec<(&str, &[u8])> = vec![("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#), ("index.json", index.as_bytes())];
@@ -46,7 +46,7 @@ fn layout(entries: &[Value], blobs: &[&[u8]]) -> Vec<u8> {
     tar(&members)
 }
 
-fn manifest(config: &[u8], layers: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn manifest(config: &[u8], layers: &[&[u8]]) -> Vec<u8> {
     let layers: Vec<Value> = layers.iter().map(|layer| descriptor(media_type::LAYER, layer)).collect();
     json!({"schemaVersion": 2, "config": descriptor(media_type::CONFIG, config), "layers": layers}).to_string().into_bytes()
 }

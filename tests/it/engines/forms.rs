@@ -17,7 +17,7 @@ use super::docker::of_layers;
 const DOCUMENTS_BYTES: u64 = 5_000;
 
 /// Hosts with the system's Docker Engine, Podman and containerd, and one without an engine, in a fleet.
-fn four() -> Option<[Host; 4]> {
+pub(super) fn four() -> Option<[Host; 4]> {
     let (Some(docker), Some(containerd), true) = (Docker::system(), Containerd::of_system(), Podman::is_installed()) else {
         skipped("no Docker Engine, containerd or Podman here (apt-get install docker.io containerd podman)");
         return None;
@@ -33,11 +33,11 @@ fn four() -> Option<[Host; 4]> {
 }
 
 /// The agent of a host reads it from an archive.
-fn load(host: &Host, sample: &Sample) {
+pub(super) fn load(host: &Host, sample: &Sample) {
     host.agent.must(&["load", "-i", text(&archive_file(host.agent.path(), sample))]);
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 

@@ -1,5 +1,6 @@
 //! Tests against real engines.
 
+mod archives;
 mod containerd;
 mod docker;
 mod faults;
