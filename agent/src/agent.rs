@@ -18,7 +18,7 @@ use crate::discovery::Peers;
 use crate::net::{Net, NetConfig, NetError, Peer};
 use crate::staging::Staging;
 use crate::store::{Store, StoreError};
-use crate::transfer::{self, Context, Hashings, Jobs, Offers, Possessions, Relay, Reservations, Senders, Transfers};
+use crate::transfer::{self, Context, Hashings, Jobs, Offers, Possessions, Relay, Reservations, Senders, Sessions, Transfers};
 use crate::trust::{Policy, Trust, TrustError};
 use crate::{control, membership, sys};
 
@@ -91,6 +91,7 @@ impl Agent {
             possessions: Possessions::default(),
             senders,
             reservations: Reservations::default(),
+            sessions: Sessions::default(),
             hashings: Hashings::default(),
             offers: Offers::default(),
             jobs: Jobs::default(),

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use proto::HostId;
 use proto::host::{Member, Role, SignedMemberList};
 use proto::join::{JoinAnswer, JoinRefusal};
-use proto::peer::{Answer, Request};
+use proto::peer::{Answer, INSTANCES, Request};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
@@ -114,10 +114,13 @@ pub async fn show<S: Store>(context: &Arc<Context<S>>, host: &HostId, signed: Si
     // The greeting of a new connection brings the list by itself; a warm connection needs to be told.
     let peer = context.net.connect(host).await?;
     let mut stream = peer.request(&Request::Members(signed)).await?;
-    match stream.receive().await? {
-        Answer::Refused(refusal) => Err(NetError::Lost(refusal.to_string())),
-        _ => Ok(()),
+    if let Answer::Refused(refusal) = stream.receive().await? {
+        return Err(NetError::Lost(refusal.to_string()));
     }
+    if let Some(date) = context.trust.list_date().filter(|_| peer.hello().capabilities & INSTANCES != 0) {
+        peer.request(&Request::Date(date)).await?.receive::<Answer>().await?;
+    }
+    Ok(())
 }
 
 /// A signer brings every change of the list to the others as it happens: who joins can be reached by name from everywhere. What the signers do not
@@ -129,13 +132,16 @@ pub async fn spread_changes<S: Store>(context: Arc<Context<S>>) {
     introduce(&context).await;
     loop {
         let trust = context.trust.clone();
-        match sys::blocking(move || trust.refresh_list()).await {
-            Ok(true) => debug!("member list signed anew"),
-            Ok(false) | Err(TrustError::NoFleet) => {}
-            Err(error) => warn!(%error, "member list not signed anew"),
-        }
+        let is_dated = match sys::blocking(move || trust.date_list()).await {
+            Ok(is_dated) => is_dated,
+            Err(TrustError::NoFleet) => false,
+            Err(error) => {
+                warn!(%error, "member list not dated");
+                false
+            }
+        };
         let epoch = context.trust.epoch();
-        if context.trust.is_signer() && epoch > spread_epoch {
+        if context.trust.is_signer() && (epoch > spread_epoch || is_dated) {
             spread(&context, SPREAD_TIMEOUT_MS).await;
         }
         spread_epoch = epoch;

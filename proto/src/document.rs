@@ -129,6 +129,9 @@ fn image_config(manifest: &ManifestDocument, bytes: &[u8]) -> Result<ConfigDocum
         ("", _) | (_, "") => None,
         (os, architecture) => Some(Platform::new(os, architecture, &raw.variant)),
     };
+    if platform.as_ref().is_some_and(|platform| !platform.is_short()) {
+        return Err(malformed("its platform has more than 255 characters".to_owned()));
+    }
     Ok(ConfigDocument { platform, diff_ids })
 }
 

@@ -107,18 +107,6 @@ pub struct MemberList {
     pub members: Vec<Member>,
     /// Ids that are never let in again.
     pub removed: Vec<HostId>,
-    /// Seconds since 1970, by the clock of the signer, when it was signed; 0: not known. Not a part of this encoding: see [`DatedMemberList`].
-    #[serde(skip)]
-    pub signed_unix_s: u64,
-}
-
-/// A [`MemberList`] as it is signed: with the time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DatedMemberList {
-    /// The list.
-    pub list: MemberList,
-    /// [`MemberList::signed_unix_s`].
-    pub signed_unix_s: u64,
 }
 
 impl MemberList {
@@ -145,16 +133,10 @@ impl Bounded for MemberList {
     }
 }
 
-impl Bounded for DatedMemberList {
-    fn within_limits(&self) -> bool {
-        self.list.within_limits()
-    }
-}
-
-/// A [`DatedMemberList`] in its encoded form, with the CA's signature over exactly these bytes.
+/// A [`MemberList`] in its encoded form, with the CA's signature over exactly these bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedMemberList {
-    /// [`crate::frame::encode_body`] of a [`DatedMemberList`]; from an agent that dates none, of a [`MemberList`].
+    /// [`crate::frame::encode_body`] of a [`MemberList`].
     pub list: Vec<u8>,
     /// Ed25519 over `"imgd member list\0"` and `list`.
     pub signature: Vec<u8>,
@@ -188,5 +170,22 @@ mod tests {
         for name in ["", "-a", "a-", "A", "a.b", "a b", "ü", "@web", &"x".repeat(64)] {
             assert!(check_name(name).is_err(), "{name}");
         }
+    }
+}
+
+/// A signer says that a list was the newest one at some time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListDate {
+    /// SHA-256 of [`SignedMemberList::list`].
+    pub list: crate::Digest,
+    /// Seconds since 1970, by the clock of the signer.
+    pub unix_s: u64,
+    /// Ed25519 over `"imgd member list date\0"`, the 32 bytes of `list`, and `unix_s` in little-endian.
+    pub signature: Vec<u8>,
+}
+
+impl Bounded for ListDate {
+    fn within_limits(&self) -> bool {
+        self.signature.len() == 64
     }
 }

@@ -88,6 +88,12 @@ impl Image {
         unique(self.documents().into_iter().chain(layers))
     }
 
+    /// Entries of all its documents: a layer counts as often as manifests name it. What an image costs to look at and to keep in memory.
+    pub fn entries(&self) -> u64 {
+        let manifests = self.manifests.iter().map(|manifest| manifest.layers.len() as u64 + 2);
+        manifests.sum::<u64>() + self.indexes.len() as u64 + 1
+    }
+
     /// Bytes of all blobs.
     pub fn size_bytes(&self) -> u64 {
         self.blobs().iter().map(|blob| blob.size_bytes).sum()

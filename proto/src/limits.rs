@@ -85,18 +85,18 @@ pub const STREAMS: u32 = 64;
 /// Connection receive window of a peer that has not been welcomed.
 pub const WINDOW_BEFORE_WELCOME: u32 = 128 * 1024;
 
-/// Connection receive window of a welcomed peer: 100 ms at 1 Gbit/s, 1 ms at 100 Gbit/s.
-pub const WINDOW: u32 = 12 * 1024 * 1024;
+/// Connection receive window of a welcomed peer: what its streams may have under way together, 64 ms at 1 Gbit/s.
+pub const WINDOW: u32 = 8 * 1024 * 1024;
 
 /// Receive window of one stream. Four streams of a session times (window + block) stay below the 8 MiB that an interruption may cost.
 /// And together they stay below the socket buffers of a server, so that a burst is not lost in the receiver's own kernel.
 pub const STREAM_WINDOW: u32 = 512 * 1024;
 
 /// Connection receive window of a second connection of the same peer, and of further ones. All that a peer holds here has to stay below 32 MiB.
-pub const WINDOW_FURTHER: u32 = 2 * 1024 * 1024;
+pub const WINDOW_FURTHER: u32 = 1024 * 1024;
 
 /// Bytes to one peer that it has not acknowledged, on its first connection; on a further one as many as [`WINDOW_FURTHER`].
-pub const SEND_WINDOW: u64 = 8 * 1024 * 1024;
+pub const SEND_WINDOW: u64 = 6 * 1024 * 1024;
 
 /// Sessions that one peer may have open here at once, over all its connections, each holding an import.
 pub const SESSIONS_PER_HOST: usize = 16;
@@ -114,8 +114,9 @@ pub const ASKED_PER_HOST: usize = 48;
 /// Fan-outs of one host that are served on here after the image is complete: each keeps files open.
 pub const JOBS_PER_HOST: usize = 64;
 
-/// Documents that the sessions of one peer hold in memory until their images are committed: the largest of each kind, once.
-pub const DOCUMENT_BYTES: u64 = 2 * MANIFEST_BYTES + CONFIG_BYTES;
+/// Documents that the sessions of one peer hold in memory until their images are committed: the largest config, and manifests and indexes beside it that
+/// are larger than any image has.
+pub const DOCUMENT_BYTES: u64 = CONFIG_BYTES + 2 * 1024 * 1024;
 
 /// A packed layer unpacks to at most so many times its size: a little more than what gzip comes to with zeros (1,032).
 pub const UNPACKED_RATIO: u64 = 1_100;
@@ -124,7 +125,10 @@ pub const UNPACKED_RATIO: u64 = 1_100;
 pub const OFFERED_BLOB_BYTES: u64 = 1024;
 
 /// What the offers of one peer take in memory together; a single one may be larger.
-pub const OFFERS_BYTES: u64 = 8 * 1024 * 1024;
+pub const OFFERS_BYTES: u64 = 6 * 1024 * 1024;
+
+/// Lists and descriptions that are made for one peer at once: each is in memory until the peer has read it.
+pub const ANSWERS_PER_HOST: usize = 2;
 
 /// Blobs of offers of one peer that are looked at in a second, in the mean: an offer of more is looked at, and the next one waits for as long as it was too
 /// large.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::control;
 use crate::frame::Bounded;
 use crate::hash::RangeHash;
-use crate::host::{HostId, SignedMemberList, check_name};
+use crate::host::{HostId, ListDate, SignedMemberList, check_name};
 use crate::job::{JobId, Share, Sources, Trouble};
 use crate::limits::{
     BLOB_BYTES, BLOCK_BYTES, CONFIG_BYTES, EXTENT_BYTES, GROUPS, HASHES, IMAGE_BLOBS, IMAGE_MANIFESTS, LAYERS, MANIFEST_BYTES, MEMBERS,
@@ -32,7 +32,7 @@ pub const SHARED_OFFERS: u64 = 1;
 /// It gives signs of life while it works without moving bytes, and understands them: [`Block::Hashing`], [`Answer::Hashing`], [`Answer::Working`].
 pub const SIGNS_OF_LIFE: u64 = 2;
 
-/// It says which process it is: [`Request::Instance`], [`GreetingRefusal::TwoMachines`].
+/// It says which process it is, and how old its member list is: [`Request::Instance`], [`GreetingRefusal::TwoMachines`], [`Request::Date`].
 pub const INSTANCES: u64 = 4;
 
 /// One start of one agent: drawn at random by the process. Two of them that live at the same time have one key on two machines.
@@ -122,6 +122,8 @@ pub enum Request {
     Send(control::Send),
     /// Which process are you? Answer: `Instance`.
     Instance,
+    /// That the newest list was the newest at some time. Answer: `Done`. Only to a host with [`INSTANCES`].
+    Date(ListDate),
 }
 
 /// One message on a stream after the request.
@@ -381,6 +383,7 @@ impl Bounded for Request {
             Self::Get(get) => get.within_limits(),
             Self::List | Self::Describe(_) | Self::Where(_) | Self::Instance => true,
             Self::Members(list) => list.within_limits(),
+            Self::Date(date) => date.within_limits(),
             Self::Share(share) => share.within_limits(),
             Self::Sources(sources) => sources.within_limits(),
             Self::EndJob(_) | Self::Hashes(_) | Self::Proof(_) => true,
@@ -392,6 +395,20 @@ impl Bounded for Request {
 impl Bounded for Get {
     fn within_limits(&self) -> bool {
         self.offset.is_multiple_of(RANGE_BYTES) && self.offset <= BLOB_BYTES && self.length_bytes <= EXTENT_BYTES
+    }
+}
+
+impl Bounded for Refusal {
+    fn within_limits(&self) -> bool {
+        match self {
+            Self::Policy(text) | Self::InvalidImage(text) | Self::Store(text) | Self::Unsupported(text) | Self::StoreUnavailable(text) => {
+                text.len() <= TEXT_BYTES
+            }
+            Self::PlatformAbsent { wanted, available } => {
+                platform(wanted) && available.len() <= IMAGE_MANIFESTS && available.iter().all(platform)
+            }
+            _ => true,
+        }
     }
 }
 
@@ -411,7 +428,8 @@ impl Bounded for Block {
             Self::Bytes(header) => {
                 header.encoded_bytes <= BLOCK_BYTES && (1..=BLOCK_BYTES / RANGE_BYTES).contains(&(header.after.len() as u64))
             }
-            Self::Refused(_) | Self::Waiting | Self::Hashing(_) => true,
+            Self::Refused(refusal) => refusal.within_limits(),
+            Self::Waiting | Self::Hashing(_) => true,
         }
     }
 }
@@ -426,18 +444,17 @@ impl Bounded for Answer {
             Self::Drawn(sources) => sources.len() <= MEMBERS,
             Self::Event(event) => event.within_limits(),
             Self::Want(want) => want.missing.len() <= IMAGE_BLOBS,
-            Self::Images(rows) => rows.len() <= NAMES && rows.iter().all(|row| row.platforms.len() <= IMAGE_MANIFESTS),
+            Self::Images(rows) => rows.len() <= NAMES && rows.iter().all(Bounded::within_limits),
             Self::Described(image) => image.as_ref().is_none_or(Bounded::within_limits),
-            Self::Refused(
-                Refusal::Policy(text)
-                | Refusal::InvalidImage(text)
-                | Refusal::Store(text)
-                | Refusal::Unsupported(text)
-                | Refusal::StoreUnavailable(text),
-            ) => text.len() <= TEXT_BYTES,
-            Self::Refused(Refusal::PlatformAbsent { available, .. }) => available.len() <= IMAGE_MANIFESTS,
-            Self::Progress(_) | Self::Corrupt(_) | Self::Committed(_) | Self::Done | Self::Refused(_) => true,
+            Self::Refused(refusal) => refusal.within_limits(),
+            Self::Progress(_) | Self::Corrupt(_) | Self::Committed(_) | Self::Done => true,
         }
+    }
+}
+
+impl Bounded for ImageRow {
+    fn within_limits(&self) -> bool {
+        self.platforms.len() <= IMAGE_MANIFESTS && self.platforms.iter().all(platform)
     }
 }
 
@@ -451,7 +468,9 @@ impl Bounded for Image {
             && (1..=IMAGE_MANIFESTS).contains(&self.manifests.len())
             && self.indexes.len() <= IMAGE_MANIFESTS
             && self.indexes.iter().all(document)
-            && self.manifests.iter().all(|m| layers(m) && document(&m.descriptor) && descriptor(&m.config, CONFIG_BYTES))
+            && self.manifests.iter().all(|m| {
+                m.platform.as_ref().is_none_or(platform) && layers(m) && document(&m.descriptor) && descriptor(&m.config, CONFIG_BYTES)
+            })
             && self.manifests.iter().map(|m| m.layers.len() + 2).sum::<usize>() <= IMAGE_BLOBS
     }
 }
@@ -461,5 +480,5 @@ fn short(text: &str) -> bool {
 }
 
 fn platform(platform: &Platform) -> bool {
-    short(&platform.os) && short(&platform.architecture) && short(&platform.variant)
+    platform.is_short()
 }

@@ -22,6 +22,11 @@ pub struct Platform {
 pub struct InvalidPlatform(pub String);
 
 impl Platform {
+    /// False for what somebody wrote who does not mean a platform.
+    pub fn is_short(&self) -> bool {
+        [&self.os, &self.architecture, &self.variant].iter().all(|text| text.len() <= 255)
+    }
+
     /// Normal form of what a document or a person wrote: `x86_64` is `amd64`, `aarch64` and `arm64/v8` are `arm64`, `arm` alone is `arm/v7`.
     pub fn new(os: &str, architecture: &str, variant: &str) -> Self {
         let os = match os.to_ascii_lowercase() {

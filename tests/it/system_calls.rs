@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use agent::staging::Staging;
+use agent::staging::{Source, Staging};
 use agent::store::layout::LayoutStore;
 use agent::store::{Meter, Store};
 use proto::image::Selection;
@@ -112,7 +112,7 @@ async fn a_layer_survives_the_end_of_the_process_at_every_call() {
             let store = LayoutStore::open(&directory.path().join("layout")).unwrap();
             let staging = Staging::open(&directory.path().join("layout/.imgd/staging")).unwrap();
             let is_stored = store.hashes(&layer, &Meter::default()).await.is_ok();
-            let staged_bytes = staging.claim(&layer).await.unwrap().verified_bytes();
+            let staged_bytes = staging.claim(&layer, Source::Any, proto::HostId::of_public_key(b"a")).await.unwrap().verified_bytes();
             assert!(
                 is_stored || staged_bytes == layer.size_bytes,
                 "{name} {number}: {staged_bytes} of {} bytes are left: {output:?}",
@@ -180,7 +180,7 @@ async fn directories_of_ours_that_somebody_removed_are_made_again() {
     let sample = Recipe::new(5, &[100_000]).build("new:1");
     bring(&store, &sample).await.unwrap();
     assert!(staging.room().is_ok());
-    staging.claim(&sample.image.layers()[0].descriptor).await.unwrap().discard();
+    staging.claim(&sample.image.layers()[0].descriptor, Source::Any, proto::HostId::of_public_key(b"a")).await.unwrap().discard();
     staging.writer().unwrap();
     store.maintain().await.unwrap();
     assert_eq!(store.list().await.unwrap().len(), 3);

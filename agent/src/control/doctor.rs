@@ -22,7 +22,7 @@ use crate::transfer::Context;
 /// Below this the store is about to be full.
 const FREE_BYTES: u64 = 1 << 30;
 
-/// A signer signs the member list anew every day: who has an older one than this has not heard of it.
+/// A signer dates the member list every day: who has an older date than this has not heard of it.
 const OLD_LIST: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// How long this host is shown to others, to hear whether they have seen it elsewhere.
@@ -134,7 +134,7 @@ fn fleet<S>(context: &Context<S>) -> Check {
             check(
                 Verdict::Warning,
                 "fleet",
-                format!("{finding}; this list is {days} days old: who was removed since is still let in here"),
+                format!("{finding}; no signer has said for {days} days that this list is the newest: who was removed since is still let in here"),
                 Some("see that the signer runs and can be reached: imgctl doctor SIGNER"),
             )
         }

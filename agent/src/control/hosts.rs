@@ -118,13 +118,7 @@ mod tests {
             roles: vec![],
             groups: vec![(*group).to_owned()],
         };
-        MemberList {
-            fleet: HostId::of_public_key(b"f"),
-            epoch: 1,
-            members: names.iter().map(member).collect(),
-            removed: vec![],
-            signed_unix_s: 0,
-        }
+        MemberList { fleet: HostId::of_public_key(b"f"), epoch: 1, members: names.iter().map(member).collect(), removed: vec![] }
     }
 
     fn names(hosts: &[&str], all: bool) -> Result<Vec<String>, Failure> {

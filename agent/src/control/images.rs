@@ -47,7 +47,10 @@ pub(super) async fn tag<S: Store>(context: &Arc<Context<S>>, who: &str, image: &
         if let Some(missing) = import.missing().await?.first() {
             return Err(StoreError::BlobMissing(missing.digest));
         }
-        transfer::commit(context.trust.audit(), import, Some(name), (Arrival::Tagged, who.to_owned(), String::new()), None).await
+        let line = (Arrival::Tagged, who.to_owned(), String::new());
+        let tagged = transfer::commit(context.trust.audit(), import, Some(name.clone()), line, None).await?;
+        context.senders.forget(&[name]).await;
+        Ok(tagged)
     };
     tagging.await.map(drop).map_err(|error| failure::store(what(), &error))
 }
@@ -59,6 +62,9 @@ pub(super) async fn remove<S: Store>(context: &Arc<Context<S>>, client: &Client,
         let (context, who, query) = (context.clone(), who.to_owned(), query(image)?);
         let removing = async move {
             let removed = context.store.remove(&query).await;
+            if let Some(name) = query.reference() {
+                context.senders.forget(std::slice::from_ref(name)).await;
+            }
             match &removed {
                 Ok(removed) => context.trust.audit().image_removed(&who, &removed.name, Some(&removed.image_id)),
                 // The name is gone all the same.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::Digest;
-use proto::control::{Event, Failure, FailureKind, Moved, Resolved, Send, Source, TransferRow, TransferState};
+use proto::control::{Event, Failure, FailureKind, Resolved, Send, TransferRow, TransferState};
 use proto::host::Member;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -334,19 +334,9 @@ impl Record {
     }
 }
 
-/// About what an event takes in memory.
+/// About what an event takes in memory: its texts twice, because they are keys as well.
 pub(super) fn event_bytes(event: &Event) -> usize {
-    let sources = |sources: &[Source]| sources.iter().map(|source| source.host.len() + 48).sum();
-    let more = match event {
-        Event::Planned(planned) => planned.layers.len() * 64,
-        Event::Done(done) => sources(&done.sources),
-        Event::Drawn(drawn) => sources(&drawn.sources),
-        Event::Waiting { reason, .. } => reason.len(),
-        Event::HostFailed { failure, .. } => failure.causes.iter().map(String::len).sum(),
-        Event::Resolved(Resolved { image, .. }) | Event::Moved(Moved { image, .. }) => image.len(),
-        _ => 0,
-    };
-    512 + more
+    512 + 2 * proto::frame::encode_body(event).len()
 }
 
 /// What of a job is sent again: the request for it. Every image that failed somewhere goes to every host where something did: what is there

@@ -86,5 +86,10 @@ async fn ask<S: Store>(context: &Context<S>, member: &Member) -> Result<Vec<Imag
 
 /// About what a row takes in memory.
 fn row_bytes(row: &ImageRow) -> usize {
-    size_of::<ImageRow>() + row.platforms.len() * size_of::<proto::Platform>() + 256
+    let platforms = row
+        .platforms
+        .iter()
+        .map(|platform| size_of::<proto::Platform>() + platform.os.len() + platform.architecture.len() + platform.variant.len());
+    let name = row.reference.as_ref().map_or(0, |reference| reference.to_string().len());
+    size_of::<ImageRow>() + platforms.sum::<usize>() + 2 * name
 }

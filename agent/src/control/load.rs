@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use proto::Reference;
 use proto::control::{Check, Event, Failure, FailureKind, Verdict};
 use proto::image::ImageError;
 use proto::text::escape_short;
@@ -52,6 +53,8 @@ pub(super) async fn load<S: Store>(context: &Arc<Context<S>>, client: &Client, w
         never = feed => match never {},
         () = context.shutdown.cancelled() => return Err(failure::shutting_down()),
     };
+    let names: Vec<Reference> = visible.iter().filter_map(|image| image.reference.clone()).collect();
+    context.senders.forget(&names).await;
     // Also after a failure: what became visible before it is there.
     for image in visible {
         client.event(Event::Loaded { reference: image.reference, image_id: image.image_id }).await;

@@ -24,10 +24,10 @@ use crate::transfer::{Context, Relay, Retry, Transfer};
 const LAST_WORD_MS: u64 = 1_000;
 
 /// Bytes of the images of one send, as a source names them.
-const NAME_BYTES: usize = 16 * 1024 * 1024;
+const NAME_BYTES: usize = 4 * 1024 * 1024;
 
-/// Bytes that a job keeps of what a source tells: 20,000 images on their hosts, with a few layers each.
-const KEPT_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes that a job keeps of what a source tells: some 10,000 images on their hosts, with a few layers each.
+const KEPT_BYTES: usize = 24 * 1024 * 1024;
 
 /// After so many bytes it is looked how much is kept.
 const LOOK_BYTES: usize = 1024 * 1024;
@@ -215,6 +215,9 @@ async fn ask<S: Store>(
             event => match host(&event) {
                 Some(host) if !job.request.hosts.names.contains(host) => {
                     warn!(source = source.name, "tells of a host that was not asked for");
+                }
+                None if !matches!(event, Event::Resolved(_) | Event::Moved(_)) => {
+                    return Err(lost(OutOfTurn("an event that no send has").into(), true));
                 }
                 // Its last word says whether it leaves, which is no failure of the host, or somebody has cancelled this.
                 _ if is_given_up(&event) => given_up.push(event),

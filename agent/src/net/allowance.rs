@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use proto::limits::{
-    ASKED_PER_HOST, BLOCKS_PER_HOST, DOCUMENT_BYTES, FRAME, GETS_PER_HOST, OFFERED_BLOBS_PER_S, OFFERS_BYTES, SESSIONS_PER_HOST,
+    ANSWERS_PER_HOST, ASKED_PER_HOST, BLOCKS_PER_HOST, DOCUMENT_BYTES, FRAME, GETS_PER_HOST, OFFERED_BLOBS_PER_S, OFFERS_BYTES,
+    SESSIONS_PER_HOST,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -24,6 +25,7 @@ pub(super) struct Allowance {
     document_bytes: Arc<Semaphore>,
     offer_bytes: Arc<Semaphore>,
     offered_blobs: Limit,
+    answers: Arc<Semaphore>,
     provided: Arc<Semaphore>,
     blocks_out: Arc<Semaphore>,
     asked: Arc<Semaphore>,
@@ -40,6 +42,7 @@ impl Default for Allowance {
             document_bytes: of(DOCUMENT_BYTES as usize),
             offer_bytes: of(OFFERS_BYTES as usize),
             offered_blobs: Limit::new(OFFERED_BLOBS_PER_S),
+            answers: of(ANSWERS_PER_HOST),
             provided: of(GETS_PER_HOST),
             blocks_out: of(BLOCKS_PER_HOST),
             asked: of(ASKED_PER_HOST),
@@ -69,6 +72,11 @@ impl Allowance {
     pub(super) fn offer(&self, bytes: u64) -> Option<Share> {
         let permits = u32::try_from(bytes).ok()?;
         share(self.offer_bytes.clone().try_acquire_many_owned(permits).ok())
+    }
+
+    /// Its turn to have an answer made that may be large.
+    pub(super) async fn answer(&self) -> Option<Share> {
+        share(self.answers.clone().acquire_owned().await.ok())
     }
 
     /// Its turn to have an offer of so many blobs looked at, which is work whatever comes of it.

@@ -68,6 +68,11 @@ impl Peer {
         self.0.allowance.offer(bytes)
     }
 
+    /// Its turn to have an answer made that may be large, until it has read it.
+    pub async fn answer(&self) -> Option<Share> {
+        self.0.allowance.answer().await
+    }
+
     /// Its turn to have an offer of so many blobs looked at.
     pub async fn look_at(&self, blobs: u64) {
         self.0.allowance.look_at(blobs).await;

@@ -90,14 +90,15 @@ impl Net {
         }
     }
 
-    /// A peer that was just welcomed says which process it is.
+    /// A peer that was just welcomed hears how new the member list is, and says which process it is.
     pub(super) async fn identify(&self, peer: &Peer, purpose: Purpose) -> Result<(), NetError> {
         if purpose == Purpose::Use {
             // It has taken us for one machine.
             let mut told = self.told_twins.lock().unwrap_or_else(PoisonError::into_inner);
             told.take_if(|(host, _)| *host == peer.id());
         }
-        if self.ask_instance(peer).await == News::Another && purpose == Purpose::Use {
+        let ((), news) = tokio::join!(self.tell_date(peer), self.ask_instance(peer));
+        if news == News::Another && purpose == Purpose::Use {
             let _ = self.begin_check(peer.id());
         }
         match self.lock_instances().twins(&peer.id()) {
@@ -175,6 +176,13 @@ impl Net {
         }
         reached.iter().for_each(|peer| peer.close("checked"));
         self.lock_instances().checked(host, began);
+    }
+
+    async fn tell_date(&self, peer: &Peer) {
+        if let Some(date) = self.trust().list_date().filter(|_| peer.hello().capabilities & INSTANCES != 0) {
+            let telling = async { peer.request(&Request::Date(date)).await?.receive::<Answer>().await };
+            sys::deadline(ANSWER_MS, telling).await;
+        }
     }
 
     async fn ask_instance(&self, peer: &Peer) -> News {

@@ -1,34 +1,34 @@
 //! One blob that is arriving: its verified ranges, in any order, brought by one session or by several.
 
-use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use proto::Descriptor;
 use proto::hash::{RangeHash, range_matches};
 use proto::limits::RANGE_BYTES;
+use proto::{Descriptor, HostId};
 use tokio::sync::watch;
 
 use super::StagedFile;
+use super::claims::Claims;
 use super::map::{Entry, Map, range_length};
 use crate::store::StoreError;
 use crate::sys;
 
-/// How long it is watched how a range comes that another session fetches.
-const OBSERVED_MS: u64 = 1_000;
-/// A range that would take longer than this is fetched from the end as well.
-const OVERTAKEN_AFTER: Duration = Duration::from_secs(5);
-/// What is left of such a range is not divided below this.
-const OVERTAKEN_WHOLE_BYTES: u64 = 16 * RANGE_BYTES;
+/// How often whoever waits for a range looks how it comes.
+const LOOK_MS: u64 = 100;
 
 /// A blob that is arriving, for one of the sessions that bring it. What they verified stays when the last of them is gone, for the next claim.
 #[derive(Debug)]
-pub struct StagedBlob(Arc<Shared>);
+pub struct StagedBlob {
+    shared: Arc<Shared>,
+    /// Whose session it is.
+    host: HostId,
+}
 
 /// Reads the verified ranges of a blob while others are still arriving, and for as long as it lives: also when the file has moved into the store
 /// or was removed.
@@ -45,10 +45,8 @@ pub(super) struct Shared {
     verified_bytes: AtomicU64,
     /// Held to read by whoever writes a range, to write by whoever changes the phase: nothing is written to a file that has left staging.
     phase: RwLock<Phase>,
-    /// Ranges that sessions fetch now, by their first byte.
-    fetched: Mutex<HashMap<u64, u64>>,
-    /// When a range that comes slowly was last fetched from its end as well, by its first byte.
-    overtaken: Mutex<HashMap<u64, Instant>>,
+    /// What the sessions fetch now.
+    claims: Mutex<Claims>,
     /// Told of every range that comes, and of every phase.
     arrived: watch::Sender<Arrived>,
 }
@@ -89,7 +87,7 @@ pub struct Mismatch;
 
 impl StagedBlob {
     /// Opens or continues. Every range that the map claims is read and hashed again.
-    pub(super) fn open(root: &Path, stem: &str, blob: Descriptor) -> Result<Self, StoreError> {
+    pub(super) fn open(root: &Path, stem: &str, blob: Descriptor, host: HostId) -> Result<Self, StoreError> {
         let path = root.join(format!("{stem}.data"));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(StoreError::io("open", &path))?;
@@ -116,67 +114,71 @@ impl StagedBlob {
             map: Mutex::new(map),
             verified_bytes: AtomicU64::new(verified_bytes),
             phase: RwLock::new(Phase::Open { writers: 1, was_joined: false }),
-            fetched: Mutex::default(),
-            overtaken: Mutex::default(),
+            claims: Mutex::default(),
             arrived: watch::Sender::new(Arrived { prefix_bytes, ended: false }),
         };
-        Ok(Self(Arc::new(shared)))
+        Ok(Self { shared: Arc::new(shared), host })
     }
 
     /// One more writer of a blob that joined it with [`Shared::join`].
-    pub(super) fn joined(shared: Arc<Shared>) -> Self {
-        Self(shared)
+    pub(super) fn joined(shared: Arc<Shared>, host: HostId) -> Self {
+        Self { shared, host }
     }
 
     /// Which blob.
     pub fn descriptor(&self) -> &Descriptor {
-        &self.0.blob
+        &self.shared.blob
     }
 
     /// Somebody who reads what has arrived.
     pub fn reader(&self) -> StagedReader {
-        StagedReader(self.0.clone())
+        StagedReader(self.shared.clone())
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.0
+        &self.shared
     }
 
     /// True when another session has brought a part of it, too: then one source alone is not to blame for the whole.
     pub fn was_joined(&self) -> bool {
-        matches!(*self.0.phase(), Phase::Open { was_joined: true, .. } | Phase::Complete | Phase::Ended)
+        matches!(*self.shared.phase(), Phase::Open { was_joined: true, .. } | Phase::Complete | Phase::Ended)
     }
 
     /// Waits until `range` is to be fetched here, and says which part of it, or that all of it is verified by now (`None`). A range that another
-    /// session fetches comes from there, as long as it comes: where that would take longer than some seconds, the end of it is fetched
-    /// here, so that several sources fill one blob, and a slow one holds up nobody.
+    /// session fetches comes from there, as long as it comes (`claims.rs`).
     pub async fn turn(&self, range: Range<u64>) -> Option<(Range<u64>, Fetching)> {
         loop {
-            let missing = self.0.missing_in(&range)?;
-            if let Some(fetching) = self.0.fetch(&missing) {
-                return Some((missing, fetching));
+            let missing = self.shared.missing_in(&range)?;
+            let taken = self.shared.claims().take(&self.host, &missing, now());
+            if let Some((part, number)) = taken {
+                // Whoever had it before looks again.
+                self.shared.arrived.send_modify(|_| {});
+                return Some((part.start..part.end.min(self.shared.blob.size_bytes), Fetching { shared: self.shared.clone(), number }));
             }
-            let before_bytes = self.0.missing_bytes(&range);
-            if sys::deadline(OBSERVED_MS, self.verified(range.clone())).await.is_some() {
+            if sys::deadline(LOOK_MS, self.verified(range.clone())).await.is_some() {
                 return None;
             }
-            let left_bytes = self.0.missing_bytes(&range);
-            let came_bytes = before_bytes.saturating_sub(left_bytes);
-            let is_slow = left_bytes.saturating_mul(OBSERVED_MS) > came_bytes.saturating_mul(OVERTAKEN_AFTER.as_millis() as u64);
-            if is_slow && self.0.may_overtake(range.start) {
-                let missing = self.0.missing_in(&range)?;
-                let middle = (missing.start + missing.end) / 2 / RANGE_BYTES * RANGE_BYTES;
-                let part = if missing.end - missing.start <= OVERTAKEN_WHOLE_BYTES { missing } else { middle..missing.end };
-                let fetching = self.0.fetch(&part).unwrap_or_else(|| Fetching { shared: self.0.clone(), start: None });
-                return Some((part, fetching));
+        }
+    }
+
+    /// Resolves when all of a range that is fetched here is verified, without what another session has taken over of it meanwhile.
+    pub async fn fetched(&self, range: Range<u64>, fetching: &Fetching) {
+        let (mut arrived, mut left) = (self.shared.arrived.subscribe(), range);
+        loop {
+            // Where all of it was taken over, it is fetched on: who has done so may be slower still.
+            left = self.shared.claims().range(fetching.number).map_or(left.clone(), |now| left.start..now.end.min(left.end));
+            if self.shared.missing_in(&left).is_none() {
+                return;
             }
+            // The sender is in `self`.
+            let _ = arrived.changed().await;
         }
     }
 
     /// Resolves when all of `range` is verified, whoever brings it.
     pub async fn verified(&self, range: Range<u64>) {
-        let mut arrived = self.0.arrived.subscribe();
-        while self.0.missing_in(&range).is_some() {
+        let mut arrived = self.shared.arrived.subscribe();
+        while self.shared.missing_in(&range).is_some() {
             // The sender is in `self`.
             let _ = arrived.changed().await;
         }
@@ -184,20 +186,20 @@ impl StagedBlob {
 
     /// The ranges that are still to be fetched, joined where they touch, lowest first.
     pub fn missing(&self) -> Vec<Range<u64>> {
-        let (map, size_bytes) = (self.0.map(), self.0.blob.size_bytes);
+        let (map, size_bytes) = (self.shared.map(), self.shared.blob.size_bytes);
         let bytes = |gap: Range<usize>| gap.start as u64 * RANGE_BYTES..(gap.end as u64 * RANGE_BYTES).min(size_bytes);
         map.gaps().into_iter().map(bytes).collect()
     }
 
     /// Verified bytes, whoever brought them.
     pub fn verified_bytes(&self) -> u64 {
-        self.0.verified_bytes.load(Ordering::Relaxed)
+        self.shared.verified_bytes.load(Ordering::Relaxed)
     }
 
     /// Checks `bytes`, which start at a range boundary and are whole ranges, and keeps them. `after` has a hash for each
     /// range. Blocking. With one wrong byte nothing of the range that has it, and nothing behind it, is kept.
     pub fn put(&self, offset: u64, bytes: &[u8], before: RangeHash, after: &[RangeHash]) -> Result<Result<(), Mismatch>, StoreError> {
-        let (shared, size_bytes) = (&self.0, self.0.blob.size_bytes);
+        let (shared, size_bytes) = (&self.shared, self.shared.blob.size_bytes);
         // Until this is over the file stays in staging.
         let phase = shared.phase();
         let first = (offset / RANGE_BYTES) as usize;
@@ -227,6 +229,7 @@ impl StagedBlob {
         let new_bytes: u64 = new.map(|index| range_length(size_bytes, index)).sum();
         map.record(first, &entries)?;
         shared.verified_bytes.fetch_add(new_bytes, Ordering::Relaxed);
+        shared.claims().came(&self.host, &(offset..offset + verified as u64), now());
         // What was verified stays verified: the prefix only grows, and is followed from where it was.
         shared.arrived.send_modify(|arrived| arrived.prefix_bytes = prefix(&map, arrived.prefix_bytes, size_bytes));
         Ok(if verified == bytes.len() { Ok(()) } else { Err(Mismatch) })
@@ -236,7 +239,7 @@ impl StagedBlob {
     /// they do not, some source lied about a hash: all is forgotten, and the error names the blob. [`StoreError::Gone`] when another session
     /// has finished it, and its store has not taken it.
     pub fn finish(&self) -> Result<StagedFile, StoreError> {
-        let shared = &self.0;
+        let shared = &self.shared;
         let digest = shared.blob.digest;
         // No range is being written while this is held, and none is written after it.
         let mut phase = shared.phase.write().unwrap_or_else(PoisonError::into_inner);
@@ -269,25 +272,25 @@ impl StagedBlob {
     /// Removes its files: it is in the store by another way, or worth nothing. Whoever reads it still does. Another session that brings it begins
     /// anew.
     pub fn discard(&self) {
-        let mut phase = self.0.phase.write().unwrap_or_else(PoisonError::into_inner);
+        let mut phase = self.shared.phase.write().unwrap_or_else(PoisonError::into_inner);
         if matches!(*phase, Phase::Open { .. }) {
             *phase = Phase::Ended;
-            remove(&self.0.path, self.0.map().path());
+            remove(&self.shared.path, self.shared.map().path());
             drop(phase);
-            self.0.end();
+            self.shared.end();
         }
     }
 }
 
 impl Drop for StagedBlob {
     fn drop(&mut self) {
-        let mut phase = self.0.phase.write().unwrap_or_else(PoisonError::into_inner);
+        let mut phase = self.shared.phase.write().unwrap_or_else(PoisonError::into_inner);
         if let Phase::Open { writers, .. } = &mut *phase {
             *writers -= 1;
             if *writers == 0 {
                 *phase = Phase::Ended;
                 drop(phase);
-                self.0.end();
+                self.shared.end();
             }
         }
     }
@@ -308,17 +311,14 @@ impl Drop for Ending {
 #[derive(Debug)]
 pub struct Fetching {
     shared: Arc<Shared>,
-    /// `None`: another session fetches it, too, more slowly.
-    start: Option<u64>,
+    number: u64,
 }
 
 impl Drop for Fetching {
     fn drop(&mut self) {
-        if let Some(start) = self.start {
-            self.shared.fetched().remove(&start);
-            // Whoever waits for it looks again.
-            self.shared.arrived.send_modify(|_| {});
-        }
+        self.shared.claims().end(self.number);
+        // Whoever waits for it looks again.
+        self.shared.arrived.send_modify(|_| {});
     }
 }
 
@@ -414,17 +414,6 @@ impl Shared {
         let _ = self.arrived.subscribe().wait_for(|arrived| arrived.ended).await;
     }
 
-    /// Whether one more session may fetch a range that others fetch slowly: many that are as slow would bring the same bytes, and each other to a
-    /// stop. So it is one at a time, and the next one when that did not help.
-    fn may_overtake(&self, start: u64) -> bool {
-        let mut overtaken = self.overtaken.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = overtaken.get(&start).is_none_or(|last| last.elapsed() >= OVERTAKEN_AFTER);
-        if may {
-            overtaken.insert(start, Instant::now());
-        }
-        may
-    }
-
     /// The writers are gone. What they verified can still be read.
     fn end(&self) {
         self.arrived.send_modify(|arrived| arrived.ended = true);
@@ -443,25 +432,8 @@ impl Shared {
         Some(first as u64 * RANGE_BYTES..end)
     }
 
-    fn missing_bytes(&self, range: &Range<u64>) -> u64 {
-        let map = self.map();
-        let missing = indexes(range).filter(|&index| map.lacks(index));
-        missing.map(|index| range_length(self.blob.size_bytes, index)).sum()
-    }
-
-    /// The right to fetch a range; `None` when another session fetches a part of it.
-    fn fetch(self: &Arc<Self>, range: &Range<u64>) -> Option<Fetching> {
-        let mut fetched = self.fetched();
-        let overlaps = |(start, end): (&u64, &u64)| *start < range.end.max(range.start + 1) && range.start < (*end).max(start + 1);
-        if fetched.iter().any(overlaps) {
-            return None;
-        }
-        fetched.insert(range.start, range.end);
-        Some(Fetching { shared: self.clone(), start: Some(range.start) })
-    }
-
-    fn fetched(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn phase(&self) -> RwLockReadGuard<'_, Phase> {
@@ -471,6 +443,11 @@ impl Shared {
     fn map(&self) -> MutexGuard<'_, Map> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// As the timers of this process have it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// The ranges that `range`, which begins at a boundary, consists of; an empty blob has one.

@@ -13,6 +13,7 @@
 //! moment goes on from them. What was not written to for 24 h is removed. The directory is created again when somebody has removed it.
 
 mod blob;
+mod claims;
 mod file;
 mod map;
 
@@ -90,13 +91,9 @@ impl Staging {
         Ok(Arc::new(staging))
     }
 
-    /// The right to bring this blob from any source: sessions that want the same blob bring it together.
-    pub async fn claim(self: &Arc<Self>, blob: &Descriptor) -> Result<StagedBlob, StoreError> {
-        self.claim_from(blob, Source::Any).await
-    }
-
-    /// The right to bring this blob from a source, with what is verified of it so far. Waits while a store takes the blob over.
-    pub async fn claim_from(self: &Arc<Self>, blob: &Descriptor, source: Source) -> Result<StagedBlob, StoreError> {
+    /// The right of a session of this host to bring this blob, with what is verified of it so far. Sessions for which the same source counts bring it
+    /// together. Waits while a store takes the blob over.
+    pub async fn claim(self: &Arc<Self>, blob: &Descriptor, source: Source, host: HostId) -> Result<StagedBlob, StoreError> {
         let stem = stem(blob, source);
         let turn = self.opening.lock().unwrap_or_else(PoisonError::into_inner).entry(stem.clone()).or_default().clone();
         let _opening = Opening { staging: self, stem: &stem, _turn: turn.lock_owned().await };
@@ -104,7 +101,7 @@ impl Staging {
             let known = self.opened().get(&stem).and_then(Weak::upgrade);
             let Some(shared) = known else { break };
             match shared.join() {
-                Joined::Yes => return Ok(StagedBlob::joined(shared)),
+                Joined::Yes => return Ok(StagedBlob::joined(shared, host)),
                 Joined::NotNow => shared.ended().await,
                 Joined::Never => break,
             }
@@ -112,7 +109,7 @@ impl Staging {
         let (root, blob, name) = (self.root.clone(), blob.clone(), stem.clone());
         let opening = move || {
             disk::ensure_directory(&root, 0o700)?;
-            StagedBlob::open(&root, &name, blob)
+            StagedBlob::open(&root, &name, blob, host)
         };
         let staged = crate::sys::blocking_in(crate::sys::Lane::Hash, opening).await?;
         let mut open = self.opened();

@@ -11,6 +11,15 @@ fn sample(size: usize) -> (Vec<u8>, Descriptor, Vec<proto::hash::RangeHash>) {
     (bytes.clone(), Descriptor::of("application/octet-stream", &bytes), hashes)
 }
 
+/// The right to bring it, for a session of one host.
+async fn claim(staging: &Arc<Staging>, blob: &Descriptor) -> StagedBlob {
+    staging.claim(blob, Source::Any, host("a")).await.unwrap()
+}
+
+fn host(name: &str) -> HostId {
+    HostId::of_public_key(name.as_bytes())
+}
+
 fn put(staged: &StagedBlob, bytes: &[u8], hashes: &[proto::hash::RangeHash], index: usize) {
     let range = RANGE_BYTES as usize;
     let before = if index == 0 { proto::hash::RangeHash::START } else { hashes[index - 1] };
@@ -32,7 +41,7 @@ async fn ranges_in_any_order_become_the_blob() {
     let staging = Staging::open(directory.path()).unwrap();
     for size in [0, 1, 65_536, 300_000] {
         let (bytes, blob, hashes) = sample(size);
-        let staged = staging.claim(&blob).await.unwrap();
+        let staged = claim(&staging, &blob).await;
         for index in (0..hashes.len()).rev() {
             put(&staged, &bytes, &hashes, index);
         }
@@ -43,7 +52,7 @@ async fn ranges_in_any_order_become_the_blob() {
         assert_eq!(file.hashes(), hashes);
         drop(file);
         // Until a store has it, it can be gone on from.
-        let again = staging.claim(&blob).await.unwrap();
+        let again = claim(&staging, &blob).await;
         assert_eq!((again.verified_bytes(), again.missing()), (size as u64, vec![]));
         again.finish().unwrap().stored();
     }
@@ -59,7 +68,7 @@ async fn a_claimed_size_costs_nothing() {
     let far = proto::limits::BLOB_BYTES / 2;
     let staging = Staging::open(directory.path()).unwrap();
     {
-        let staged = staging.claim(&blob).await.unwrap();
+        let staged = claim(&staging, &blob).await;
         assert_eq!(staged.missing(), vec![0..proto::limits::BLOB_BYTES]);
         put(&staged, &bytes, &hashes, 0);
         // A range far from all others; hashes that fit its place cannot be made up, so the map is told directly.
@@ -67,7 +76,7 @@ async fn a_claimed_size_costs_nothing() {
         map.record((far / RANGE_BYTES) as usize, &[(hashes[0], hashes[1])]).unwrap();
     }
     assert_eq!(staging.staged_bytes(&blob, Source::Any).unwrap(), 2 * RANGE_BYTES);
-    let staged = staging.claim(&blob).await.unwrap();
+    let staged = claim(&staging, &blob).await;
     assert_eq!(staged.missing(), vec![RANGE_BYTES..proto::limits::BLOB_BYTES]);
 }
 
@@ -78,8 +87,8 @@ async fn sources_that_are_parted_do_not_share() {
     let staging = Staging::open(directory.path()).unwrap();
     let (bytes, blob, hashes) = sample(200_000);
     let [one, other] = [b"one", b"two"].map(|key| Source::Only(HostId::of_public_key(key)));
-    let (first, second) = (staging.claim_from(&blob, one).await.unwrap(), staging.claim_from(&blob, other).await.unwrap());
-    let together = staging.claim(&blob).await.unwrap();
+    let (first, second) = (staging.claim(&blob, one, host("a")).await.unwrap(), staging.claim(&blob, other, host("b")).await.unwrap());
+    let together = claim(&staging, &blob).await;
     put(&first, &bytes, &hashes, 0);
     assert_eq!([&first, &second, &together].map(StagedBlob::verified_bytes), [RANGE_BYTES, 0, 0]);
     assert!(!first.was_joined());
@@ -98,7 +107,7 @@ async fn a_restart_keeps_what_was_verified_and_drops_what_is_damaged() {
     let (bytes, blob, hashes) = sample(400_000);
     {
         let staging = Staging::open(directory.path()).unwrap();
-        let staged = staging.claim(&blob).await.unwrap();
+        let staged = claim(&staging, &blob).await;
         for index in [0, 1, 3] {
             put(&staged, &bytes, &hashes, index);
         }
@@ -108,12 +117,12 @@ async fn a_restart_keeps_what_was_verified_and_drops_what_is_damaged() {
     std::os::unix::fs::FileExt::write_all_at(&data, &[0; 100], RANGE_BYTES + 5).unwrap();
     let staging = Staging::open(directory.path()).unwrap();
     assert_eq!(staging.staged_bytes(&blob, Source::Any).unwrap(), 3 * RANGE_BYTES);
-    let staged = staging.claim(&blob).await.unwrap();
+    let staged = claim(&staging, &blob).await;
     assert_eq!(staged.missing(), vec![RANGE_BYTES..3 * RANGE_BYTES, 4 * RANGE_BYTES..400_000]);
     assert_eq!(staged.verified_bytes(), 2 * RANGE_BYTES);
     drop(staged);
     assert_eq!(staging.staged_bytes(&blob, Source::Any).unwrap(), 2 * RANGE_BYTES, "the map says so, too");
-    assert_eq!(staging.claim(&blob).await.unwrap().verified_bytes(), 2 * RANGE_BYTES);
+    assert_eq!(claim(&staging, &blob).await.verified_bytes(), 2 * RANGE_BYTES);
 }
 
 #[tokio::test]
@@ -121,7 +130,7 @@ async fn wrong_bytes_and_lying_hashes_are_found() {
     let directory = tempfile::tempdir().unwrap();
     let staging = Staging::open(directory.path()).unwrap();
     let (bytes, blob, hashes) = sample(200_000);
-    let staged = staging.claim(&blob).await.unwrap();
+    let staged = claim(&staging, &blob).await;
     let mut wrong = bytes.clone();
     wrong[70_000] ^= 1;
     assert_eq!(staged.put(0, &wrong, proto::hash::RangeHash::START, &hashes).unwrap(), Err(blob::Mismatch));
@@ -136,7 +145,7 @@ async fn wrong_bytes_and_lying_hashes_are_found() {
     let end = 3 * RANGE_BYTES;
     staged.put(end, &bytes[end as usize..], hashes[2], &hashes[3..]).unwrap().unwrap();
     assert!(matches!(staged.finish(), Err(StoreError::Corrupt(digest)) if digest == blob.digest));
-    assert!(staging.claim(&blob).await.unwrap().verified_bytes() == 0);
+    assert!(claim(&staging, &blob).await.verified_bytes() == 0);
 }
 
 #[tokio::test]
@@ -144,8 +153,8 @@ async fn sessions_bring_a_blob_together_and_one_hands_it_over() {
     let directory = tempfile::tempdir().unwrap();
     let staging = Staging::open(directory.path()).unwrap();
     let (bytes, blob, hashes) = sample(300_000);
-    let one = staging.claim(&blob).await.unwrap();
-    let other = staging.claim(&blob).await.unwrap();
+    let one = claim(&staging, &blob).await;
+    let other = claim(&staging, &blob).await;
     assert!(one.was_joined() && other.was_joined());
     // What one of them fetches the other leaves alone, until it is there.
     let (range, fetching) = one.turn(0..300_000).await.unwrap();
@@ -162,7 +171,7 @@ async fn sessions_bring_a_blob_together_and_one_hands_it_over() {
     assert!(matches!(other.finish(), Err(StoreError::Gone(digest)) if digest == blob.digest));
     let waiting = tokio::spawn({
         let (staging, blob) = (staging.clone(), blob.clone());
-        async move { staging.claim(&blob).await.unwrap().verified_bytes() }
+        async move { claim(&staging, &blob).await.verified_bytes() }
     });
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
@@ -176,8 +185,8 @@ async fn a_range_that_comes_slowly_is_fetched_from_its_end_as_well() {
     let directory = tempfile::tempdir().unwrap();
     let staging = Staging::open(directory.path()).unwrap();
     let (bytes, blob, hashes) = sample(64 * RANGE_BYTES as usize);
-    let slow = staging.claim(&blob).await.unwrap();
-    let fast = staging.claim(&blob).await.unwrap();
+    let slow = claim(&staging, &blob).await;
+    let fast = claim(&staging, &blob).await;
     let (_, fetching) = slow.turn(0..blob.size_bytes).await.unwrap();
     put(&slow, &bytes, &hashes, 0);
     let (part, rest) = fast.turn(0..blob.size_bytes).await.unwrap();
@@ -201,8 +210,8 @@ async fn of_what_comes_slowly_the_second_half_is_fetched_as_well_and_a_small_res
         let directory = tempfile::tempdir().unwrap();
         let staging = Staging::open(directory.path()).unwrap();
         let (bytes, blob, hashes) = sample(ranges * RANGE_BYTES as usize);
-        let slow = staging.claim(&blob).await.unwrap();
-        let fast = staging.claim(&blob).await.unwrap();
+        let slow = claim(&staging, &blob).await;
+        let fast = claim(&staging, &blob).await;
         (0..there).for_each(|index| put(&slow, &bytes, &hashes, index));
         let _fetching = slow.turn(0..blob.size_bytes).await.unwrap();
         let (part, _) = fast.turn(0..blob.size_bytes).await.unwrap();
@@ -215,17 +224,18 @@ async fn what_would_be_there_within_five_seconds_is_left_to_the_session_that_fet
     let directory = tempfile::tempdir().unwrap();
     let staging = Staging::open(directory.path()).unwrap();
     let (bytes, blob, hashes) = sample(6 * RANGE_BYTES as usize);
-    let one = staging.claim(&blob).await.unwrap();
-    let other = staging.claim(&blob).await.unwrap();
+    let one = claim(&staging, &blob).await;
+    let other = claim(&staging, &blob).await;
     let _fetching = one.turn(0..blob.size_bytes).await.unwrap();
     let begun = tokio::time::Instant::now();
     let comes = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
         put(&one, &bytes, &hashes, 0);
+        put(&one, &bytes, &hashes, 1);
     };
     let (turn, ()) = tokio::join!(other.turn(0..blob.size_bytes), comes);
-    assert_eq!(turn.unwrap().0, RANGE_BYTES..blob.size_bytes);
-    assert_eq!(begun.elapsed().as_secs(), 2, "a sixth in the first second, nothing in the next one");
+    assert_eq!(turn.unwrap().0, 2 * RANGE_BYTES..blob.size_bytes);
+    assert_eq!(begun.elapsed().as_secs(), 2, "a third in the first second, nothing in the next ones");
 }
 
 #[tokio::test]
@@ -233,8 +243,8 @@ async fn a_false_size_is_another_blob() {
     let directory = tempfile::tempdir().unwrap();
     let staging = Staging::open(directory.path()).unwrap();
     let (_, blob, _) = sample(100_000);
-    let _liar = staging.claim(&Descriptor { size_bytes: 7, ..blob.clone() }).await.unwrap();
-    assert!(!staging.claim(&blob).await.unwrap().was_joined());
+    let _liar = claim(&staging, &Descriptor { size_bytes: 7, ..blob.clone() }).await;
+    assert!(!claim(&staging, &blob).await.was_joined());
 }
 
 #[tokio::test]
@@ -244,11 +254,11 @@ async fn what_nobody_brings_goes_oldest_first_when_room_is_needed() {
     let mut blobs = vec![];
     for size in [200_000, 200_001, 200_002, 200_003] {
         let (bytes, blob, hashes) = sample(size);
-        put(&staging.claim(&blob).await.unwrap(), &bytes, &hashes, 0);
+        put(&claim(&staging, &blob).await, &bytes, &hashes, 0);
         written_before(directory.path(), &blob, 300_000 - size as u64);
         blobs.push(blob);
     }
-    let held = staging.claim(&blobs[0]).await.unwrap();
+    let held = claim(&staging, &blobs[0]).await;
     let unclaimed = staging.unclaimed(&[]).unwrap();
     assert_eq!(unclaimed.blobs, 3);
     assert!(unclaimed.bytes >= 3 * RANGE_BYTES, "{unclaimed:?}");
@@ -260,7 +270,7 @@ async fn what_nobody_brings_goes_oldest_first_when_room_is_needed() {
     drop(held);
     // A session has come for it after it was found to be nobody's.
     let found = staging.unclaimed_but(&blobs[1..]).unwrap();
-    let claimed = staging.claim(&blobs[0]).await.unwrap();
+    let claimed = claim(&staging, &blobs[0]).await;
     assert_eq!(staging.remove_unclaimed(&found).unwrap(), 0);
     assert!(staged(&blobs[0]));
     drop(claimed);
@@ -273,7 +283,7 @@ async fn old_bytes_go_and_held_ones_stay() {
     let directory = tempfile::tempdir().unwrap();
     let staging = Staging::open(directory.path()).unwrap();
     let (_, blob, _) = sample(100);
-    let held = staging.claim(&blob).await.unwrap();
+    let held = claim(&staging, &blob).await;
     staging.sweep(Duration::ZERO).unwrap();
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
     drop(held);
@@ -287,7 +297,7 @@ async fn what_was_not_written_to_for_a_day_goes() {
     let staging = Staging::open(directory.path()).unwrap();
     for (hours, files) in [(23, 2), (25, 0)] {
         let (_, blob, _) = sample(100);
-        drop(staging.claim(&blob).await.unwrap());
+        drop(claim(&staging, &blob).await);
         written_before(directory.path(), &blob, hours);
         staging.sweep_old().unwrap();
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), files, "{hours} hours");
@@ -299,10 +309,10 @@ async fn a_blob_is_known_as_long_as_somebody_brings_it_whatever_else_is_claimed(
     let directory = tempfile::tempdir().unwrap();
     let staging = Staging::open(directory.path()).unwrap();
     let blobs = [100, 101, 102].map(|size| sample(size).1);
-    let held = (staging.claim(&blobs[0]).await.unwrap(), staging.claim(&blobs[1]).await.unwrap());
-    assert!(staging.claim(&blobs[0]).await.unwrap().was_joined());
+    let held = (claim(&staging, &blobs[0]).await, claim(&staging, &blobs[1]).await);
+    assert!(claim(&staging, &blobs[0]).await.was_joined());
     drop(held);
-    let _last = staging.claim(&blobs[2]).await.unwrap();
+    let _last = claim(&staging, &blobs[2]).await;
     assert_eq!(staging.opened().len(), 1, "nothing is left of the others");
 }
 
@@ -311,7 +321,7 @@ async fn files_that_go_meanwhile_are_no_error_and_others_that_cannot_be_removed_
     let directory = tempfile::tempdir().unwrap();
     let staging = Staging::open(directory.path()).unwrap();
     let (_, blob, _) = sample(100);
-    drop(staging.claim(&blob).await.unwrap());
+    drop(claim(&staging, &blob).await);
     let data = directory.path().join(format!("{}.data", stem(&blob, Source::Any)));
     let found = staging.unclaimed_but(&[]).unwrap();
     std::fs::remove_file(&data).unwrap();
@@ -341,7 +351,7 @@ async fn what_a_store_could_not_sync_has_to_come_again() {
     let directory = tempfile::tempdir().unwrap();
     let staging = Staging::open(directory.path()).unwrap();
     let (bytes, blob, hashes) = sample(100);
-    let staged = staging.claim(&blob).await.unwrap();
+    let staged = claim(&staging, &blob).await;
     put(&staged, &bytes, &hashes, 0);
     staged.finish().unwrap().lost();
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
@@ -368,7 +378,7 @@ async fn a_reader_follows_the_writer() {
     let staging = Staging::open(directory.path()).unwrap();
     let (bytes, blob, hashes) = sample(300_000);
     assert!(staging.reader(&blob).is_none());
-    let staged = staging.claim(&blob).await.unwrap();
+    let staged = claim(&staging, &blob).await;
     let reader = staging.reader(&blob).unwrap();
     put(&staged, &bytes, &hashes, 2);
     assert_eq!(reader.available(2 * RANGE_BYTES, 1 << 20).await, Some(RANGE_BYTES));

@@ -7,6 +7,7 @@ use proto::limits::BLOCK_BYTES;
 use proto::peer::Refusal;
 
 use super::refusal;
+use super::sessions::{Running, Sessions};
 use crate::staging::{StagedBlob, StagedReader, Staging};
 use crate::store::{Import, Ingest, StoreError};
 use crate::sys::{Lane, blocking_in};
@@ -53,8 +54,13 @@ pub(super) async fn hand_over<I: Import>(staged: &Arc<StagedBlob>, import: Arc<I
 }
 
 /// Feeds a layer into a store that unpacks, or writes, what comes. `None`: the store has it by another way.
-pub(super) async fn feed_in<I: Import>(reader: StagedReader, import: Arc<I>) -> Result<Option<()>, StoreError> {
-    match import.ingest(reader.descriptor()).await? {
+pub(super) async fn feed_in<I: Import>(
+    sessions: &Sessions,
+    running: Option<&Running>,
+    reader: StagedReader,
+    import: Arc<I>,
+) -> Result<Option<()>, StoreError> {
+    match sessions.wait(running, import.ingest(reader.descriptor())).await? {
         Some(ingest) => feed(reader, ingest).await.map(Some),
         None => Ok(None),
     }

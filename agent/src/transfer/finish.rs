@@ -38,7 +38,9 @@ pub(super) async fn finish<S: Store>(
     match by {
         By::Puller(who, rule) => {
             let line: Line = (Arrival::Pulled, who, rule);
-            commit(context.trust.audit(), import, name, line, Some(turn)).await.map_err(refused)
+            let imported = commit(context.trust.audit(), import, name.clone(), line, Some(turn)).await.map_err(refused)?;
+            context.senders.forget(name.as_slice()).await;
+            Ok(imported)
         }
         By::Pushers(peer, pushers) => {
             // Asked again: somebody else may have given the name to another image since the offer came.

@@ -23,6 +23,7 @@ mod rights;
 mod send;
 mod senders;
 mod serve;
+mod sessions;
 mod share;
 mod sharing;
 
@@ -55,6 +56,7 @@ pub use rights::may_get;
 pub use send::{SendJob, Sent, send};
 pub use senders::Senders;
 pub use serve::serve;
+pub use sessions::Sessions;
 
 /// How often a receiver may say that it has lost what it had when the session began, before that is an error.
 const STORE_CHANGES: u32 = 3;
@@ -84,6 +86,8 @@ pub struct Context<S> {
     pub names: Arc<Turns>,
     /// Room that sessions have reserved here.
     pub reservations: Reservations,
+    /// Sessions that bring images.
+    pub sessions: Sessions,
     /// What is being hashed before it is served.
     pub hashings: Hashings,
     /// What peers may read here now.

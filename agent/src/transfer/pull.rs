@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use proto::control::{Done, Event, Hashing, Progress, Pull, TransferState};
+use proto::limits::{OFFERED_BLOB_BYTES, OFFERS_BYTES};
 use proto::peer::{Answer, Offer, Refusal, Request, Want};
 use proto::session::OutOfTurn;
 use proto::session::send::Step;
@@ -244,6 +245,7 @@ pub(super) async fn answer<S: Store>(
         return deny(context, peer, stream, &pull.reference).await;
     }
     let selection = pull.platform.map_or(proto::image::Selection::All, proto::image::Selection::One);
+    let turn = peer.answer().await;
     let held = match context.store.resolve(&Query::from(pull.reference.clone()), selection).await {
         Ok(held) => held,
         Err(StoreError::NotFound(_)) => return stream.send(&Answer::Refused(Refusal::ImageNotFound(pull.reference))).await,
@@ -253,6 +255,11 @@ pub(super) async fn answer<S: Store>(
         Ok(Some(decision)) => decision,
         Ok(None) => return deny(context, peer, stream, &pull.reference).await,
         Err(error) => return refuse(peer, stream, refusal(&error)).await,
+    };
+    let entries = held.image.entries();
+    peer.look_at(entries).await;
+    let Some(_room) = peer.offer((entries * OFFERED_BLOB_BYTES).min(OFFERS_BYTES)) else {
+        return refuse(peer, stream, Refusal::Busy).await;
     };
     let audit = context.trust.audit();
     match pull.dry_run {
@@ -264,6 +271,7 @@ pub(super) async fn answer<S: Store>(
     image.reference = image.reference.map(|reference| reference.without_digest());
     let standing = context.offers.stand(peer.id(), held, None, false);
     stream.send(&Answer::Offer(Offer { image: image.clone(), dry_run: pull.dry_run })).await?;
+    drop(turn);
     let mut offering = Offering::new(stream, peer, &image, pull.dry_run, transfer.cancelled());
     // It hears that this host leaves, and waits for it.
     offering.leaves_with(&context.shutdown);

@@ -24,7 +24,8 @@ use super::get::{self, Fetch, GetError, Patience};
 use super::interest::{Interest, News};
 use super::job::Place;
 use super::reservation::Reservation;
-use super::sharing::Sharing;
+use super::sessions::{Running, makes_room};
+use super::sharing::{Sharing, renewed};
 use super::{Context, documents, possession, refusal, rights};
 use crate::net::{Peer, Share, Stream};
 use crate::staging::StagedBlob;
@@ -69,7 +70,7 @@ pub(super) async fn receive<S: Store>(
     interest: Interest<'_>,
 ) -> Result<Received, Refusal> {
     // An image of very many blobs is kept for its host's account: one such fits.
-    let offer_bytes = (offer.image.blobs().len() as u64 * OFFERED_BLOB_BYTES).min(OFFERS_BYTES);
+    let offer_bytes = (offer.image.entries() * OFFERED_BLOB_BYTES).min(OFFERS_BYTES);
     let (_room, image) = match (peer.offer(offer_bytes), rights::canonical(offer.image)) {
         (Some(room), Ok(image)) => (room, image),
         (room, image) => {
@@ -129,6 +130,8 @@ struct Session<'a, S: Store> {
     unproven: HashSet<Digest>,
     /// On the disks of this host.
     reservation: Option<Reservation>,
+    /// Among all sessions of this host.
+    running: Option<Arc<Running>>,
     received_bytes: Arc<AtomicU64>,
     /// How far the source is that hashes before it serves.
     hashing: watch::Sender<Option<HashingProgress>>,
@@ -177,6 +180,7 @@ impl<'a, S: Store> Session<'a, S> {
             complete: HashSet::new(),
             unproven: HashSet::new(),
             reservation: None,
+            running: None,
             received_bytes: Arc::default(),
             hashing: watch::Sender::new(None),
             stored_bytes: 0,
@@ -229,6 +233,7 @@ impl<'a, S: Store> Session<'a, S> {
                 Some(trouble) = self.troubles.1.recv() => drop(stream.send(&Answer::Trouble(trouble)).await),
                 () = renewed(self.sharing.as_ref()), if !self.committing => self.tell(Input::Failed(Refusal::Cancelled)),
                 has_finished = stream.given_up(), if !self.committing && self.orphaned.is_none() => self.lost(has_finished),
+                () = makes_room(self.running.as_ref()), if !self.committing => self.tell(Input::Failed(Refusal::Busy)),
                 () = cancel.cancelled(), if !self.committing => {
                     let stopping = self.context.shutdown.is_cancelled();
                     self.tell(Input::Failed(if stopping { Refusal::ShuttingDown } else { Refusal::Cancelled }));
@@ -252,7 +257,7 @@ impl<'a, S: Store> Session<'a, S> {
 
     /// Policy, then the store's question, then room: all before a byte moves.
     async fn admit(&mut self, offer: &Offer) -> Result<Vec<Missing>, Refusal> {
-        self.peer.look_at(offer.image.blobs().len() as u64).await;
+        self.peer.look_at(offer.image.entries()).await;
         self.rule = match self.interest.asked_here {
             Some(_) => format!("asked for on this host, from {}", self.peer.name()),
             None => rights::check_push(self.context, &self.pushers(), &offer.image).await?.rule,
@@ -265,6 +270,7 @@ impl<'a, S: Store> Session<'a, S> {
         missing.extend(unproven);
         let missing = possession::staged(self.context, self.peer.id(), missing).await.map_err(|error| refusal(&error))?;
         if !offer.dry_run {
+            self.running = Some(self.context.sessions.begin(self.peer.id(), &offer.image).ok_or(Refusal::Busy)?);
             let blobs = offer.image.blobs().into_iter().cloned().collect();
             self.reservation = Some(self.context.reservations.reserve(self.context, &missing, blobs).await?);
         }
@@ -349,9 +355,9 @@ impl<'a, S: Store> Session<'a, S> {
                 self.shared(&digest, if is_ours { Place::Nowhere } else { Place::Staged(arriving.staged.reader()) });
                 let is_fed = !self.context.store.properties().adopts_files && !self.unproven.contains(&digest);
                 if let (true, Some(import)) = (is_fed, self.import.clone()) {
-                    let reader = arriving.staged.reader();
+                    let (reader, context, running) = (arriving.staged.reader(), self.context.clone(), self.running.clone());
                     self.tasks.spawn(async move {
-                        match feed_in(reader, import).await {
+                        match feed_in(&context.sessions, running.as_deref(), reader, import).await {
                             Ok(Some(())) => Outcome::Fed(digest),
                             Ok(None) => Outcome::Input(Input::StoredElsewhere(digest)),
                             Err(error) => Outcome::NotFed(digest, error),
@@ -416,14 +422,14 @@ impl<'a, S: Store> Session<'a, S> {
     }
 
     fn claim(&mut self, layer: Descriptor) {
-        let (context, import) = (self.context.clone(), self.import.clone());
+        let (context, import, host) = (self.context.clone(), self.import.clone(), self.peer.id());
         // A store that is fed says so when its feeding begins, which may wait for another session that feeds the same layer.
         let looks = context.store.properties().adopts_files && !self.unproven.contains(&layer.digest);
         let source = possession::source(&context, self.peer.id(), &layer.digest);
         self.tasks.spawn(async move {
             let digest = layer.digest;
             let claim = async {
-                let staged = context.staging.claim_from(&layer, source).await?;
+                let staged = context.staging.claim(&layer, source, host).await?;
                 let import = import.ok_or(StoreError::BlobMissing(digest))?;
                 if looks && import.ingest(&layer).await?.is_none() {
                     return Ok(Outcome::Input(Input::StoredElsewhere(digest)));
@@ -453,9 +459,9 @@ impl<'a, S: Store> Session<'a, S> {
             };
             let fetched = async {
                 // Other sessions may bring parts of it.
-                while let Some((part, _fetching)) = staged.turn(range.clone()).await {
+                while let Some((part, fetching)) = staged.turn(range.clone()).await {
                     let mut at = part.start;
-                    let fetching = async {
+                    let coming = async {
                         match &sharing {
                             Some(sharing) => sharing.fetch(fetch, part.start, part.end).await,
                             None => fetch.run(&peer, &mut at, part.end, std::future::pending()).await,
@@ -463,8 +469,8 @@ impl<'a, S: Store> Session<'a, S> {
                     };
                     tokio::select! {
                         biased;
-                        () = staged.verified(part.clone()) => {}
-                        fetched = fetching => fetched?,
+                        () = staged.fetched(part.clone(), &fetching) => {}
+                        fetched = coming => fetched?,
                     }
                 }
                 Ok(())
@@ -522,13 +528,14 @@ impl<'a, S: Store> Session<'a, S> {
         self.committing = true;
         let (import, documents) = (self.import.take(), self.documents.clone());
         let pushers = self.pushers();
-        let (context, image) = (self.context.clone(), self.image.clone());
+        let (context, image, running) = (self.context.clone(), self.image.clone(), self.running.clone());
         let by = match self.interest.asked_here {
             Some(who) => By::Puller(who.to_owned(), self.rule.clone()),
             None => By::Pushers(self.peer.name().to_owned(), pushers),
         };
         self.tasks.spawn(async move {
-            match finish(&context, &image, import, &documents, by).await {
+            let finishing = finish(&context, &image, import, &documents, by);
+            match context.sessions.wait(running.as_deref(), finishing).await {
                 Ok(imported) => Outcome::Imported(imported),
                 Err(refusal) => Outcome::Input(Input::Failed(refusal)),
             }
@@ -564,10 +571,16 @@ impl<'a, S: Store> Session<'a, S> {
                 reports.push(Progress { digest: *digest, verified_bytes });
             }
         }
+        let arriving = self.layers.values().map(|arriving| arriving.staged.verified_bytes()).sum::<u64>();
         if let Some(transfer) = self.interest.transfer {
             let total_bytes = self.missing.iter().map(|missing| missing.size_bytes - missing.staged_bytes).sum();
-            let arriving = self.layers.values().map(|arriving| arriving.staged.verified_bytes()).sum::<u64>();
             transfer.progress((self.stored_bytes + arriving).min(total_bytes), total_bytes);
+        }
+        if let Some(running) = &self.running {
+            let layers =
+                self.missing.iter().filter(|missing| self.image.layers().iter().any(|layer| layer.descriptor.digest == missing.digest));
+            let total_bytes: u64 = layers.map(|layer| layer.size_bytes).sum();
+            running.verified(self.stored_bytes + arriving, self.stored_bytes + arriving >= total_bytes);
         }
         let received_bytes = self.received_bytes();
         if let Some(reservation) = &self.reservation {
@@ -613,14 +626,6 @@ async fn sign_of_life(peer: &Peer, stream: &mut Stream) {
     if peer.hello().capabilities & SIGNS_OF_LIFE != 0 {
         // A stream that is lost is noticed where the next answer is awaited.
         let _ = sys::deadline(STALL_TIMEOUT_MS, stream.send(&Answer::Working)).await;
-    }
-}
-
-/// Resolves when the host that started the fan-out has begun a new session for it.
-async fn renewed(sharing: Option<&Arc<Sharing>>) {
-    match sharing {
-        Some(sharing) => sharing.job().renewed.cancelled().await,
-        None => std::future::pending().await,
     }
 }
 

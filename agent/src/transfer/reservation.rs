@@ -17,9 +17,10 @@ use crate::sys;
 #[derive(Debug, Default)]
 pub struct Reservations(Mutex<Vec<Weak<Reserved>>>);
 
-/// Who brings less than a thousandth of what is outstanding in this time keeps no room from others: it may go on, and finds none perhaps. Without that a
-/// host could say that it brings as much as the disk holds, and bring nothing.
-const STANDSTILL: Duration = Duration::from_secs(30);
+/// Who brings less than this part of what is outstanding in this time keeps no room from others: it may go on, and finds none perhaps. Without that a host
+/// could say that it brings as much as the disk holds, and bring nothing.
+const STANDSTILL: Duration = Duration::from_millis(1_500);
+const PART: u64 = 4_000;
 
 /// Room for one image. Given back when it is dropped.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ impl Reserved {
     fn arrived_at(&self, bytes: u64, now: Instant) {
         let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
         arrived.bytes = bytes;
-        let enough_bytes = self.arriving_bytes.saturating_sub(bytes) / 1000;
+        let enough_bytes = self.arriving_bytes.saturating_sub(bytes) / PART;
         if bytes.saturating_sub(arrived.kept_up.1) > enough_bytes {
             arrived.kept_up = (now, bytes);
         }
@@ -211,10 +212,10 @@ mod tests {
         let (reservations, start, disk) = (Reservations::default(), Instant::now(), [room(1, 300, 100)]);
         let first = reservations.take(200 * MIB, &disk, start).unwrap();
         let late = start + STANDSTILL;
-        assert_eq!(reservations.take(200 * MIB, &disk, late - Duration::from_secs(1)).unwrap_err(), Shortage::Reserved);
+        assert_eq!(reservations.take(200 * MIB, &disk, late - Duration::from_millis(1)).unwrap_err(), Shortage::Reserved);
         assert!(reservations.take(200 * MIB, &disk, late).is_ok());
         // A trickle is nothing, and what is brought slowly is something.
-        first.0.arrived_at(64 * 1024, late);
+        first.0.arrived_at(32 * 1024, late);
         assert!(reservations.take(200 * MIB, &disk, late).is_ok());
         first.0.arrived_at(MIB, late);
         assert_eq!(reservations.take(200 * MIB, &disk, late).unwrap_err(), Shortage::Reserved);

@@ -15,8 +15,8 @@ use crate::sys::{self, durable};
 /// Number of tags that are remembered: ten times what a busy host has, and a file of a few megabytes.
 const TAGS: usize = 10_000;
 
-/// Senders of tags, in `<state_dir>/senders.json`. An entry counts only while the tag shows the image that was recorded, so that what happens to tags
-/// on this host needs no hook here.
+/// Senders of tags, in `<state_dir>/senders.json`. An entry counts only while the tag shows the image that was recorded, and until
+/// somebody here gives the tag an image or takes it away, be it the same one. What an engine's own tools do with the same image is not seen.
 #[derive(Debug)]
 pub struct Senders {
     path: PathBuf,
@@ -80,6 +80,28 @@ impl Senders {
         }
     }
 
+    /// Somebody here has given these tags an image, or taken them away: no member has a right to them any more. When this returns that is on disk; a
+    /// failure is only logged.
+    pub async fn forget(self: &Arc<Self>, forgotten: &[Reference]) {
+        let forgotten: Vec<String> = forgotten.iter().map(Reference::to_string).collect();
+        if !forgotten.iter().any(|tag| self.tags().contains_key(tag)) {
+            return;
+        }
+        let senders = self.clone();
+        let saved = sys::blocking_in(sys::Lane::Write, move || {
+            let _writer = senders.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let bytes = {
+                let mut tags = senders.tags();
+                tags.retain(|tag, _| !forgotten.contains(tag));
+                serde_json::to_vec(&*tags).unwrap_or_default()
+            };
+            durable::write(&senders.path, &bytes, 0o600)
+        });
+        if let Err(error) = saved.await {
+            warn!(%error, "that members have no right to a tag any more is not saved");
+        }
+    }
+
     fn tags(&self) -> MutexGuard<'_, Tags> {
         self.tags.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,6 +154,21 @@ mod tests {
         senders.record(&other, &[host("c")], &[row("demo:1", "two"), row("demo:2", "new")]).await;
         assert!(!asked("a", &tag, "one") && asked("c", &other, "new"));
         assert_eq!(senders.tags().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_somebody_here_does_with_a_tag_ends_the_right_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let senders = Arc::new(Senders::open(directory.path()).unwrap());
+        let (tag, other): (Reference, Reference) = ("demo:1".parse().unwrap(), "demo:2".parse().unwrap());
+        let rows = [row("demo:1", "one"), row("demo:2", "one")];
+        senders.record(&tag, &[host("a")], &rows).await;
+        senders.record(&other, &[host("a")], &rows).await;
+        senders.forget(std::slice::from_ref(&tag)).await;
+        for senders in [&senders, &Arc::new(Senders::open(directory.path()).unwrap())] {
+            let asked = |tag: &Reference| senders.brought(&host("a"), tag, &Digest::of(b"one"));
+            assert!(!asked(&tag) && asked(&other));
+        }
     }
 
     #[tokio::test]

@@ -114,10 +114,22 @@ async fn dispatch<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut
             if may_pull(context, &peer.id(), &reference.repository()).is_none() {
                 return stream.send(&Answer::Described(None)).await;
             }
-            match described(context, peer, reference).await {
+            let _turn = peer.answer().await;
+            let described = described(context, peer, reference).await;
+            if let Ok(Some(image)) = &described {
+                peer.look_at(image.entries()).await;
+            }
+            match described {
                 Ok(image) => stream.send(&Answer::Described(image)).await,
                 Err(error) => refuse(peer, stream, refusal(&error)).await,
             }
+        }
+        Request::Date(date) => {
+            let trust = context.trust.clone();
+            if let Err(error) = crate::sys::blocking(move || trust.accept_date(&date)).await {
+                warn!(%error, "date of the member list refused");
+            }
+            stream.send(&Answer::Done).await
         }
         Request::Instance => stream.send(&Answer::Instance(context.net.instance())).await,
         Request::Where(host) => stream.send(&Answer::Where(context.peers.addresses(&host))).await,
@@ -205,10 +217,12 @@ async fn list<S: Store>(context: &Context<S>, peer: &Peer, stream: &mut Stream) 
     // An image without a name is in no repository: who may pull that may see it.
     let repository = |row: &ImageRow| row.reference.as_ref().map(Reference::repository).unwrap_or_default();
     let visible = |row: &ImageRow| may_pull(context, &peer.id(), &repository(row)).is_some();
+    let _turn = peer.answer().await;
     let rows: Vec<ImageRow> = match context.store.list().await {
         Ok(rows) => rows.into_iter().filter(visible).collect(),
         Err(error) => return refuse(peer, stream, refusal(&error)).await,
     };
+    peer.look_at(rows.len() as u64).await;
     for chunk in rows.chunks(NAMES / 4) {
         stream.send(&Answer::Images(chunk.to_vec())).await?;
     }

@@ -350,3 +350,10 @@ impl Asked {
 fn silent<T>() -> Result<T, NetError> {
     Err(NetError::Silent(SOURCE_SILENCE_MS / 1000))
 }
+/// Resolves when the host that started the fan-out has begun a new session for it.
+pub(super) async fn renewed(sharing: Option<&Arc<Sharing>>) {
+    match sharing {
+        Some(sharing) => sharing.job().renewed.cancelled().await,
+        None => std::future::pending().await,
+    }
+}

@@ -92,7 +92,6 @@ impl Trust {
         enrol(&mut list, &self.id(), &self.configured_name)?;
         if list != before {
             list.epoch = list::next_epoch(list.epoch)?;
-            list.signed_unix_s = self.clock.unix_s();
             signed = list::sign(&mut list, &backup.signer)?;
         }
         let certificate = match certificate {

@@ -28,6 +28,8 @@ pub(super) enum Name {
     Members,
     /// Signed lists of removals that `Members` does not have.
     Removals,
+    /// When a signer said last that `Members` is the newest list.
+    Date,
     /// What `fleet invite` has promised, TOML.
     Invitations,
 }
@@ -42,6 +44,7 @@ impl Name {
             Self::AuthorityKey => "ca.key",
             Self::Members => "members",
             Self::Removals => "removals",
+            Self::Date => "date",
             Self::Invitations => "invitations.toml",
         }
     }

@@ -156,7 +156,6 @@ impl Trust {
             return Ok(None);
         }
         list.epoch = super::list::next_epoch(list.epoch)?;
-        list.signed_unix_s = self.clock.unix_s();
         fleet.with_list(list, &self.id()).map(Some)
     }
 

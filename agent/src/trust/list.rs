@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::HostId;
 use proto::frame::{self, Bounded};
-use proto::host::{DatedMemberList, Member, MemberList, SignedMemberList};
+use proto::host::{Member, MemberList, SignedMemberList};
 use proto::limits::{FRAME_MEMBERS, HOST_NAME_BYTES};
 
 use super::TrustError;
@@ -19,7 +19,7 @@ const FRAME_REST: usize = 16 * 1024;
 /// Signs a list, which is brought into order first. Refuses one that is too large to be sent.
 pub(super) fn sign(list: &mut MemberList, authority: &SecretKey) -> Result<SignedMemberList, TrustError> {
     list.members.sort_by(|one, other| one.name.cmp(&other.name));
-    let bytes = frame::encode_body(&DatedMemberList { list: list.clone(), signed_unix_s: list.signed_unix_s });
+    let bytes = frame::encode_body(list);
     if !list.within_limits() || bytes.len() > FRAME_MEMBERS - FRAME_REST {
         return Err(TrustError::Full);
     }
@@ -33,8 +33,7 @@ pub(super) fn verify(signed: &SignedMemberList, authority: &PublicKey) -> Result
     if !signed.within_limits() || !authority.has_signed(&[CONTEXT, &signed.list].concat(), &signed.signature) {
         return Err(TrustError::ForgedList(fleet));
     }
-    let dated = frame::decode(&signed.list).map(|dated: DatedMemberList| MemberList { signed_unix_s: dated.signed_unix_s, ..dated.list });
-    let list = dated.or_else(|_| frame::decode(&signed.list)).map_err(|_| TrustError::ForgedList(fleet))?;
+    let list: MemberList = frame::decode(&signed.list).map_err(|_| TrustError::ForgedList(fleet))?;
     if list.fleet == fleet { Ok(list) } else { Err(TrustError::OtherFleet { ours: fleet, theirs: list.fleet }) }
 }
 
@@ -64,7 +63,6 @@ pub(super) fn merge(one: &MemberList, other: &MemberList) -> Result<MemberList, 
         epoch: next_epoch(one.epoch.max(other.epoch))?,
         members: members.into_values().collect(),
         removed: removed.into_iter().collect(),
-        signed_unix_s: one.signed_unix_s.max(other.signed_unix_s),
     })
 }
 
@@ -122,7 +120,7 @@ mod tests {
 
     fn list(fleet: HostId, members: &[Member], removed: &[u8]) -> MemberList {
         let removed = removed.iter().map(|key| HostId::of_public_key(&[*key])).collect();
-        MemberList { fleet, epoch: 7, members: members.to_vec(), removed, signed_unix_s: 1_800_000_000 }
+        MemberList { fleet, epoch: 7, members: members.to_vec(), removed }
     }
 
     #[test]
@@ -141,10 +139,6 @@ mod tests {
         assert!(matches!(verify(&short, ca.public()), Err(TrustError::ForgedList(_))));
         let foreign = sign(&mut list(other.public().id(), &[], &[]), &ca).unwrap();
         assert!(matches!(verify(&foreign, ca.public()), Err(TrustError::OtherFleet { .. })));
-        // One without a time, of an older agent.
-        let bytes = frame::encode_body(&members);
-        let undated = SignedMemberList { signature: ca.sign(&[CONTEXT, &bytes].concat()), list: bytes };
-        assert_eq!(verify(&undated, ca.public()).unwrap(), MemberList { signed_unix_s: 0, ..members.clone() });
         // The CA's signature over something else is no list.
         let mut bare = sign(&mut members, &ca).unwrap();
         bare.signature = ca.sign(&bare.list);

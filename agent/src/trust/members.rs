@@ -6,9 +6,6 @@ use proto::host::{Member, MemberList, Role, SignedMemberList, check_name};
 use super::fleet::Fleet;
 use super::{Trust, TrustError, list};
 
-/// A list that is older is signed anew.
-const LIST_LIFETIME_S: u64 = 24 * 3_600;
-
 /// What became of a member list that was not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepted {
@@ -145,28 +142,7 @@ impl Trust {
             return Ok(());
         }
         list.epoch = list::next_epoch(list.epoch)?;
-        list.signed_unix_s = self.clock.unix_s();
         self.adopt_list(fleet.with_list(list, &self.id())?)
-    }
-
-    /// On a signer: signs the list anew when it is a day old, so that whoever has an older one knows that it is. Of several signers the first on the
-    /// list does so, and the next ones an hour later each. True when it did.
-    pub fn refresh_list(&self) -> Result<bool, TrustError> {
-        let _writer = self.lock();
-        let fleet = self.in_fleet()?;
-        let signers = fleet.list.members.iter().filter(|member| member.roles.contains(&Role::Signer));
-        let Some(rank) = signers.enumerate().find(|(_, member)| member.id == self.id()).map(|(rank, _)| rank as u64) else {
-            return Ok(false);
-        };
-        // One from the future was signed while a clock was wrong.
-        if fleet.list.signed_unix_s.abs_diff(self.clock.unix_s()) < LIST_LIFETIME_S + rank * 3_600 || fleet.signer(&self.id()).is_err() {
-            return Ok(false);
-        }
-        let mut list = (*fleet.list).clone();
-        list.epoch = list::next_epoch(list.epoch)?;
-        list.signed_unix_s = self.clock.unix_s();
-        self.adopt_list(fleet.with_list(list, &self.id())?)?;
-        Ok(true)
     }
 }
 

@@ -7,6 +7,7 @@ pub mod audit;
 mod backup;
 mod certificate;
 mod clock;
+mod date;
 mod error;
 mod files;
 mod fleet;
@@ -28,10 +29,10 @@ mod verify;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use proto::HostId;
-use proto::host::{Member, MemberList, Role, SignedMemberList, check_name};
+use proto::host::{ListDate, Member, MemberList, Role, SignedMemberList, check_name};
 use tokio::sync::watch;
 
 pub use audit::{Arrival, Audit};
@@ -56,6 +57,7 @@ pub struct Trust {
     files: Files,
     audit: Arc<Audit>,
     current: Current,
+    date: Mutex<Option<ListDate>>,
     /// Held by whoever changes anything: here or in `current`.
     writer: Mutex<Invitations>,
     changes: watch::Sender<u64>,
@@ -88,7 +90,8 @@ impl Trust {
         let writer = Mutex::new(Invitations::load(&files)?);
         let changes = watch::Sender::new(0);
         let audit = Arc::new(Audit::open(state_dir, clock.clone()));
-        Ok(Arc::new(Self { key, configured_name: name.to_owned(), clock, files, audit, current, writer, changes }))
+        let date = Mutex::new(date::load(&files, current.get().as_deref())?);
+        Ok(Arc::new(Self { key, configured_name: name.to_owned(), clock, files, audit, current, date, writer, changes }))
     }
 
     /// Identity of this host.
@@ -138,12 +141,6 @@ impl Trust {
         self.current.get().map_or(0, |fleet| fleet.list.epoch)
     }
 
-    /// How long ago the newest member list was signed; `None` when that is not known, or is yet to come by the clock of this host.
-    pub fn members_age(&self) -> Option<Duration> {
-        let signed_unix_s = self.members()?.signed_unix_s;
-        self.clock.unix_s().checked_sub(signed_unix_s).filter(|_| signed_unix_s > 0).map(Duration::from_secs)
-    }
-
     /// Whether this host holds the CA's key and was not removed.
     pub fn is_signer(&self) -> bool {
         self.current.get().is_some_and(|fleet| fleet.signer(&self.id()).is_ok())
@@ -176,7 +173,7 @@ impl Trust {
         let authority = issue::authority(&signer, self.clock.now())?;
         let certificate = issue::host(&signer, self.key.public(), self.clock.now())?;
         let this = Member { id: self.id(), name: self.configured_name.clone(), roles: vec![Role::Signer], groups: Vec::new() };
-        let mut list = MemberList { fleet, epoch: 1, members: vec![this], removed: Vec::new(), signed_unix_s: self.clock.unix_s() };
+        let mut list = MemberList { fleet, epoch: 1, members: vec![this], removed: Vec::new() };
         let signed = list::sign(&mut list, &signer)?;
         self.adopt(Fleet::new(authority, certificate, signed, Some(Arc::new(signer)), &self.id())?)?;
         self.audit.fleet_made(&self.name(), &fleet);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Failure;
 use crate::frame::Bounded;
 use crate::host::HostId;
-use crate::limits::{CAUSE_BYTES, GROUPS, HOST_NAME_BYTES, IMAGE_BLOBS, MEMBERS};
+use crate::limits::{CAUSE_BYTES, GROUPS, HOST_NAME_BYTES, IMAGE_BLOBS, MEMBERS, TEXT_BYTES};
 use crate::peer::ImageRow;
 use crate::{Digest, Reference};
 
@@ -456,16 +456,22 @@ impl Event {
 /// Of what comes from the agent of this host; what another host tells of a send that it carries out has to keep to the same.
 impl Bounded for Event {
     fn within_limits(&self) -> bool {
+        let name = |host: &String| host.len() <= HOST_NAME_BYTES;
+        let image = |image: &String| image.len() <= TEXT_BYTES;
+        let sources = |sources: &[Source]| sources.len() <= MEMBERS && sources.iter().all(|source| name(&source.host));
         match self {
-            Self::Planned(planned) => planned.layers.len() <= IMAGE_BLOBS,
-            Self::Drawn(drawn) => drawn.sources.len() <= MEMBERS,
-            Self::Done(done) => done.sources.len() <= MEMBERS,
-            Self::Waiting { reason, .. } => reason.len() <= CAUSE_BYTES,
-            Self::Hashing(hashing) => hashing.source.len() <= HOST_NAME_BYTES,
-            Self::HostFailed { failure, .. }
-            | Self::HostSilent { failure, .. }
-            | Self::NotLoaded { failure, .. }
-            | Self::Failed(failure) => failure.within_limits(),
+            Self::Queued { host, image: of } => name(host) && image(of),
+            Self::Planned(planned) => name(&planned.host) && image(&planned.image) && planned.layers.len() <= IMAGE_BLOBS,
+            Self::Progress(progress) => name(&progress.host) && image(&progress.image),
+            Self::Drawn(drawn) => name(&drawn.host) && image(&drawn.image) && sources(&drawn.sources),
+            Self::Done(done) => name(&done.host) && image(&done.image) && sources(&done.sources),
+            Self::Waiting { host, reason } => name(host) && reason.len() <= CAUSE_BYTES,
+            Self::Hashing(hashing) => name(&hashing.host) && image(&hashing.image) && name(&hashing.source),
+            Self::Resolved(resolved) => image(&resolved.image),
+            Self::Moved(moved) => image(&moved.image),
+            Self::HostFailed { host, image: of, failure } => name(host) && image(of) && failure.within_limits(),
+            Self::HostSilent { host, failure } => name(host) && failure.within_limits(),
+            Self::NotLoaded { failure, .. } | Self::Failed(failure) => failure.within_limits(),
             Self::Member(member) => member.groups.len() <= GROUPS,
             _ => true,
         }

@@ -85,7 +85,16 @@ impl Failure {
 
 impl Bounded for Failure {
     fn within_limits(&self) -> bool {
-        let platforms = !matches!(&self.kind, FailureKind::PlatformAbsent(platforms) if platforms.len() > IMAGE_MANIFESTS);
-        platforms && self.causes.len() <= CAUSES && self.causes.iter().all(|cause| cause.len() <= CAUSE_BYTES)
+        let kind = match &self.kind {
+            FailureKind::PlatformAbsent(platforms) => platforms.len() <= IMAGE_MANIFESTS && platforms.iter().all(Platform::is_short),
+            FailureKind::HostNotFound(text)
+            | FailureKind::HostUnreachable(text)
+            | FailureKind::NotSigner(Some(text))
+            | FailureKind::NameTaken(text)
+            | FailureKind::Skipped(text)
+            | FailureKind::NotPermitted(text) => text.len() <= CAUSE_BYTES,
+            _ => true,
+        };
+        kind && self.causes.len() <= CAUSES && self.causes.iter().all(|cause| cause.len() <= CAUSE_BYTES)
     }
 }

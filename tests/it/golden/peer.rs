@@ -1,7 +1,7 @@
 //! Two agents.
 
 use proto::hash::RangeHash;
-use proto::host::{DatedMemberList, Member, MemberList, Role, SignedMemberList};
+use proto::host::{ListDate, Member, MemberList, Role, SignedMemberList};
 use proto::job::{Fault, JobId, Share, Sources, Trouble};
 use proto::peer::{
     Answer, Block, BlockHeader, Committed, Encoding, Get, Greeting, GreetingRefusal, HashingProgress, Hello, ImageRow, Instance, Missing,
@@ -104,6 +104,7 @@ fn requests() -> Vec<Request> {
         Request::Proof(digest("layer")),
         Request::Send(send()),
         Request::Instance,
+        Request::Date(ListDate { list: digest("list"), unix_s: 1_800_000_000, signature: vec![3; 64] }),
     ]
 }
 
@@ -200,10 +201,9 @@ fn peer_messages_keep_their_bytes() {
 fn the_member_list_keeps_its_bytes() {
     let mut golden = Golden::default();
     let member = |roles| Member { id: id("a"), name: text("a"), roles, groups: vec![text("web")] };
-    let list = |member| MemberList { fleet: id("fleet"), epoch: 7, members: vec![member], removed: vec![id("b")], signed_unix_s: 0 };
+    let list = |member| MemberList { fleet: id("fleet"), epoch: 7, members: vec![member], removed: vec![id("b")] };
     golden.message("MemberList", &list(member(vec![])));
     golden.variants("Role", vec![Role::Signer], |role| list(member(vec![role])));
-    golden.message("DatedMemberList", &DatedMemberList { list: list(member(vec![])), signed_unix_s: 1_800_000_000 });
     golden.message("SignedMemberList", &self::list());
     golden.compare(include_str!("members.txt"));
 }

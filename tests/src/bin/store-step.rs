@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::exit;
 
-use agent::staging::Staging;
+use agent::staging::{Source, Staging};
 use agent::store::layout::LayoutStore;
 use agent::store::{Import, Ingest, Store, StoreError};
 use proto::hash::RangeHasher;
@@ -56,7 +56,7 @@ async fn adopt(store: &LayoutStore, directory: &Path) -> Result<(), StoreError> 
     let bytes = &sample.blobs[&layer.digest];
     let mut import = store.import(sample.image.clone()).await?;
     import.missing().await?;
-    let staged = staging.claim(&layer).await?;
+    let staged = staging.claim(&layer, Source::Any, proto::HostId::of_public_key(b"a")).await?;
     let mut hasher = RangeHasher::default();
     hasher.update(bytes);
     let (_, hashes) = hasher.finish();

@@ -228,38 +228,36 @@ fn a_signer_that_a_newer_list_lacks_comes_back() {
 }
 
 #[test]
-fn a_list_is_signed_anew_every_day_and_an_old_one_is_known_as_such() {
+fn a_list_is_dated_every_day_and_an_old_one_is_known_as_such() {
     let (time, signer, member) = pair();
     let other = Host::new("stapp03", &time);
     other.restore(&signer.backup().unwrap()).unwrap();
     signer.learn(&other);
     member.learn(&other);
+    let tell = |from: &Host, to: &Host| to.accept_date(&from.list_date().unwrap()).unwrap();
+    assert_eq!((signer.members_age(), member.date_list().unwrap()), (None, false));
+    assert!(signer.date_list().unwrap() && !signer.date_list().unwrap());
+    assert!(tell(&signer, &member) && !tell(&signer, &member) && tell(&signer, &other));
     let epoch = signer.epoch();
-    assert!(!signer.refresh_list().unwrap());
     time.pass(DAY);
-    assert!(!other.refresh_list().unwrap() && !member.refresh_list().unwrap(), "one signer after the other");
-    assert_eq!(member.members_age(), Some(DAY));
-    assert!(signer.refresh_list().unwrap());
-    assert_eq!((signer.epoch(), signer.members_age()), (epoch + 1, Some(Duration::ZERO)));
-    member.learn(&signer);
-    other.learn(&signer);
-    assert_eq!(member.members_age(), Some(Duration::ZERO));
+    assert!(!other.date_list().unwrap(), "one signer after the other");
+    assert_eq!((member.members_age(), member.reopened("stapp02").members_age()), (Some(DAY), Some(DAY)));
+    assert!(signer.date_list().unwrap() && tell(&signer, &member));
+    assert_eq!((member.members_age(), signer.epoch()), (Some(Duration::ZERO), epoch));
     // The first signer is gone.
-    time.pass(DAY);
-    assert!(!other.refresh_list().unwrap());
     time.pass(Duration::from_secs(3_600));
-    assert!(other.refresh_list().unwrap());
-    signer.learn(&other);
-    // Both did it without each other: one list of both, with the time of the later one.
-    time.pass(DAY + Duration::from_secs(7_200));
-    other.refresh_list().unwrap();
-    time.pass(Duration::from_secs(10));
-    signer.refresh_list().unwrap();
-    time.pass(Duration::from_secs(10));
-    let (ours, theirs) = (signer.signed_members().unwrap(), other.signed_members().unwrap());
-    let _ = signer.accept_members(&theirs);
-    let _ = other.accept_members(&ours);
-    let _ = other.accept_members(&signer.signed_members().unwrap());
-    assert_eq!(signer.members(), other.members());
-    assert_eq!(signer.members_age(), Some(Duration::from_secs(10)));
+    assert!(other.date_list().unwrap() && tell(&other, &member));
+    // A changed list has a date of its own, and nobody else can make one.
+    signer.group("web", &names(&["stapp02"]), true).unwrap();
+    assert_eq!(signer.list_date(), None);
+    assert!(signer.date_list().unwrap() && !tell(&signer, &member), "another list");
+    member.learn(&signer);
+    let date = signer.list_date().unwrap();
+    for wrong in [
+        proto::host::ListDate { unix_s: date.unix_s + 1, ..date.clone() },
+        proto::host::ListDate { signature: vec![0; 64], ..date.clone() },
+    ] {
+        assert!(matches!(member.accept_date(&wrong), Err(TrustError::ForgedList(_))));
+    }
+    assert!(tell(&signer, &member));
 }
