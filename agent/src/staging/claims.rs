@@ -28,7 +28,7 @@ struct Patience {
 const OF_ONE_HOST: Patience = Patience { first: Duration::from_secs(1), silence: Duration::from_secs(5), rest: Duration::from_secs(5) };
 
 /// With a session of another host, which may be slow, or not mean to bring anything.
-const OF_OTHERS: Patience = Patience { first: Duration::from_millis(300), silence: Duration::from_secs(1), rest: Duration::from_secs(2) };
+const OF_OTHERS: Patience = Patience { first: Duration::from_millis(300), silence: Duration::from_secs(1), rest: Duration::from_millis(500) };
 
 /// The ranges of one blob that are fetched now. They do not overlap.
 #[derive(Debug, Default)]
@@ -199,7 +199,7 @@ mod tests {
         for step in 0..16 {
             assert_eq!(race.take("b", 0..EXTENT), None, "{step}");
             race.came("a", step * EXTENT / 16..(step + 1) * EXTENT / 16);
-            race.pass(100);
+            race.pass(40);
         }
     }
 
