@@ -16,11 +16,16 @@ use serde::de::DeserializeOwned;
 
 use crate::fleet::{Host, PATIENCE};
 
+/// Bytes of a stream that are taken unread.
+const WINDOW: u32 = 1 << 26;
+
 /// The identity of a host whose agent does not run, and a socket.
 pub struct Rogue {
     trust: Arc<Trust>,
     endpoint: Endpoint,
     platform: Platform,
+    /// Bytes that it takes on a stream which it does not read.
+    window: u32,
     /// Its files.
     _host: Option<Host>,
 }
@@ -30,17 +35,29 @@ impl Rogue {
     pub async fn replace(mut host: Host) -> Self {
         host.stop().await;
         let trust = Trust::open(host.path(), &host.name).unwrap();
-        Self { trust, endpoint: listen(([127, 0, 0, 1], 0).into()), platform: Platform::host(), _host: Some(host) }
+        Self { trust, endpoint: listen(([127, 0, 0, 1], 0).into()), platform: Platform::host(), window: WINDOW, _host: Some(host) }
     }
 
     /// With the state directory of a stopped agent, at an address of its own.
     pub fn with_state(state: &Path, name: &str, address: IpAddr) -> Self {
-        Self { trust: Trust::open(state, name).unwrap(), endpoint: listen((address, 0).into()), platform: Platform::host(), _host: None }
+        Self {
+            trust: Trust::open(state, name).unwrap(),
+            endpoint: listen((address, 0).into()),
+            platform: Platform::host(),
+            window: WINDOW,
+            _host: None,
+        }
     }
 
     /// It says that it runs this.
     pub fn of_platform(mut self, platform: &str) -> Self {
         self.platform = platform.parse().unwrap();
+        self
+    }
+
+    /// What it does not read stays at the other side.
+    pub fn reading_nothing(mut self) -> Self {
+        self.window = 1;
         self
     }
 
@@ -51,7 +68,13 @@ impl Rogue {
 
     /// Another socket of the same host.
     pub fn further(&self, address: IpAddr) -> Self {
-        Self { trust: self.trust.clone(), endpoint: listen((address, 0).into()), platform: self.platform.clone(), _host: None }
+        Self {
+            trust: self.trust.clone(),
+            endpoint: listen((address, 0).into()),
+            platform: self.platform.clone(),
+            window: self.window,
+            _host: None,
+        }
     }
 
     /// Settings with which a member dials.
@@ -78,7 +101,7 @@ impl Rogue {
 
     async fn dial_with(&self, address: SocketAddr, tls: quinn::rustls::ClientConfig) -> Result<Connection, quinn::ConnectionError> {
         let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-        config.transport_config(Arc::new(transport()));
+        config.transport_config(Arc::new(transport(self.window)));
         self.endpoint.connect_with(config, address, "imgd.internal").unwrap().await
     }
 
@@ -182,11 +205,11 @@ fn listen(address: SocketAddr) -> Endpoint {
 }
 
 /// Room for everything, and patience without an end.
-fn transport() -> TransportConfig {
+fn transport(window: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     config.max_concurrent_bidi_streams(VarInt::from_u32(10_000));
     config.receive_window(VarInt::from_u32(1 << 30));
-    config.stream_receive_window(VarInt::from_u32(1 << 26));
+    config.stream_receive_window(VarInt::from_u32(window));
     config.send_window(1 << 30);
     config.keep_alive_interval(Some(std::time::Duration::from_secs(3)));
     config

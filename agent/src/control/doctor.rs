@@ -134,7 +134,9 @@ fn fleet<S>(context: &Context<S>) -> Check {
             check(
                 Verdict::Warning,
                 "fleet",
-                format!("{finding}; no signer has said for {days} days that this list is the newest: who was removed since is still let in here"),
+                format!(
+                    "{finding}; no signer has said for {days} days that this list is the newest: who was removed since is still let in here"
+                ),
                 Some("see that the signer runs and can be reached: imgctl doctor SIGNER"),
             )
         }

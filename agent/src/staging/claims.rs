@@ -28,7 +28,8 @@ struct Patience {
 const OF_ONE_HOST: Patience = Patience { first: Duration::from_secs(1), silence: Duration::from_secs(5), rest: Duration::from_secs(5) };
 
 /// With a session of another host, which may be slow, or not mean to bring anything.
-const OF_OTHERS: Patience = Patience { first: Duration::from_millis(300), silence: Duration::from_secs(1), rest: Duration::from_millis(500) };
+const OF_OTHERS: Patience =
+    Patience { first: Duration::from_millis(300), silence: Duration::from_secs(1), rest: Duration::from_millis(500) };
 
 /// The ranges of one blob that are fetched now. They do not overlap.
 #[derive(Debug, Default)]

@@ -224,3 +224,70 @@ async fn documents_do_not_fill_the_memory() {
     let last = bench.offer(&image, &sample, Lie::None).await;
     assert!(matches!(last, Some(Answer::Refused(Refusal::InvalidImage(_) | Refusal::NoSpace { .. }))), "{last:?}");
 }
+
+/// One that says that it waits, and brings no byte of a layer that somebody else brings, in as many sessions as it may open.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_waits_holds_up_no_honest_send() {
+    let [host, honest, other]: [Host; 3] = fleet(&["a", "honest", "rogue"]).await.try_into().unwrap_or_else(|_| unreachable!());
+    let sample = Arc::new(Recipe::new(70, &[3_000_000, 3_000_000]).build("demo:1"));
+    let file = tests::sample::archive_file(honest.path(), &sample);
+    load(&honest, &file).await;
+    let rogue = Rogue::replace(other).await;
+    let connection = rogue.connect(host.address()).await.unwrap();
+    let (asked, mut waiting) = tokio::sync::mpsc::unbounded_channel();
+    let serving = tokio::spawn({
+        let (connection, sample) = (connection.clone(), sample.clone());
+        async move {
+            loop {
+                let (connection, sample, asked) = (connection.clone(), sample.clone(), asked.clone());
+                let mut stream = Channel::accept(&connection).await;
+                tokio::spawn(async move {
+                    let Ok(Request::Get(get)) = stream.hear().await else { return };
+                    if sample.image.documents().iter().any(|document| document.digest == get.digest) {
+                        let bytes = &sample.blobs[&get.digest];
+                        let header = BlockHeader {
+                            encoding: Encoding::Raw,
+                            encoded_bytes: bytes.len() as u64,
+                            before: RangeHash::START,
+                            after: hashes(bytes),
+                        };
+                        let _ = stream.say(&Block::Bytes(header)).await;
+                        let _ = stream.bytes(bytes).await;
+                        let _ = stream.send.finish();
+                        return;
+                    }
+                    let _ = asked.send(());
+                    while stream.say(&Block::Waiting).await.is_ok() {
+                        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                    }
+                });
+            }
+        }
+    });
+    let mut offers = vec![];
+    for session in 0..16 {
+        let mut image = sample.image.clone();
+        image.reference = Some(format!("rogue:{session}").parse().unwrap());
+        offers.push(Channel::ask(&connection, &Request::Offer(Offer { image, dry_run: false })).await);
+    }
+    // It has both layers to itself.
+    waiting.recv().await.unwrap();
+    waiting.recv().await.unwrap();
+    honest.send("demo:1", "a").await;
+    assert!(host.images().await.iter().any(|(name, id)| name == "demo:1" && *id == sample.image_id()));
+    serving.abort();
+}
+
+async fn load(host: &Host, archive: &std::path::Path) {
+    let mut client = tests::fleet::Client::connect(&host.socket()).await;
+    client.write(&proto::control::Request::Load).await;
+    client.data(&std::fs::read(archive).unwrap()).await;
+    client.data(&[]).await;
+    loop {
+        match client.next().await {
+            proto::control::Event::End => return,
+            proto::control::Event::Failed(failure) => panic!("{failure:?}"),
+            _ => {}
+        }
+    }
+}
