@@ -4,6 +4,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+use proto::host::usable_name;
 use serde::Deserialize;
 
 use crate::store::kind::{InvalidStore, StoreKind};
@@ -107,6 +108,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Name of this host.
     pub name: String,
+    /// The name of the host, where that is no DNS label and its name was made of it.
+    pub made_of: Option<String>,
     /// Where images are.
     pub store: StoreKind,
     /// Configured addresses of others.
@@ -145,7 +148,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// The host name cannot be used.
-    #[error("this host needs another name: set one with --name")]
+    #[error("this host needs another name: set name = \"…\" in /etc/imgd/config.toml, or --name")]
     Name(#[from] proto::host::InvalidHostName),
     /// The kind of store is not known.
     #[error(transparent)]
@@ -165,7 +168,11 @@ impl Config {
             file => file?,
         };
         let state_dir = flags.state_dir.or(file.state_dir).unwrap_or_else(|| PathBuf::from("/var/lib/imgd"));
-        let name = flags.name.or(file.name).unwrap_or_else(short_host_name);
+        let host_name = host_name();
+        let named = flags.name.or(file.name);
+        let label = host_name.split('.').next().unwrap_or_default();
+        let made_of = (named.is_none() && !label.eq_ignore_ascii_case(&usable_name(&host_name))).then(|| host_name.clone());
+        let name = named.unwrap_or_else(|| usable_name(&host_name));
         proto::host::check_name(&name)?;
         let store = flags.store.or(file.store).unwrap_or_else(|| "auto".to_owned());
         let beside = path.parent().unwrap_or(Path::new("/etc/imgd")).join("policy.toml");
@@ -176,6 +183,7 @@ impl Config {
                 .or(file.listen)
                 .unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, crate::discovery::fixed::DEFAULT_PORT))),
             name,
+            made_of,
             store: StoreKind::parse(&store, &state_dir)?,
             peers: if flags.peers.is_empty() { file.peer } else { flags.peers },
             mdns: !(flags.no_mdns || file.no_mdns.unwrap_or(false)),
@@ -194,10 +202,8 @@ fn read(path: &Path) -> Result<File, ConfigError> {
     toml::from_str(&text).map_err(|error| ConfigError::Invalid { path: path.to_owned(), reason: error.to_string() })
 }
 
-/// `stapp01` of `stapp01.example.com`, in lower case.
-fn short_host_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
-    name.split('.').next().unwrap_or_default().to_owned()
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

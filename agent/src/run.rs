@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::agent::{Agent, StartError};
 use crate::config::Config;
@@ -36,6 +36,9 @@ const CLOSE_TIMEOUT_MS: u64 = 3_000;
 pub fn run(config: &Config) -> Result<(), RunError> {
     sys::memory::share_arenas();
     log::init(&config.log_level).map_err(|_| RunError::Log(config.log_level.clone()))?;
+    if let Some(host) = &config.made_of {
+        warn!(host, name = config.name, "the name of this host is no DNS label: in its fleet it has a name that is made of it");
+    }
     // Hashing and file I/O have threads of their own, in lanes; these two move packets and decide.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(sys::THREADS).enable_all().build()?;
     let result = runtime.block_on(async {

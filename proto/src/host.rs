@@ -76,6 +76,13 @@ pub fn check_name(name: &str) -> Result<(), InvalidHostName> {
     Ok(())
 }
 
+/// A name that a host can have, made of what it is called elsewhere: `stapp-01` of `Stapp_01.example.com`. Empty where nothing is left.
+pub fn usable_name(host: &str) -> String {
+    let label = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let usable: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(HOST_NAME_BYTES).collect();
+    usable.trim_matches('-').to_owned()
+}
+
 /// What a member may do beyond sending and receiving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
@@ -148,6 +155,23 @@ impl Bounded for SignedMemberList {
     }
 }
 
+/// A signer says that a list was the newest one at some time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListDate {
+    /// SHA-256 of [`SignedMemberList::list`].
+    pub list: crate::Digest,
+    /// Seconds since 1970, by the clock of the signer.
+    pub unix_s: u64,
+    /// Ed25519 over `"imgd member list date\0"`, the 32 bytes of `list`, and `unix_s` in little-endian.
+    pub signature: Vec<u8>,
+}
+
+impl Bounded for ListDate {
+    fn within_limits(&self) -> bool {
+        self.signature.len() == 64
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -170,22 +194,5 @@ mod tests {
         for name in ["", "-a", "a-", "A", "a.b", "a b", "ü", "@web", &"x".repeat(64)] {
             assert!(check_name(name).is_err(), "{name}");
         }
-    }
-}
-
-/// A signer says that a list was the newest one at some time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListDate {
-    /// SHA-256 of [`SignedMemberList::list`].
-    pub list: crate::Digest,
-    /// Seconds since 1970, by the clock of the signer.
-    pub unix_s: u64,
-    /// Ed25519 over `"imgd member list date\0"`, the 32 bytes of `list`, and `unix_s` in little-endian.
-    pub signature: Vec<u8>,
-}
-
-impl Bounded for ListDate {
-    fn within_limits(&self) -> bool {
-        self.signature.len() == 64
     }
 }

@@ -97,6 +97,7 @@ impl Host {
             socket: self.socket(),
             listen: self.address,
             name: self.name.clone(),
+            made_of: None,
             store: StoreKind::Layout(self.layout()),
             peers: self.peers.clone(),
             mdns: false,

@@ -26,7 +26,7 @@ pub(super) async fn diff<S: Store>(context: &Arc<Context<S>>, client: &Client, i
     let reference = held.image.reference.clone();
     let reference = reference.ok_or_else(|| failure(FailureKind::Usage, format!("{image} has no name to compare by")))?;
     let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
-    let selected = hosts::select(&members, request, &context.trust.name())?;
+    let selected = hosts::select(&members, &context.peers, request, &context.trust.name())?;
     client.event(Event::Difference(compare(None, &held.image, Some(&held.image)))).await;
     ask_all(context, client, selected, &reference, Some(&held.image)).await
 }

@@ -39,7 +39,12 @@ pub(super) async fn doctor<S: Store>(context: &Arc<Context<S>>, client: &Client,
     checks.extend(twins(context).await);
     if let Some(host) = host {
         let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
-        let selected = hosts::select(&members, &Hosts { names: vec![host.to_owned()], all: false, except: vec![] }, &context.trust.name())?;
+        let selected = hosts::select(
+            &members,
+            &context.peers,
+            &Hosts { names: vec![host.to_owned()], all: false, except: vec![] },
+            &context.trust.name(),
+        )?;
         for member in selected {
             checks.push(way(context, &member).await);
         }

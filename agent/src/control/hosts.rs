@@ -1,15 +1,18 @@
 //! Which members are meant by names, globs, ranges and groups.
 
+use std::net::{IpAddr, SocketAddr};
+
 use proto::control::{Failure, FailureKind, Hosts};
-use proto::host::{Member, MemberList};
+use proto::host::{Member, MemberList, usable_name};
 
 use super::failure::failure;
+use crate::discovery::Peers;
 
 /// More hosts than one pattern may stand for.
 const EXPANSION: usize = proto::limits::MEMBERS;
 
 /// The members that `hosts` names, each once, in the order of first mention. `all` leaves out the host `here`.
-pub(super) fn select(list: &MemberList, hosts: &Hosts, here: &str) -> Result<Vec<Member>, Failure> {
+pub(super) fn select(list: &MemberList, peers: &Peers, hosts: &Hosts, here: &str) -> Result<Vec<Member>, Failure> {
     let mut selected: Vec<Member> = vec![];
     let mut add = |member: &Member| {
         if !selected.contains(member) {
@@ -20,21 +23,21 @@ pub(super) fn select(list: &MemberList, hosts: &Hosts, here: &str) -> Result<Vec
         list.members.iter().filter(|member| member.name != here).for_each(&mut add);
     }
     for name in &hosts.names {
-        let found = matching(list, name)?;
+        let found = matching(list, peers, name)?;
         // A pattern means the others, too; only a plain name can mean this host by mistake.
         let pattern = name.starts_with('@') || name.contains(['*', '?', '[']);
         found.into_iter().filter(|member| !pattern || member.name != here).for_each(&mut add);
     }
     for name in &hosts.except {
-        let excepted = matching(list, name)?;
+        let excepted = matching(list, peers, name)?;
         selected.retain(|member| !excepted.contains(&member));
     }
     Ok(selected)
 }
 
 /// The one member that `name` means, as a value of the option `option`.
-pub(super) fn one(list: &MemberList, name: &str, option: &str) -> Result<Member, Failure> {
-    match &matching(list, name)?[..] {
+pub(super) fn one(list: &MemberList, peers: &Peers, name: &str, option: &str) -> Result<Member, Failure> {
+    match &matching(list, peers, name)?[..] {
         [member] => Ok((*member).clone()),
         several => Err(failure(FailureKind::Usage, format!("{name} names {} hosts: {option} takes one", several.len()))),
     }
@@ -45,11 +48,16 @@ pub(super) fn named(hosts: &[Member]) -> Hosts {
     Hosts { names: hosts.iter().map(|host| host.name.clone()).collect(), all: false, except: vec![] }
 }
 
-fn matching<'a>(list: &'a MemberList, name: &str) -> Result<Vec<&'a Member>, Failure> {
+fn matching<'a>(list: &'a MemberList, peers: &Peers, name: &str) -> Result<Vec<&'a Member>, Failure> {
     let unknown = |what: String| failure(FailureKind::HostNotFound(name.to_owned()), what);
     if let Some(group) = name.strip_prefix('@') {
         let members: Vec<&Member> = list.members.iter().filter(|member| member.groups.iter().any(|own| own == group)).collect();
         return if members.is_empty() { Err(unknown(format!("no host is in group {name}"))) } else { Ok(members) };
+    }
+    // Host names know no case (RFC 4343).
+    let name = &name.to_ascii_lowercase();
+    if let Some(member) = plain(list, peers, name)? {
+        return Ok(vec![member]);
     }
     let patterns = expand(name).map_err(unknown)?;
     let mut members = vec![];
@@ -57,12 +65,45 @@ fn matching<'a>(list: &'a MemberList, name: &str) -> Result<Vec<&'a Member>, Fai
         let wild = pattern.contains(['*', '?']);
         let found: Vec<&Member> = list.members.iter().filter(|member| matches(&pattern, &member.name)).collect();
         if found.is_empty() {
-            let what = if wild { format!("no host matches {pattern}") } else { format!("no host {pattern} in the fleet") };
-            return Err(unknown(what));
+            return Err(unknown(match nearest(list, &pattern) {
+                _ if wild => format!("no host matches {pattern}"),
+                Some(near) => format!("no host {pattern} in the fleet: is {near} meant?"),
+                None => format!("no host {pattern} in the fleet"),
+            }));
         }
         members.extend(found);
     }
     Ok(members)
+}
+
+/// The member that people name as they do for `ssh`: by its name, with its domain, by an address at which it was seen.
+fn plain<'a>(list: &'a MemberList, peers: &Peers, name: &str) -> Result<Option<&'a Member>, Failure> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if let Some(member) = list.by_name(name) {
+        return Ok(Some(member));
+    }
+    let (ip, port) = match (name.parse::<SocketAddr>(), name.trim_matches(['[', ']']).parse::<IpAddr>()) {
+        (Ok(address), _) => (address.ip(), Some(address.port())),
+        (_, Ok(ip)) => (ip, None),
+        // What an agent calls itself on a host whose name is no DNS label.
+        _ => return Ok(list.by_name(&usable_name(name))),
+    };
+    let is_there = |address: &SocketAddr| address.ip() == ip.to_canonical() && port.is_none_or(|port| port == address.port());
+    let there: Vec<&Member> = list.members.iter().filter(|member| peers.addresses(&member.id).iter().any(is_there)).collect();
+    match there[..] {
+        [member] => Ok(Some(member)),
+        [] => Ok(None),
+        _ => {
+            let names: Vec<&str> = there.iter().map(|member| member.name.as_str()).collect();
+            Err(failure(FailureKind::Usage, format!("several hosts were seen at {name}: {}", names.join(", "))))
+        }
+    }
+}
+
+/// The member whose name is written almost so.
+fn nearest<'a>(list: &'a MemberList, name: &str) -> Option<&'a str> {
+    let names = list.members.iter().map(|member| (strsim::damerau_levenshtein(&member.name, name), member.name.as_str()));
+    names.filter(|(distance, _)| *distance <= 2 && *distance * 3 <= name.len()).min().map(|(_, near)| near)
 }
 
 /// `web[01-03]` is `web01`, `web02`, `web03`; the width of the first number is kept.
@@ -124,7 +165,7 @@ mod tests {
     fn names(hosts: &[&str], all: bool) -> Result<Vec<String>, Failure> {
         let list = list(&[("here", "web"), ("web01", "web"), ("web02", "web"), ("web10", "web"), ("db-a", "db")]);
         let hosts = Hosts { names: hosts.iter().map(|name| (*name).to_owned()).collect(), all, except: vec![] };
-        select(&list, &hosts, "here").map(|members| members.into_iter().map(|member| member.name).collect())
+        select(&list, &Peers::transient(), &hosts, "here").map(|members| members.into_iter().map(|member| member.name).collect())
     }
 
     #[test]
@@ -144,5 +185,31 @@ mod tests {
             let failure = names(&[host], false).unwrap_err();
             assert!(matches!(failure.kind, FailureKind::HostNotFound(_)), "{host}");
         }
+    }
+
+    /// As people type it for `ssh`.
+    #[test]
+    fn a_host_is_known_by_its_name_its_domain_and_its_address() {
+        let list = list(&[("stapp03", ""), ("stapp-04", ""), ("db", "")]);
+        let peers = Peers::transient();
+        peers.announced(list.members[0].id, ["10.0.0.3:7117".parse().unwrap(), "[2001:db8::3]:7117".parse().unwrap()]);
+        peers.announced(list.members[2].id, ["10.0.0.9:7117".parse().unwrap(), "10.0.0.9:7118".parse().unwrap()]);
+        peers.announced(list.members[1].id, ["10.0.0.9:7118".parse().unwrap()]);
+        let chosen = |name: &str| {
+            let hosts = Hosts { names: vec![name.to_owned()], all: false, except: vec![] };
+            select(&list, &peers, &hosts, "here").map(|members| members[0].name.clone())
+        };
+        for name in
+            ["stapp03", "STAPP03", "Stapp03.", "stapp03.example.com", "10.0.0.3", "10.0.0.3:7117", "2001:db8::3", "[2001:db8::3]:7117"]
+        {
+            assert_eq!(chosen(name).unwrap(), list.members[0].name, "{name}");
+        }
+        assert_eq!(chosen("stapp_04.example.com").unwrap(), "stapp-04");
+        assert_eq!(chosen("10.0.0.9:7117").unwrap(), "db");
+        let said = |name: &str| chosen(name).unwrap_err().causes.join(": ");
+        assert!(said("10.0.0.9").contains("several hosts were seen at 10.0.0.9: "), "{}", said("10.0.0.9"));
+        assert_eq!(said("stap03"), "no host stap03 in the fleet: is stapp03 meant?");
+        assert_eq!(said("10.0.0.4"), "no host 10.0.0.4 in the fleet");
+        assert_eq!(said("web"), "no host web in the fleet");
     }
 }

@@ -29,7 +29,7 @@ pub(super) async fn list<S: Store>(context: &Arc<Context<S>>, client: &Client, r
         here(context, client, Some(name.clone())).await?;
     }
     let mut asked = JoinSet::new();
-    for member in hosts::select(&members, request, &name)? {
+    for member in hosts::select(&members, &context.peers, request, &name)? {
         if member.id == context.trust.id() {
             here(context, client, Some(name.clone())).await?;
             continue;

@@ -37,7 +37,7 @@ pub(super) async fn pull<S: Store>(context: &Arc<Context<S>>, client: &Client, w
 
 async fn named<S: Store>(context: &Arc<Context<S>>, host: &str, image: &str) -> Result<Peer, proto::control::Failure> {
     let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
-    let member = hosts::one(&members, host, "--from")?;
+    let member = hosts::one(&members, &context.peers, host, "--from")?;
     if member.id == context.trust.id() {
         return Err(failure(FailureKind::Usage, format!("{} is this host", member.name)));
     }

@@ -93,7 +93,7 @@ async fn go_on_with<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, job: &Arc<
         return jobs.save(job).await.map_err(|error| failure::store("cannot keep what was sent", &error));
     }
     if let Some(from) = &job.request.from {
-        let source = hosts::one(&members, from, "--from")?;
+        let source = hosts::one(&members, &context.peers, from, "--from")?;
         jobs.spawn(job.clone(), relay::run(context.clone(), job.clone(), source));
         return Ok(());
     }
@@ -154,13 +154,13 @@ pub(super) async fn retry<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, clie
 /// Looks at everything that can be wrong, and begins.
 async fn begin<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, mut request: Send, earlier: &[Resolved]) -> Result<Arc<Job>, Failure> {
     let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
-    let source = match request.from.as_deref().map(|from| hosts::one(&members, from, "--from")).transpose()? {
+    let source = match request.from.as_deref().map(|from| hosts::one(&members, &context.peers, from, "--from")).transpose()? {
         // Asked for by its name, it is still this host.
         Some(source) if source.id == context.trust.id() => None,
         source => source,
     };
     let source_name = source.as_ref().map_or_else(|| context.trust.name(), |source| source.name.clone());
-    let selected = hosts::select(&members, &request.hosts, &source_name)?;
+    let selected = hosts::select(&members, &context.peers, &request.hosts, &source_name)?;
     check(&request, &selected, &source_name)?;
     request.hosts = hosts::named(&selected);
     let Some(source) = source else {

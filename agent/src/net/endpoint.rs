@@ -1,6 +1,6 @@
 //! The UDP socket, and every setting of quinn with its reason.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use ring::hmac;
+use tracing::warn;
 
 use super::NetError;
 
@@ -32,7 +33,14 @@ const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(5);
 /// learns at once that they are gone, and does not wait for the idle timeout.
 pub(super) fn bind(address: SocketAddr, secret: &[u8; 32]) -> Result<quinn::Endpoint, NetError> {
     let open = || {
-        let socket = std::net::UdpSocket::bind(address)?;
+        let socket = match std::net::UdpSocket::bind(address) {
+            Err(error) if is_without_ipv6(&error, address) => {
+                let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+                warn!(%address, "this host has no IPv6: listening for IPv4 alone");
+                std::net::UdpSocket::bind(address)?
+            }
+            bound => bound?,
+        };
         // Smaller buffers cost speed, not correctness.
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
@@ -45,6 +53,11 @@ pub(super) fn bind(address: SocketAddr, secret: &[u8; 32]) -> Result<quinn::Endp
         quinn::Endpoint::new(config, None, socket, Arc::new(quinn::TokioRuntime))
     };
     open().map_err(|source| NetError::Bind { address, source })
+}
+
+/// Where every address is meant, and the kernel has no IPv6 (`ipv6.disable=1`).
+fn is_without_ipv6(error: &std::io::Error, address: SocketAddr) -> bool {
+    address.ip() == Ipv6Addr::UNSPECIFIED && error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
 /// Settings for connections that others open.

@@ -35,6 +35,7 @@ pub struct AnyStore {
     choice: Choice,
     /// Why it is this one, when nobody named it.
     reason: Option<Arc<str>>,
+    kind: StoreKind,
 }
 
 /// An import into it.
@@ -130,7 +131,7 @@ impl AnyStore {
                 current: Mutex::default(),
             })),
         };
-        Ok(Self { choice, reason: None })
+        Ok(Self { choice, reason: None, kind: kind.clone() })
     }
 
     /// Of an image layout: where it is.
@@ -221,6 +222,21 @@ impl Docker {
     }
 }
 
+/// On a node of a Kubernetes distribution whose kubelet sees nothing of what is kept here.
+fn unseen_by_kubernetes(kind: &StoreKind, kubernetes: Option<PathBuf>) -> Option<Finding> {
+    let kubernetes = kubernetes?;
+    if matches!(kind, StoreKind::Containerd { socket, namespace } if *socket == kubernetes && namespace == super::auto::KUBERNETES_NAMESPACE)
+    {
+        return None;
+    }
+    let socket = kubernetes.display();
+    Some(Finding {
+        verdict: Verdict::Warning,
+        text: format!("the kubelet of this host uses the containerd at {socket}, and sees no image that is kept in {kind}"),
+        remedy: Some(format!("store = \"containerd:{socket}?namespace=k8s.io\" in /etc/imgd/config.toml, if images are to be for it")),
+    })
+}
+
 /// Why containerd cannot be talked to although it may well run: it may not be ours to see, or to use. One that is down is no reason.
 async fn obstacle(socket: &Path) -> Option<String> {
     let error = tokio::net::UnixStream::connect(socket).await.err()?;
@@ -281,6 +297,7 @@ impl Store for AnyStore {
             (Err(_), Choice::Docker(docker)) => findings.extend(docker.classic.examine().await),
             (Err(error), Choice::Fixed(_)) => findings.push(Finding { verdict: Verdict::Wrong, text: error.to_string(), remedy: None }),
         }
+        findings.extend(unseen_by_kubernetes(&self.kind, super::auto::kubernetes_socket()));
         findings
     }
 

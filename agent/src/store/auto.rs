@@ -6,6 +6,10 @@ use super::StoreError;
 use super::kind::{CONTAINERD_NAMESPACE, CONTAINERD_SOCKET, DOCKER_SOCKET, PODMAN_SOCKET, StoreKind};
 use crate::sys::durable;
 
+/// Where Kubernetes distributions keep a containerd of their own: k3s and RKE2, MicroK8s, k0s.
+const KUBERNETES_SOCKETS: [&str; 3] =
+    ["/run/k3s/containerd/containerd.sock", "/var/snap/microk8s/common/run/containerd.sock", "/run/k0s/containerd.sock"];
+
 /// The store of this host, and why it is that one. Chosen at the first start; from then on what `state_dir` remembers. Blocking.
 pub fn choose(state_dir: &Path) -> Result<(StoreKind, String), StoreError> {
     let path = state_dir.join("store");
@@ -32,6 +36,8 @@ struct Host {
     podman: Option<Sign>,
     containerd: Option<Sign>,
     is_kubernetes_node: bool,
+    /// The containerd of a Kubernetes distribution.
+    kubernetes: Option<PathBuf>,
 }
 
 /// By what an engine was noticed.
@@ -42,7 +48,11 @@ enum Sign {
     Program(PathBuf),
 }
 
-/// Docker before Podman before containerd: whoever has Docker has a containerd too, which is not where its images are.
+/// Namespace of the images that a kubelet sees.
+pub(super) const KUBERNETES_NAMESPACE: &str = "k8s.io";
+
+/// A Docker that runs, then the containerd of a Kubernetes distribution; else Docker before Podman before containerd: whoever has Docker has a containerd
+/// too, which is not where its images are.
 fn decide(host: &Host, state_dir: &Path) -> (StoreKind, String) {
     let seen = |sign: &Sign| match sign {
         Sign::Socket(path) => format!("{} is here", path.display()),
@@ -52,6 +62,12 @@ fn decide(host: &Host, state_dir: &Path) -> (StoreKind, String) {
         Sign::Socket(path) => path.clone(),
         Sign::Program(_) => PathBuf::from(usual),
     };
+    // An engine that is only installed is not the one that runs.
+    let docker_runs = matches!(host.docker, Some(Sign::Socket(_)));
+    if let Some(socket) = host.kubernetes.as_ref().filter(|_| !docker_runs) {
+        let reason = format!("{} is here", socket.display());
+        return (StoreKind::Containerd { socket: socket.clone(), namespace: KUBERNETES_NAMESPACE.to_owned() }, reason);
+    }
     if let Some(sign) = &host.docker {
         return (StoreKind::Docker { socket: socket(sign, DOCKER_SOCKET), containerd: None }, seen(sign));
     }
@@ -59,10 +75,15 @@ fn decide(host: &Host, state_dir: &Path) -> (StoreKind, String) {
         return (StoreKind::Podman { socket: socket(sign, PODMAN_SOCKET) }, seen(sign));
     }
     if let Some(sign) = &host.containerd {
-        let namespace = if host.is_kubernetes_node { "k8s.io" } else { CONTAINERD_NAMESPACE }.to_owned();
+        let namespace = if host.is_kubernetes_node { KUBERNETES_NAMESPACE } else { CONTAINERD_NAMESPACE }.to_owned();
         return (StoreKind::Containerd { socket: socket(sign, CONTAINERD_SOCKET), namespace }, seen(sign));
     }
     (StoreKind::Layout(state_dir.join("layout")), "no engine is installed".to_owned())
+}
+
+/// The socket of a Kubernetes distribution's own containerd, where there is one: its kubelet sees the images in there, and no others.
+pub(super) fn kubernetes_socket() -> Option<PathBuf> {
+    KUBERNETES_SOCKETS.iter().map(PathBuf::from).find(|path| path.try_exists().unwrap_or(true))
 }
 
 impl Host {
@@ -81,6 +102,7 @@ impl Host {
             podman: sign(PODMAN_SOCKET, user_sockets("podman/podman.sock"), "podman"),
             containerd: sign(CONTAINERD_SOCKET, None, "containerd"),
             is_kubernetes_node: Path::new("/var/lib/kubelet").try_exists().unwrap_or(true),
+            kubernetes: kubernetes_socket(),
         }
     }
 }
@@ -104,6 +126,10 @@ mod tests {
             (StoreKind::Docker { socket: DOCKER_SOCKET.into(), containerd: None }, "/usr/sbin/dockerd is installed".to_owned())
         );
         assert_eq!(decide(&Host::default(), state).0, StoreKind::Layout("/state/layout".into()));
+        host.kubernetes = Some(KUBERNETES_SOCKETS[0].into());
+        assert_eq!(decide(&host, state).0.to_string(), "containerd:/run/k3s/containerd/containerd.sock?namespace=k8s.io");
+        host.docker = Some(Sign::Socket(DOCKER_SOCKET.into()));
+        assert!(matches!(decide(&host, state).0, StoreKind::Docker { .. }));
     }
 
     #[test]
