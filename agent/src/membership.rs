@@ -18,8 +18,10 @@ use crate::sys;
 use crate::transfer::Context;
 use crate::trust::{Token, TrustError};
 
-/// A renewal that failed is tried again after this time: a tenth of a percent of a certificate's life.
-const RENEWAL_RETRY: Duration = Duration::from_secs(2 * 3600);
+/// A renewal that failed is tried again after this time at first, and then after twice as long each time, up to the second one: a host whose certificate ran
+/// out comes back soon after its signer does.
+const RENEWAL_RETRY: Duration = Duration::from_secs(10);
+const RENEWAL_RETRY_MOST: Duration = Duration::from_secs(300);
 
 /// How long a spread of the member list may take. Who misses it gets the list with the next connection.
 const SPREAD_TIMEOUT_MS: u64 = 5_000;
@@ -48,6 +50,7 @@ pub async fn join<S: Store>(context: &Arc<Context<S>>, token: &Token, address: O
                 }
                 return Ok(());
             }
+            Err(error @ (NetError::Clock(_) | NetError::Trust(TrustError::Clock(_)))) => return Err(error),
             Err(error @ NetError::JoinRefused(_)) if !is_not_signer(&error) => return Err(error),
             Err(error) => {
                 debug!(%address, %error, "cannot join there");
@@ -65,6 +68,7 @@ pub async fn join<S: Store>(context: &Arc<Context<S>>, token: &Token, address: O
 /// Renews the certificate of this host when it is due. Runs as long as the agent.
 pub async fn renew<S: Store>(context: Arc<Context<S>>) {
     let mut changes = context.trust.changes();
+    let mut pause = RENEWAL_RETRY;
     loop {
         let due = context.trust.renewal_due();
         let wait = due.map_or(Duration::MAX, |due| due.duration_since(SystemTime::now()).unwrap_or_default());
@@ -79,12 +83,16 @@ pub async fn renew<S: Store>(context: Arc<Context<S>>) {
             // One that is due as well would be asked for again and again.
             Ok(()) if context.trust.renewal_due().is_some_and(|due| due <= SystemTime::now()) => {
                 warn!("the new certificate is due already: is the clock of the signer right? trying again later");
-                tokio::time::sleep(RENEWAL_RETRY).await;
+                tokio::time::sleep(RENEWAL_RETRY_MOST).await;
             }
-            Ok(()) => info!("certificate renewed"),
+            Ok(()) => {
+                info!("certificate renewed");
+                pause = RENEWAL_RETRY;
+            }
             Err(error) => {
-                warn!(%error, "certificate not renewed, trying again later");
-                tokio::time::sleep(RENEWAL_RETRY).await;
+                warn!(%error, retry_s = pause.as_secs(), "certificate not renewed, trying again later");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RENEWAL_RETRY_MOST);
             }
         }
     }

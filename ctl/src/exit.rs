@@ -48,6 +48,7 @@ impl From<&FailureKind> for Exit {
             FailureKind::ImageNotFound => Self::ImageNotFound,
             FailureKind::HostNotFound(_) | FailureKind::HostUnreachable(_) => Self::Host,
             FailureKind::NotTrusted
+            | FailureKind::Clock
             | FailureKind::NoFleet
             | FailureKind::NotSigner(_)
             | FailureKind::Token

@@ -39,6 +39,7 @@ fn fixed(kind: &FailureKind) -> &'static str {
             "imgctl fleet ls on both hosts shows who is a member, imgctl doctor HOST what is wrong; imgctl fleet invite lets a host in"
         }
         FailureKind::NotPermitted(_) => "run it with sudo",
+        FailureKind::Clock => "timedatectl on both hosts shows their time; timedatectl set-ntp true, or chronyc makestep, sets it right",
         FailureKind::NoFleet => {
             "imgctl fleet init on the first host; on every other one imgctl fleet join, with a token from imgctl fleet invite"
         }

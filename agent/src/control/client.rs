@@ -99,6 +99,10 @@ async fn tell(mut writer: OwnedWriteHalf, capabilities: u64, mut events: mpsc::R
         }
         let event = match event {
             Event::Failed(failure) => Event::Failed(failure.for_capabilities(capabilities)),
+            Event::HostFailed { host, image, failure } => {
+                Event::HostFailed { host, image, failure: failure.for_capabilities(capabilities) }
+            }
+            Event::HostSilent { host, failure } => Event::HostSilent { host, failure: failure.for_capabilities(capabilities) },
             Event::Peer(row) if row.state == PeerState::TwoMachines && capabilities & TWO_MACHINES == 0 => {
                 Event::Peer(PeerRow { state: PeerState::Trusted, ..row })
             }

@@ -220,6 +220,10 @@ async fn way<S: Store>(context: &Context<S>, member: &Member) -> Check {
             error.to_string(),
             Some("its key is in use on two machines: the line about that says what to do"),
         ),
+        Err(error @ (NetError::Clock(_) | NetError::OutOfDate)) => {
+            let remedy = "timedatectl on both hosts shows their time; timedatectl set-ntp true, or chronyc makestep, sets it right";
+            check(Verdict::Wrong, &subject, error.to_string(), Some(remedy))
+        }
         Err(error @ (NetError::Handshake(_) | NetError::Refused(_) | NetError::NotMember(_))) => {
             let remedy = "one of the two does not take the other for a member: imgctl fleet ls on both says who is; \
                 a host that was removed joins again with a new key (README, \"Trust\")";

@@ -92,6 +92,7 @@ fn store_kind(error: &StoreError) -> FailureKind {
 
 fn net_kind(host: &str, error: &NetError) -> FailureKind {
     match error {
+        NetError::Clock(_) | NetError::OutOfDate => FailureKind::Clock,
         NetError::Refused(_) | NetError::NotMember(_) | NetError::Handshake(_) | NetError::TwoMachines(_) => FailureKind::NotTrusted,
         NetError::JoinRefused(refusal) => join_kind(refusal),
         NetError::Trust(error) => trust_kind(error),
@@ -118,6 +119,7 @@ fn join_kind(refusal: &proto::join::JoinRefusal) -> FailureKind {
 
 fn trust_kind(error: &TrustError) -> FailureKind {
     match error {
+        TrustError::Clock(_) => FailureKind::Clock,
         TrustError::NoFleet => FailureKind::NoFleet,
         TrustError::InFleet(_) | TrustError::OtherFleet { .. } => FailureKind::InFleet,
         TrustError::NotSigner(name) => FailureKind::NotSigner(name.clone()),

@@ -44,7 +44,10 @@ pub(super) async fn ask(
     let ask = async {
         // The name is not verified: the CA key is. It only has to be a name.
         let connecting = quinn.connect_with(config, address, "join.imgd.internal").map_err(|error| NetError::Lost(error.to_string()))?;
-        let connection = connecting.await.map_err(|error| NetError::Handshake(error.to_string()))?;
+        let connection = connecting.await.map_err(|error| match NetError::from(error) {
+            clock @ NetError::Clock(_) => clock,
+            other => NetError::Handshake(other.to_string()),
+        })?;
         let signer = connected_id(&connection).ok_or_else(|| NetError::Handshake("no certificate".to_owned()))?;
         let request = request(&exporter(&connection)?)?;
         let opened = connection.open_bi().await?;

@@ -26,7 +26,7 @@ pub use connection::Peer;
 pub use pool::{Net, NetConfig};
 pub use stream::Stream;
 
-use crate::trust::TrustError;
+use crate::trust::{Skew, TrustError};
 
 /// Why a host was not reached, or not understood.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,12 @@ pub enum NetError {
     /// We do not take it for a member.
     #[error("host {0} is not a member of this fleet")]
     NotMember(HostId),
+    /// A certificate is good at another time than it is here.
+    #[error("{0}")]
+    Clock(Skew),
+    /// The other side takes the certificate of this host for one of another time.
+    #[error("there the certificate of this host is out of date: a clock is wrong, or it was not renewed in time")]
+    OutOfDate,
     /// TLS says that one of the two is not who it should be.
     #[error("the handshake failed: {0}")]
     Handshake(String),
@@ -83,6 +89,9 @@ pub enum NetError {
     Trust(#[from] TrustError),
 }
 
+/// The alert `certificate_expired` (RFC 8446, 6) as a code of QUIC (RFC 9001, 4.8).
+const CERTIFICATE_EXPIRED: u64 = 0x100 + 45;
+
 /// How rustls words [`rustls::CertificateError::NotValidForName`].
 const OTHER_NAME: &str = "NotValidForName";
 
@@ -110,10 +119,13 @@ impl From<quinn::ConnectionError> for NetError {
         use quinn::ConnectionError;
         let crypto = |code: quinn::TransportErrorCode| (0x100..0x200).contains(&u64::from(code));
         match &error {
+            ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == CERTIFICATE_EXPIRED => Self::OutOfDate,
             ConnectionError::ConnectionClosed(close) if crypto(close.error_code) => Self::Handshake(error.to_string()),
             // What our verifier says of a certificate of this fleet that is another host's.
             ConnectionError::TransportError(fault) if crypto(fault.code) && fault.reason.contains(OTHER_NAME) => Self::OtherHost,
-            ConnectionError::TransportError(fault) if crypto(fault.code) => Self::Handshake(error.to_string()),
+            ConnectionError::TransportError(fault) if crypto(fault.code) => {
+                Skew::from_text(&fault.reason).map_or_else(|| Self::Handshake(error.to_string()), Self::Clock)
+            }
             _ => Self::Lost(error.to_string()),
         }
     }

@@ -8,6 +8,7 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use super::TrustError;
 use super::key::PublicKey;
+use super::skew::Skew;
 
 /// The DNS name in a host's certificate, under which it is dialled: `<host>.h.<fleet>.imgd.internal`, 121 characters.
 pub fn server_name(id: &HostId, fleet: &HostId) -> String {
@@ -40,6 +41,11 @@ impl Validity {
     /// Whether it is good at this time.
     pub(super) fn contains(&self, time: SystemTime) -> bool {
         (self.not_before..=self.not_after).contains(&time)
+    }
+
+    /// How far the clock is off for which it is not good at this time.
+    pub(super) fn skew(&self, time: SystemTime) -> Skew {
+        if time < self.not_before { Skew::behind(time, self.not_before) } else { Skew::ahead(time, self.not_after) }
     }
 }
 

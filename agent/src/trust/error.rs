@@ -7,6 +7,7 @@ use proto::host::InvalidHostName;
 use proto::join::JoinRefusal;
 use proto::text::escape_short;
 
+use super::skew::Skew;
 use crate::store::StoreError;
 
 /// Why something about trust was not done. No variant holds a secret or a part of a token.
@@ -96,6 +97,9 @@ pub enum TrustError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A certificate that is good at another time.
+    #[error("{0}")]
+    Clock(Skew),
     /// What was given is not a backup of a fleet.
     #[error("this is not a fleet backup: {0}")]
     Backup(String),

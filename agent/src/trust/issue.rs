@@ -16,7 +16,7 @@ use super::certificate::{fleet_domain, server_name};
 use super::key::{PublicKey, SecretKey};
 
 /// How far certificates are backdated, for hosts whose clocks are slow.
-const BACKDATED: Duration = Duration::from_secs(3600);
+pub(super) const BACKDATED: Duration = Duration::from_secs(3600);
 
 /// How long a host certificate is good for.
 pub(super) const HOST_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);

@@ -63,7 +63,7 @@ impl Trust {
             return Err(TrustError::OtherFleet { ours: *fleet, theirs: next.id });
         }
         if !next.validity.contains(self.clock.now()) {
-            return Err(TrustError::certificate(self.id(), "it is not valid now: are the clocks of both hosts right?"));
+            return Err(TrustError::Clock(next.validity.skew(self.clock.now())));
         }
         match known {
             Some(known) => keep_newest(&mut next, &known)?,

@@ -20,6 +20,7 @@ mod machine;
 mod members;
 mod policy;
 mod removals;
+mod skew;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -41,6 +42,7 @@ pub use error::TrustError;
 pub use invitation::{Invitation, Invite};
 pub use members::Accepted;
 pub use policy::{Decision, Policy, PolicyFile, TagMove};
+pub use skew::Skew;
 pub use token::{Secret, Token};
 
 use clock::Clock;

@@ -1,6 +1,7 @@
 //! What a handshake is checked for beyond what WebPKI checks: names that follow from keys, and removed hosts.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use proto::HostId;
 use rustls::client::WebPkiServerVerifier;
@@ -13,6 +14,7 @@ use webpki::KeyUsage;
 
 use super::certificate::{check_name, peer_id, public_key, server_name, verify_chain};
 use super::fleet::Current;
+use super::skew::Skew;
 
 /// Checks whom we have dialled: WebPKI under our CA, for the name that follows from the certificate's own key. That
 /// key is the expected one, where one is expected. What name the connection was opened with does not matter.
@@ -38,7 +40,7 @@ impl ServerCertVerifier for PeerVerifier {
             return Err(CertificateError::NotValidForName.into());
         }
         let name = ServerName::try_from(server_name(&id, &self.fleet)).map_err(|_| CertificateError::NotValidForName)?;
-        let verified = self.webpki.verify_server_cert(end_entity, intermediates, &name, ocsp_response, now)?;
+        let verified = self.webpki.verify_server_cert(end_entity, intermediates, &name, ocsp_response, now).map_err(worded)?;
         refuse_removed(&self.current, &id)?;
         Ok(verified)
     }
@@ -141,7 +143,7 @@ impl ServerCertVerifier for JoinVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let is_pinned = |certificate: &&CertificateDer<'_>| public_key(certificate).is_some_and(|key| key.id() == self.fleet);
         let authority = intermediates.iter().find(is_pinned).ok_or(CertificateError::UnknownIssuer)?;
-        verify_chain(end_entity, authority, now, KeyUsage::server_auth()).map_err(tls_error)?;
+        verify_chain(end_entity, authority, now, KeyUsage::server_auth()).map_err(tls_error).map_err(worded)?;
         let id = id_of(end_entity)?;
         check_name(end_entity, &id, &self.fleet).map_err(|_| CertificateError::NotValidForName)?;
         Ok(ServerCertVerified::assertion())
@@ -181,6 +183,20 @@ fn refuse_removed(current: &Current, id: &HostId) -> Result<(), Error> {
 
 fn no_tls12() -> Error {
     PeerIncompatible::Tls13RequiredForQuic.into()
+}
+
+/// Where a certificate is good at another time than it is here, that is what is said.
+fn worded(error: Error) -> Error {
+    let at = |time: UnixTime| SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
+    match error {
+        Error::InvalidCertificate(CertificateError::NotValidYetContext { time, not_before }) => {
+            Error::General(Skew::behind(at(time), at(not_before)).to_text())
+        }
+        Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after }) => {
+            Error::General(Skew::ahead(at(time), at(not_after)).to_text())
+        }
+        error => error,
+    }
 }
 
 /// The reasons that people can do something about keep their name; the others are one.

@@ -71,12 +71,17 @@ pub enum FailureKind {
     Skipped(String),
     /// A user of this host without the role that the request takes: this group has it. Only to a client with [`super::ROLES`].
     NotPermitted(String),
+    /// The clocks of two hosts are too far apart. Only to a client with [`super::CLOCKS`].
+    Clock,
 }
 
 impl Failure {
     /// The same for a client with these capabilities.
     pub fn for_capabilities(mut self, capabilities: u64) -> Self {
         if matches!(self.kind, FailureKind::NotPermitted(_)) && capabilities & super::ROLES == 0 {
+            self.kind = FailureKind::NotTrusted;
+        }
+        if self.kind == FailureKind::Clock && capabilities & super::CLOCKS == 0 {
             self.kind = FailureKind::NotTrusted;
         }
         self

@@ -37,6 +37,9 @@ pub const TWO_MACHINES: u64 = 1 << 3;
 /// Capability of a client: it understands [`Event::NotLoaded`].
 pub const LOAD_NEWS: u64 = 1 << 4;
 
+/// Capability of a client: it understands [`FailureKind::Clock`].
+pub const CLOCKS: u64 = 1 << 5;
+
 /// The first message in both directions. Frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

@@ -205,6 +205,7 @@ fn failure_kinds() -> Vec<FailureKind> {
         FailureKind::Unsupported,
         FailureKind::Skipped(text("b")),
         FailureKind::NotPermitted(text("b")),
+        FailureKind::Clock,
     ]
 }
 
