@@ -3,11 +3,11 @@
 use std::fmt;
 use std::path::Path;
 
-use proto::control::Failure;
+use proto::control::{Failure, FailureKind};
 use proto::text::escape;
 
 use crate::exit::Exit;
-use crate::hint::hint;
+use crate::hint::{Asked, hint, other_hint};
 
 /// A failure: the chain of causes from the outermost on, safe to show, and what helps.
 #[derive(Debug)]
@@ -18,12 +18,14 @@ pub(crate) struct Error {
     pub(crate) hint: Option<String>,
     /// Outermost first.
     pub(crate) causes: Vec<String>,
+    /// What kind of failure the agent says it is.
+    pub(crate) kind: Option<FailureKind>,
 }
 
 impl Error {
     /// A failure with one cause and no hint.
     pub(crate) fn new(exit: Exit, what: impl AsRef<str>) -> Self {
-        Self { exit, hint: None, causes: vec![escape(what.as_ref())] }
+        Self { exit, hint: None, causes: vec![escape(what.as_ref())], kind: None }
     }
 
     /// Something on this host failed: `what` was tried with `path`.
@@ -54,6 +56,14 @@ impl Error {
         self
     }
 
+    /// As a failure of a command other than a transfer: what helps there may be something else.
+    pub(crate) fn of(mut self, asked: Asked) -> Self {
+        if let Some(other) = self.kind.as_ref().and_then(|kind| other_hint(kind, asked)) {
+            self.hint = Some(other.to_owned());
+        }
+        self
+    }
+
     /// With what helps.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -67,7 +77,7 @@ impl From<&Failure> for Error {
         if causes.is_empty() {
             causes.push("the agent does not say why".to_owned());
         }
-        Self { exit: Exit::from(&failure.kind), hint: Some(hint(&failure.kind)), causes }
+        Self { exit: Exit::from(&failure.kind), hint: Some(hint(&failure.kind)), causes, kind: Some(failure.kind.clone()) }
     }
 }
 

@@ -27,6 +27,44 @@ pub(crate) fn hint(kind: &FailureKind) -> String {
     }
 }
 
+/// What was asked for, as far as it decides what helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// `send`, `pull`, and what follows them.
+    Transfer,
+    /// `load`
+    Load,
+    /// `save`
+    Save,
+    /// Anything else.
+    Other,
+}
+
+/// What helps after a failure of this kind of another command than a transfer, where it is something else.
+pub(crate) fn other_hint(kind: &FailureKind, asked: Asked) -> Option<&'static str> {
+    Some(match (kind, asked) {
+        (_, Asked::Transfer) => return None,
+        (FailureKind::ShuttingDown | FailureKind::Cancelled, Asked::Load) => {
+            "systemctl status imgd; when it runs again, load the archive again: imgctl ls shows what has come in"
+        }
+        (FailureKind::ShuttingDown | FailureKind::Cancelled, Asked::Save) => {
+            "systemctl status imgd; when it runs again, save it again: a file that is not whole does not appear"
+        }
+        (FailureKind::ShuttingDown | FailureKind::Cancelled, Asked::Other) => "systemctl status imgd; when it runs again, ask again",
+        (FailureKind::NoSpace, _) => {
+            "imgctl rm IMAGE, or docker image prune where Docker keeps them, makes room here; imgctl prune frees unfinished transfers"
+        }
+        (FailureKind::Unsupported, Asked::Load) => {
+            "a store that keeps blobs as they come takes it: containerd, or the embedded layout (imgd --store layout)"
+        }
+        (FailureKind::Unsupported, Asked::Other) => "imgctl tag IMAGE NAME:TAG: a name with a digest belongs to the image of that digest",
+        (FailureKind::Corrupt, Asked::Save) => {
+            "imgctl scrub finds every damaged blob and puts it aside; then load or send the image again, or save it on a host that has it whole"
+        }
+        _ => return None,
+    })
+}
+
 fn fixed(kind: &FailureKind) -> &'static str {
     match kind {
         FailureKind::Other => "journalctl -u imgd shows what the agent saw",
@@ -58,7 +96,7 @@ fn fixed(kind: &FailureKind) -> &'static str {
         FailureKind::Store => "imgctl doctor, on the host whose store it is, says which one is used and whether it works",
         FailureKind::Unsupported => {
             "Docker and Podman keep one platform of an image: imgctl send without --all-platforms sends the one that runs there; a name with a \
-             digest belongs to the image of that digest"
+             digest belongs to the image of that digest, and needs a tag there: --as NAME:TAG"
         }
         FailureKind::Cancelled => "what has arrived is kept: the same command goes on from there",
         FailureKind::Skipped(_) => "once that host is mended: imgctl send --retry-failed JOB, with the number from imgctl status",
@@ -83,6 +121,30 @@ mod tests {
         ] {
             assert!(hint(&kind).contains(part), "{}", hint(&kind));
         }
+    }
+
+    /// Nothing that arrives is kept by a command that brings nothing, and no option is named that the command does not have.
+    #[test]
+    fn what_helps_a_transfer_is_not_said_elsewhere() {
+        let kinds = [
+            FailureKind::Cancelled,
+            FailureKind::ShuttingDown,
+            FailureKind::NoSpace,
+            FailureKind::Unsupported,
+            FailureKind::Corrupt,
+            FailureKind::InvalidArchive,
+            FailureKind::Store,
+        ];
+        for asked in [Asked::Load, Asked::Save, Asked::Other] {
+            for kind in &kinds {
+                let said = other_hint(kind, asked).map_or_else(|| hint(kind), str::to_owned);
+                for wrong in ["goes on from there", "what has arrived is kept", "--all-platforms", "room there"] {
+                    let is_own = asked == Asked::Save && wrong == "--all-platforms";
+                    assert!(is_own || !said.contains(wrong), "{kind:?} {asked:?}: {said}");
+                }
+            }
+        }
+        assert_eq!(other_hint(&FailureKind::Cancelled, Asked::Transfer), None);
     }
 
     #[test]

@@ -123,9 +123,11 @@ impl<I: Import> Prepared<I> {
         found: Found,
         checked: &mut HashMap<Digest, Digest>,
     ) -> Result<Self, ArchiveError> {
-        let mut names = found.references.into_iter();
+        let is_unpacked = store.properties().form == Form::Unpacked;
+        // A name with a digest alone is kept where manifests are.
+        let mut names = found.references.into_iter().filter(|name| !is_unpacked || name.tag().is_some());
         let mut image = read_image(store, contents, names.next(), found.root).await?;
-        if store.properties().form == Form::Unpacked && image.manifests.len() > 1 {
+        if is_unpacked && image.manifests.len() > 1 {
             image.manifests = vec![for_this_host(&image)?];
         }
         let mut import = store.import(image.clone()).await?;

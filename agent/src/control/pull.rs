@@ -1,5 +1,6 @@
 //! `imgctl pull`: an image from a host that has it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -66,9 +67,18 @@ async fn nearest<S: Store>(context: &Arc<Context<S>>, request: &Pull) -> Result<
     have.sort_by_key(|(peer, _)| peer.round_trip_us());
     let image = request.image.familiar();
     if have.iter().any(|(_, other)| other.root.digest != have[0].1.root.digest) {
+        // Engines that keep layers unpacked show a manifest of their own for the same image, whose layers are what the config says. Where all have that
+        // config, such a manifest says the same to everybody, whoever shows it.
+        let is_common = |image: &proto::Image| {
+            let configs = |image: &proto::Image| image.manifests.iter().map(|manifest| manifest.config.digest).collect::<HashSet<_>>();
+            is_plain(image) && have.iter().all(|(_, other)| configs(image).is_subset(&configs(other)))
+        };
+        if let Some(common) = have.iter().position(|(_, image)| is_common(image)) {
+            return Ok(have.swap_remove(common).0);
+        }
         let found: Vec<String> = have.iter().map(|(peer, image)| format!("{} has {}", peer.name(), image.root.digest.short())).collect();
         let what = format!("{image} is not the same image everywhere: {}", found.join(", "));
-        return Err(failure(FailureKind::Usage, what));
+        return Err(failure(FailureKind::Usage, what + ": --from HOST says which is meant"));
     }
     silent.sort();
     match have.into_iter().next() {
@@ -80,4 +90,10 @@ async fn nearest<S: Store>(context: &Arc<Context<S>>, request: &Pull) -> Result<
             Err(failure(FailureKind::HostUnreachable(silent.swap_remove(0)), what))
         }
     }
+}
+
+/// True for an image of one manifest whose layers are plain: their digests are in the config.
+fn is_plain(image: &proto::Image) -> bool {
+    let mut layers = image.manifests.iter().flat_map(|manifest| &manifest.layers);
+    image.indexes.is_empty() && layers.all(|layer| layer.diff_id == Some(layer.descriptor.digest))
 }

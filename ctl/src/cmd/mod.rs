@@ -32,6 +32,7 @@ use crate::cli::{self, Cli, Command};
 use crate::context::Context;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::hint::Asked;
 use crate::output::{self, Output};
 use crate::signal::{self, Interrupt};
 
@@ -60,7 +61,7 @@ pub(crate) fn main(words: impl Iterator<Item = OsString>) -> Exit {
 }
 
 fn finish(context: &Context, command: Command) -> Exit {
-    let interrupted = interrupted(&command);
+    let (interrupted, asked) = (interrupted(&command), asked(&command));
     let exit = match run(context, command) {
         Ok(exit) => exit,
         Err(_) if context.interrupt.came() => {
@@ -68,6 +69,7 @@ fn finish(context: &Context, command: Command) -> Exit {
             return Exit::Interrupted;
         }
         Err(error) => {
+            let error = error.of(asked);
             context.output.failure(&error);
             error.exit
         }
@@ -77,6 +79,15 @@ fn finish(context: &Context, command: Command) -> Exit {
         return Exit::Failed;
     }
     exit
+}
+
+fn asked(command: &Command) -> Asked {
+    match command {
+        Command::Send(_) | Command::Pull(_) | Command::Status(_) | Command::Cancel(_) => Asked::Transfer,
+        Command::Load(_) => Asked::Load,
+        Command::Save(_) => Asked::Save,
+        _ => Asked::Other,
+    }
 }
 
 /// What is said after a signal: what becomes of that which was under way.

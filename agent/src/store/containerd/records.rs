@@ -87,11 +87,26 @@ impl Records {
         for image in images {
             let Some(root) = image.target.and_then(read_descriptor) else { continue };
             let seconds = image.updated_at.or(image.created_at).map_or(0, |at| at.seconds);
-            let reference = reference_of(&image.name, &root.digest, flavour);
+            let reference = reference_of(&image.name, &root.digest);
             let is_step = reference.is_none() && parents.contains(&root.digest.to_string());
             let tagged_unix_s = u64::try_from(seconds).unwrap_or(0);
             let entry = Entry { reference, root, tagged_unix_s, records: vec![image.name], is_step };
             if entry.reference.is_some() { records.entries.push(entry) } else { nameless.push(entry) }
+        }
+        if flavour == Flavour::Kubernetes {
+            // Kubernetes makes a record with a digest of every image: it is a name where there is no other of that repository.
+            let tagged: HashSet<(Digest, String)> = records
+                .entries
+                .iter()
+                .filter_map(|entry| Some((entry.root.digest, entry.reference.as_ref().filter(|name| name.tag().is_some())?.repository())))
+                .collect();
+            let is_alias = |entry: &Entry| {
+                let pinned = entry.reference.as_ref().filter(|name| name.tag().is_none());
+                pinned.is_some_and(|name| tagged.contains(&(entry.root.digest, name.repository())))
+            };
+            let (aliases, entries): (Vec<Entry>, Vec<Entry>) = records.entries.into_iter().partition(is_alias);
+            records.entries = entries;
+            nameless.extend(aliases.into_iter().map(|entry| Entry { reference: None, ..entry }));
         }
         let named: HashSet<Digest> = records.entries.iter().map(|entry| entry.root.digest).collect();
         for entry in nameless {
@@ -188,15 +203,13 @@ fn read_descriptor(descriptor: types::Descriptor) -> Option<Descriptor> {
 }
 
 /// The name that a person would use, when the record has one.
-fn reference_of(name: &str, root: &Digest, flavour: Flavour) -> Option<Reference> {
+fn reference_of(name: &str, root: &Digest) -> Option<Reference> {
     if name.starts_with(DANGLING) || name.starts_with(UNTAGGED) {
         return None;
     }
     let reference: Reference = name.parse().ok()?;
-    // Kubernetes makes two more records of every image: `sha256:<config>`, and this one.
-    let is_alias = flavour == Flavour::Kubernetes && reference.tag().is_none() && reference.digest() == Some(*root);
     // What does not come out as it went in is not a full name, but `sha256:…` or some tool's own.
-    (!is_alias && reference.to_string() == name).then_some(reference)
+    (reference.to_string() == name && reference.fits(root)).then_some(reference)
 }
 
 #[cfg(test)]
@@ -222,7 +235,8 @@ mod tests {
         let images = [image("docker.io/library/demo:v1", b"1"), image(&config, b"1"), image(&pinned, b"1")];
         assert_eq!(shown(&images, Flavour::Kubernetes), ["demo:v1"]);
         assert_eq!(shown(&images, Flavour::Plain), ["demo:v1".to_owned(), format!("demo@{root}")]);
-        assert_eq!(shown(&images[1..], Flavour::Kubernetes), ["-"], "an image that lost its name is one image");
+        assert_eq!(shown(&images[1..], Flavour::Kubernetes), [format!("demo@{root}")], "what is pinned by its digest alone has that name");
+        assert_eq!(shown(&images[1..2], Flavour::Kubernetes), ["-"]);
         for flavour in [Flavour::Plain, Flavour::Docker, Flavour::Kubernetes] {
             assert_eq!(shown(&[image(&untagged(flavour, &root), b"1"), image("import-2026", b"2")], flavour), ["-", "-"]);
         }

@@ -60,7 +60,8 @@ impl Shared {
         let presented = self.present(entry.row).await?;
         self.refuse_damaged(&presented).await?;
         let mut image: Image = presented.image.clone();
-        image.reference = reference;
+        // The manifest is made anew here: a name with the digest of another one is none for it.
+        image.reference = reference.filter(|reference| reference.fits(&image.root.digest));
         if let (Selection::One(wanted), Some(offered)) = (&selection, &image.manifests[0].platform)
             && wanted.rank(offered).is_none()
         {
@@ -93,6 +94,16 @@ impl Shared {
             let images: Vec<Identified> = entries.iter().zip(&roots).enumerate().map(identify).collect();
             found = names::by_id(&images, prefix, query)?;
         }
+        if let (true, Some(asked)) = (found.is_empty(), query.reference().filter(|asked| asked.digest().is_some())) {
+            // As compose files and Kubernetes pin it: the engine knows by which digest an image was pulled.
+            let is_meant = |name: &&Reference| name.digest() == asked.digest() && name.repository() == asked.repository();
+            let pulled = inventory.visible().filter_map(|row| {
+                let reference = row.digests.iter().find(is_meant)?;
+                Some(Entry { reference: Some(reference), row })
+            });
+            let pulled: Vec<Entry<'_>> = pulled.collect();
+            return if pulled.is_empty() { Err(StoreError::NotFound(query.clone())) } else { Ok(pulled) };
+        }
         if found.is_empty() {
             return Err(StoreError::NotFound(query.clone()));
         }
@@ -119,7 +130,11 @@ fn entries(inventory: &Inventory) -> Vec<Entry<'_>> {
     for row in inventory.visible() {
         entries.extend(row.names.iter().map(|reference| Entry { reference: Some(reference), row }));
         if row.names.is_empty() {
-            entries.push(Entry { reference: None, row });
+            // As the engine itself shows it.
+            match &row.digests[..] {
+                [] => entries.push(Entry { reference: None, row }),
+                digests => entries.extend(digests.iter().map(|reference| Entry { reference: Some(reference), row })),
+            }
         }
     }
     entries

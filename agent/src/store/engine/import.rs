@@ -117,6 +117,9 @@ impl EngineImport {
         if image.reference.as_ref().is_some_and(|reference| reference.repository() == PIN_REPOSITORY) {
             return Err(StoreError::Unsupported { kind, what: "an image under a name that marks what is on its way" });
         }
+        if image.reference.as_ref().is_some_and(|reference| reference.tag().is_none()) {
+            return Err(StoreError::Unsupported { kind, what: "a name without a tag" });
+        }
         let diff_ids: Option<Vec<Digest>> = manifest.layers.iter().map(|layer| layer.diff_id).collect();
         let Some(diff_ids) = diff_ids.filter(|_| manifest.is_image()) else {
             return Err(StoreError::Unsupported { kind, what: "what is not the image of a container" });

@@ -31,6 +31,8 @@ pub(super) struct Row {
     pub(super) id: Digest,
     /// Without our pins, sorted.
     pub(super) names: Vec<Reference>,
+    /// Names with a digest by which it was pulled. The manifest of that digest is not here.
+    pub(super) digests: Vec<Reference>,
     /// Tags of our own kind, as they stand.
     pub(super) pins: Vec<String>,
     /// Which agent left it as part of an image that did not arrive.
@@ -65,6 +67,8 @@ struct RawRow {
     parent_id: Option<String>,
     #[serde(default)]
     repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    repo_digests: Option<Vec<String>>,
     #[serde(default)]
     created: i64,
     #[serde(default)]
@@ -206,6 +210,8 @@ impl Shared {
                 }
             }
             names.sort();
+            let digests = raw.repo_digests.iter().flatten().filter_map(|name| name.parse::<Reference>().ok());
+            let digests = digests.filter(|name| name.digest().is_some() && name.repository() != PIN_REPOSITORY).collect();
             // It went away since the list was made.
             let Some(details) = self.details(&id, &names).await? else { continue };
             let is_step = names.is_empty() && parents.contains(&id);
@@ -213,7 +219,7 @@ impl Shared {
             let partial_of = raw.labels.as_ref().and_then(|labels| labels.get(PARTIAL_LABEL)).cloned();
             let created_unix_s = u64::try_from(raw.created).unwrap_or_default();
             let size_bytes = u64::try_from(raw.size).unwrap_or_default();
-            rows.push(Row { id, names, pins, partial_of, is_step, is_going, size_bytes, created_unix_s, details });
+            rows.push(Row { id, names, digests, pins, partial_of, is_step, is_going, size_bytes, created_unix_s, details });
         }
         self.forget_details(&rows);
         Ok(Inventory { rows })
