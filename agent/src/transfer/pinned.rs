@@ -1,6 +1,6 @@
 //! The image of a job: looked up once, and held until the job ends. Its name may move meanwhile; every host gets the same image all the same.
 
-use proto::image::{Selection, Walk};
+use proto::image::{ImageError, Selection, Walk};
 use proto::{Digest, Image};
 use tokio::sync::Mutex;
 
@@ -53,7 +53,14 @@ impl Pinned {
         if let Some((_, held)) = selected.iter().find(|(known, _)| *known == selection) {
             return Ok(held.clone());
         }
-        let image = self.walk(store, selection.clone()).await?;
+        let image = match (self.walk(store, selection.clone()).await, &selection) {
+            // Of an index that is not here as a whole.
+            (Err(StoreError::Image(ImageError::Absent { .. }) | StoreError::BlobMissing(_)), Selection::One(wanted)) => {
+                let available = self.held.image.manifests.iter().filter_map(|manifest| manifest.platform.clone()).collect();
+                return Err(ImageError::PlatformAbsent { wanted: wanted.clone(), available }.into());
+            }
+            (walked, _) => walked?,
+        };
         let held = Held { image, ..self.held.clone() };
         selected.push((selection, held.clone()));
         Ok(held)
