@@ -3,6 +3,7 @@
 mod archives;
 mod containerd;
 mod docker;
+mod documents;
 mod faults;
 mod forms;
 mod loads;
