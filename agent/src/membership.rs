@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use proto::HostId;
 use proto::host::{Member, Role, SignedMemberList};
@@ -29,8 +29,28 @@ const SPREAD_TIMEOUT_MS: u64 = 5_000;
 /// How often signers are shown what they may have missed.
 const SHOW_SIGNERS_EVERY: Duration = Duration::from_secs(300);
 
+/// How long a join is tried again where it fails at once: a signer turns some away while very many come together.
+const JOIN_FOR: Duration = Duration::from_secs(5);
+const JOIN_PAUSE: Duration = Duration::from_millis(100);
+
 /// Joins the fleet of a token: at the given address, at the one in the token, at the configured ones, or wherever the fleet announces itself.
 pub async fn join<S: Store>(context: &Arc<Context<S>>, token: &Token, address: Option<String>) -> Result<(), NetError> {
+    let (begun, mut pause) = (Instant::now(), JOIN_PAUSE);
+    loop {
+        match join_once(context, token, address.clone()).await {
+            Err(NetError::Unreachable(attempts)) if begun.elapsed() + pause < JOIN_FOR => {
+                debug!(?attempts, "cannot join yet");
+                // Those who were turned away together do not come back together.
+                let share = u32::from(context.trust.id().as_bytes()[0]);
+                tokio::time::sleep(pause / 2 + pause * share / 256).await;
+                pause *= 2;
+            }
+            joined => return joined,
+        }
+    }
+}
+
+async fn join_once<S: Store>(context: &Arc<Context<S>>, token: &Token, address: Option<String>) -> Result<(), NetError> {
     let name = context.trust.name();
     let mut last = None;
     for address in candidates(context, token, address).await {
@@ -39,7 +59,7 @@ pub async fn join<S: Store>(context: &Arc<Context<S>>, token: &Token, address: O
         if matches!(asked, Ok((_, JoinAnswer::Refused(JoinRefusal::Token)))) {
             // The token may be used up by ourselves, when the answer to it was lost: then our key is a member's, and gets its certificate.
             let renewed = context.net.ask_signer(&token.fleet, address, |exporter| Ok(context.trust.renew_request(exporter))).await;
-            asked = if matches!(renewed, Ok((_, JoinAnswer::Accepted { .. }))) { renewed } else { asked };
+            asked = if matches!(renewed, Ok((_, JoinAnswer::Refused(_)))) { asked } else { renewed };
         }
         match take(context, &token.fleet, asked).await {
             Ok(signer) => {

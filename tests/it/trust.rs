@@ -258,3 +258,27 @@ async fn wait_for_bytes(host: &Host) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// Every join changes the member list, and with it the settings of the signer's endpoint, while the others are in the middle of theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_hosts_join_at_once() {
+    let mut signer = Host::new("signer");
+    signer.start().await;
+    signer.must(Request::Fleet(Fleet::Init)).await;
+    let token = fleet::invite(&signer, 40).await;
+    let mut joining = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        let (token, address) = (token.clone(), Some(signer.address().to_string()));
+        joining.spawn(async move {
+            let mut host = Host::new(&format!("host{number}"));
+            host.start().await;
+            let joined = host.ask(Request::Fleet(Fleet::Join { token, address })).await;
+            (joined, host)
+        });
+    }
+    let hosts = joining.join_all().await;
+    let refused: Vec<_> = hosts.iter().filter_map(|(joined, host)| Some((&host.name, joined.as_ref().err()?))).collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    let members = signer.must(Request::Fleet(Fleet::List)).await;
+    assert_eq!(members.len(), 41);
+}

@@ -8,7 +8,7 @@ use proto::limits::{HANDSHAKE_TIMEOUT_MS, STREAM_WINDOW, WINDOW_BEFORE_WELCOME};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
-use ring::hmac;
+use ring::{hkdf, hmac};
 use tracing::warn;
 
 use super::NetError;
@@ -60,10 +60,12 @@ fn is_without_ipv6(error: &std::io::Error, address: SocketAddr) -> bool {
     address.ip() == Ipv6Addr::UNSPECIFIED && error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
-/// Settings for connections that others open.
-pub(super) fn server(tls: Arc<rustls::ServerConfig>) -> Result<ServerConfig, NetError> {
+/// Settings for connections that others open. The key of retry tokens follows from `secret`, so that a token which somebody has got stays good when the
+/// settings change: with every host that joins, and with every restart.
+pub(super) fn server(tls: Arc<rustls::ServerConfig>, secret: &[u8; 32]) -> Result<ServerConfig, NetError> {
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| NetError::Handshake(error.to_string()))?;
-    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    let tokens = hkdf::Salt::new(hkdf::HKDF_SHA256, b"imgd retry token").extract(secret);
+    let mut config = ServerConfig::new(Arc::new(crypto), Arc::new(tokens));
     config.transport_config(Arc::new(transport()));
     // First packets that wait for us to look at them. Whoever has not proven his address is answered with a retry and forgotten.
     config.max_incoming(256);

@@ -425,7 +425,8 @@ impl Net {
     }
 
     fn follow_trust(&self) {
-        let config = self.trust.tls_server().ok().and_then(|tls| endpoint::server(tls).ok());
+        let secret = self.trust.reset_secret();
+        let config = self.trust.tls_server().ok().and_then(|tls| endpoint::server(tls, &secret).ok());
         self.quinn.set_server_config(config);
         let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.trust.members();

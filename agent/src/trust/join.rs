@@ -142,9 +142,10 @@ impl Trust {
             next => next?,
         };
         let answer = self.accepted(next.as_ref().unwrap_or(&fleet), key)?;
-        // First the invitation, then the list: a power cut between the two costs a use, and never gives one away.
-        invitations.use_up(index, &self.files, now_unix_s)?;
+        // A host that asks again, because the answer was lost, is let in already: that is one use.
         if let Some(next) = next {
+            // First the invitation, then the list: a power cut between the two costs a use, and never gives one away.
+            invitations.use_up(index, &self.files, now_unix_s)?;
             self.adopt_list(next)?;
         }
         self.audit.joined(name, &key.id(), replaced.as_ref());
