@@ -52,7 +52,7 @@ pub async fn join<S: Store>(context: &Arc<Context<S>>, token: &Token, address: O
 
 async fn join_once<S: Store>(context: &Arc<Context<S>>, token: &Token, address: Option<String>) -> Result<(), NetError> {
     let name = context.trust.name();
-    let mut last = None;
+    let (mut last, mut clock) = (None, None);
     for address in candidates(context, token, address).await {
         let mut asked =
             context.net.ask_signer(&token.fleet, address, |exporter| Ok(context.trust.join_request(token, &name, exporter))).await;
@@ -70,7 +70,8 @@ async fn join_once<S: Store>(context: &Arc<Context<S>>, token: &Token, address: 
                 }
                 return Ok(());
             }
-            Err(error @ (NetError::Clock(_) | NetError::Trust(TrustError::Clock(_)))) => return Err(error),
+            // Anybody can say so, who answers in the place of a signer: it counts when nobody lets this host in.
+            Err(error @ (NetError::Clock(_) | NetError::Trust(TrustError::Clock(_)))) => clock = Some(error),
             Err(error @ NetError::JoinRefused(_)) if !is_not_signer(&error) => return Err(error),
             Err(error) => {
                 debug!(%address, %error, "cannot join there");
@@ -82,7 +83,7 @@ async fn join_once<S: Store>(context: &Arc<Context<S>>, token: &Token, address: 
             }
         }
     }
-    Err(last.unwrap_or(NetError::NoAddress))
+    Err(clock.or(last).unwrap_or(NetError::NoAddress))
 }
 
 /// Renews the certificate of this host when it is due. Runs as long as the agent.

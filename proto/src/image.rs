@@ -88,6 +88,11 @@ impl Image {
         unique(self.documents().into_iter().chain(layers))
     }
 
+    /// Digests of its configs, by which a store that unpacks layers knows it.
+    pub fn configs(&self) -> Vec<Digest> {
+        self.manifests.iter().map(|manifest| manifest.config.digest).collect()
+    }
+
     /// Entries of all its documents: a layer counts as often as manifests name it. What an image costs to look at and to keep in memory.
     pub fn entries(&self) -> u64 {
         let manifests = self.manifests.iter().map(|manifest| manifest.layers.len() as u64 + 2);

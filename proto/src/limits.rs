@@ -114,9 +114,9 @@ pub const ASKED_PER_HOST: usize = 48;
 /// Fan-outs of one host that are served on here after the image is complete: each keeps files open.
 pub const JOBS_PER_HOST: usize = 64;
 
-/// Documents that the sessions of one peer hold in memory until their images are committed: the largest config, and manifests and indexes beside it that
-/// are larger than any image has.
-pub const DOCUMENT_BYTES: u64 = CONFIG_BYTES + 2 * 1024 * 1024;
+/// Documents that the sessions of one peer hold in memory until their images are committed: the largest config and the largest manifest of
+/// one image.
+pub const DOCUMENT_BYTES: u64 = CONFIG_BYTES + MANIFEST_BYTES;
 
 /// A packed layer unpacks to at most so many times its size: a little more than what gzip comes to with zeros (1,032).
 pub const UNPACKED_RATIO: u64 = 1_100;

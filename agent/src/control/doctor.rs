@@ -162,7 +162,7 @@ async fn twins<S: Store>(context: &Arc<Context<S>>) -> Vec<Check> {
         let finding = format!("the key of {} is in use on two machines, at {one} and {other}: neither is spoken to", name(&host));
         checks.push(check(Verdict::Wrong, "members", finding, Some(remedy)));
     }
-    if let Some((host, addresses)) = context.net.told_twins() {
+    for (host, addresses) in context.net.told_twins() {
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let finding = format!("{} says that the key of this host is in use on two machines, at {}", name(&host), addresses.join(" and "));
         checks.push(check(Verdict::Wrong, "identity", finding, Some(remedy)));

@@ -56,7 +56,9 @@ fn matching<'a>(list: &'a MemberList, peers: &Peers, name: &str) -> Result<Vec<&
     }
     // Host names know no case (RFC 4343).
     let name = &name.to_ascii_lowercase();
-    if let Some(member) = plain(list, peers, name)? {
+    let is_pattern = name.contains(['*', '?']) || (name.contains('[') && name.parse::<SocketAddr>().is_err() && !name.starts_with('['));
+    let member = if is_pattern { None } else { plain(list, peers, name)? };
+    if let Some(member) = member {
         return Ok(vec![member]);
     }
     let patterns = expand(name).map_err(unknown)?;
@@ -76,7 +78,7 @@ fn matching<'a>(list: &'a MemberList, peers: &Peers, name: &str) -> Result<Vec<&
     Ok(members)
 }
 
-/// The member that people name as they do for `ssh`: by its name, with its domain, by an address at which it was seen.
+/// The member that people name as they do for `ssh`: by its name, with its domain, by an address at which it was reached.
 fn plain<'a>(list: &'a MemberList, peers: &Peers, name: &str) -> Result<Option<&'a Member>, Failure> {
     let name = name.strip_suffix('.').unwrap_or(name);
     if let Some(member) = list.by_name(name) {
@@ -89,13 +91,13 @@ fn plain<'a>(list: &'a MemberList, peers: &Peers, name: &str) -> Result<Option<&
         _ => return Ok(list.by_name(&usable_name(name))),
     };
     let is_there = |address: &SocketAddr| address.ip() == ip.to_canonical() && port.is_none_or(|port| port == address.port());
-    let there: Vec<&Member> = list.members.iter().filter(|member| peers.addresses(&member.id).iter().any(is_there)).collect();
+    let there: Vec<&Member> = list.members.iter().filter(|member| peers.proven(&member.id).iter().any(is_there)).collect();
     match there[..] {
         [member] => Ok(Some(member)),
         [] => Ok(None),
         _ => {
             let names: Vec<&str> = there.iter().map(|member| member.name.as_str()).collect();
-            Err(failure(FailureKind::Usage, format!("several hosts were seen at {name}: {}", names.join(", "))))
+            Err(failure(FailureKind::Usage, format!("several hosts were reached at {name}: {}", names.join(", "))))
         }
     }
 }
@@ -192,9 +194,14 @@ mod tests {
     fn a_host_is_known_by_its_name_its_domain_and_its_address() {
         let list = list(&[("stapp03", ""), ("stapp-04", ""), ("db", "")]);
         let peers = Peers::transient();
-        peers.announced(list.members[0].id, ["10.0.0.3:7117".parse().unwrap(), "[2001:db8::3]:7117".parse().unwrap()]);
-        peers.announced(list.members[2].id, ["10.0.0.9:7117".parse().unwrap(), "10.0.0.9:7118".parse().unwrap()]);
-        peers.announced(list.members[1].id, ["10.0.0.9:7118".parse().unwrap()]);
+        let reached = |member: usize, address: &str| peers.reached(&list.members[member].id, address.parse().unwrap());
+        for (member, address) in
+            [(0, "10.0.0.3:7117"), (0, "[2001:db8::3]:7117"), (2, "10.0.0.9:7117"), (2, "10.0.0.9:7118"), (1, "10.0.0.9:7118")]
+        {
+            reached(member, address);
+        }
+        // Somebody says that another one is there.
+        peers.announced(list.members[1].id, ["10.0.0.3:7117".parse().unwrap()]);
         let chosen = |name: &str| {
             let hosts = Hosts { names: vec![name.to_owned()], all: false, except: vec![] };
             select(&list, &peers, &hosts, "here").map(|members| members[0].name.clone())
@@ -207,9 +214,16 @@ mod tests {
         assert_eq!(chosen("stapp_04.example.com").unwrap(), "stapp-04");
         assert_eq!(chosen("10.0.0.9:7117").unwrap(), "db");
         let said = |name: &str| chosen(name).unwrap_err().causes.join(": ");
-        assert!(said("10.0.0.9").contains("several hosts were seen at 10.0.0.9: "), "{}", said("10.0.0.9"));
+        assert!(said("10.0.0.9").contains("several hosts were reached at 10.0.0.9: "), "{}", said("10.0.0.9"));
         assert_eq!(said("stap03"), "no host stap03 in the fleet: is stapp03 meant?");
         assert_eq!(said("10.0.0.4"), "no host 10.0.0.4 in the fleet");
         assert_eq!(said("web"), "no host web in the fleet");
+        // A pattern is no name.
+        for pattern in ["stapp0?", "stapp*", "stapp[03-03]"] {
+            assert!(chosen(pattern).is_ok(), "{pattern}");
+        }
+        assert!(said("db*x").contains("no host matches"), "{}", said("db*x"));
+        assert_eq!(chosen("db*").unwrap(), "db");
+        assert!(said("stapp-04*1").contains("no host matches"));
     }
 }

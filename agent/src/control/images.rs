@@ -62,7 +62,7 @@ pub(super) async fn remove<S: Store>(context: &Arc<Context<S>>, client: &Client,
         let (context, who, query) = (context.clone(), who.to_owned(), query(image)?);
         let removing = async move {
             let removed = context.store.remove(&query).await;
-            if let Some(name) = query.reference() {
+            if let (Ok(_) | Err(StoreError::NotFreed { .. }), Some(name)) = (&removed, query.reference()) {
                 context.senders.forget(std::slice::from_ref(name)).await;
             }
             match &removed {

@@ -49,17 +49,20 @@ pub(super) async fn load<S: Store>(context: &Arc<Context<S>>, client: &Client, w
         visible.push(image.clone());
     });
     let result = tokio::select! {
-        result = loading => result,
+        result = loading => result.map_err(Some),
         never = feed => match never {},
-        () = context.shutdown.cancelled() => return Err(failure::shutting_down()),
+        () = context.shutdown.cancelled() => Err(None),
     };
     let names: Vec<Reference> = visible.iter().filter_map(|image| image.reference.clone()).collect();
     context.senders.forget(&names).await;
+    let result = result.map_err(|error: Option<ArchiveError>| {
+        error.map_or_else(failure::shutting_down, |error| failure("cannot load the archive".to_owned(), &error))
+    });
     // Also after a failure: what became visible before it is there.
     for image in visible {
         client.event(Event::Loaded { reference: image.reference, image_id: image.image_id }).await;
     }
-    let Report { loaded, failed, notes } = result.map_err(|error| failure("cannot load the archive".to_owned(), &error))?;
+    let Report { loaded, failed, notes } = result?;
     for note in notes {
         let check = Check { verdict: Verdict::Warning, subject: "archive".to_owned(), finding: note, remedy: None };
         client.event(Event::Check(check)).await;
@@ -67,7 +70,8 @@ pub(super) async fn load<S: Store>(context: &Arc<Context<S>>, client: &Client, w
     let (count, all) = (failed.len(), failed.len() + loaded.len());
     let mut first = None;
     for NotLoaded { name, error } in failed {
-        let failure = failure(format!("cannot load {}", escape_short(&name, NAME_CHARS)), &error);
+        let name = escape_short(&name, NAME_CHARS);
+        let failure = failure(format!("cannot load {name}"), &error);
         if all > 1 {
             client.event(Event::NotLoaded { image: name, failure: failure.clone() }).await;
         }

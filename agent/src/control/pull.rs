@@ -68,7 +68,7 @@ async fn nearest<S: Store>(context: &Arc<Context<S>>, request: &Pull) -> Result<
     let image = request.image.familiar();
     if have.iter().any(|(_, other)| other.root.digest != have[0].1.root.digest) {
         // Engines that keep layers unpacked show a manifest of their own for the same image, whose layers are what the config says. Where all have that
-        // config, such a manifest says the same to everybody, whoever shows it.
+        // config, such a manifest, as it is described, says the same to everybody.
         let is_common = |image: &proto::Image| {
             let configs = |image: &proto::Image| image.manifests.iter().map(|manifest| manifest.config.digest).collect::<HashSet<_>>();
             is_plain(image) && have.iter().all(|(_, other)| configs(image).is_subset(&configs(other)))

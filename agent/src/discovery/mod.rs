@@ -115,6 +115,12 @@ impl Peers {
         seen.get(id).map(|sighting| sighting.addresses().collect()).unwrap_or_default()
     }
 
+    /// Addresses at which a host was reached, and proved who it is.
+    pub fn proven(&self, id: &HostId) -> Vec<SocketAddr> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(id).map(|sighting| sighting.proven().collect()).unwrap_or_default()
+    }
+
     /// All hosts that were ever seen.
     pub fn all(&self) -> HashMap<HostId, Sighting> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()

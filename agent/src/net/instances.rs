@@ -36,6 +36,8 @@ struct Answers {
     processes: Vec<Process>,
     twins: Option<Twins>,
     checked: Option<(Instant, Vec<SocketAddr>)>,
+    /// When a new process was a reason for that.
+    restarted: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -109,6 +111,16 @@ impl Instances {
             answers.checked = Some((now, addresses.to_vec()));
         }
         is_due
+    }
+
+    /// Whether a new process is a reason to ask at all addresses: now and then, however often somebody says that it is another one.
+    pub(super) fn may_check(&mut self, host: &HostId, now: Instant) -> bool {
+        let answers = self.hosts.entry(*host).or_default();
+        let may = answers.restarted.is_none_or(|last| now.duration_since(last) >= CHECK_AGAIN);
+        if may {
+            answers.restarted = Some(now);
+        }
+        may
     }
 
     /// Every address of a host was asked since `began`: who has not answered since is gone. Where one is left, that one is the host from now on.

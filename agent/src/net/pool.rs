@@ -55,7 +55,7 @@ pub struct Net {
     /// The processes that have answered as other hosts.
     pub(super) instances: Mutex<Instances>,
     /// Where somebody said that our own key is in use on two machines, and who.
-    pub(super) told_twins: Mutex<Option<(HostId, Vec<SocketAddr>)>>,
+    pub(super) told_twins: Mutex<HashMap<HostId, Vec<SocketAddr>>>,
     pub(super) checks: mpsc::Sender<Check>,
     due_checks: Mutex<Option<mpsc::Receiver<Check>>>,
 }
@@ -73,6 +73,8 @@ pub(super) enum Purpose {
 #[derive(Debug, Default)]
 struct Known {
     peers: Vec<Peer>,
+    /// Connections that lead to a process whose name is asked for, and no further.
+    checks: Vec<Peer>,
     /// Connections that are being greeted: they count, or many at once would slip through.
     greeting: usize,
     allowance: Arc<Allowance>,
@@ -287,8 +289,11 @@ impl Net {
                 // A refusal is of use only to a peer that gets it before the connection ends.
                 let _ = tokio::time::timeout(Duration::from_millis(500), stream.flush()).await;
                 connection.close(0u32.into(), b"not welcome");
-                if let NetError::Refused(GreetingRefusal::TwoMachines(addresses)) = &error {
-                    self.heard_of_twins(id, addresses);
+                match &error {
+                    NetError::Refused(GreetingRefusal::TwoMachines(addresses)) => self.heard_of_twins(id, addresses),
+                    // Where it is now, for the next look.
+                    NetError::TwoMachines(_) => self.peers.announced(id, [connection.remote_address()]),
+                    _ => {}
                 }
                 if matches!(error, NetError::Refused(_) | NetError::NotMember(_)) {
                     self.trust.audit().connection_refused(&id.to_string(), &error.to_string());
@@ -303,8 +308,10 @@ impl Net {
             let known = pool.entry(id).or_default();
             known.peers.retain(Peer::is_alive);
             let peer = Peer::new(id, greeted.member.name, greeted.hello, connection, known.allowance.clone(), known.peers.is_empty());
-            if purpose == Purpose::Use {
-                known.peers.push(peer.clone());
+            known.checks.retain(Peer::is_alive);
+            match purpose {
+                Purpose::Use => known.peers.push(peer.clone()),
+                Purpose::Check => known.checks.push(peer.clone()),
             }
             peer
         };
@@ -353,7 +360,7 @@ impl Net {
             let dial = self.dialler(Some(*id), address);
             dials.spawn(async move { (address, dial.await) });
         }
-        let (mut attempts, mut handshakes) = (vec![], 0);
+        let (mut attempts, mut handshakes, mut clock) = (vec![], 0, None);
         while let Some(Ok((address, dialled))) = dials.join_next().await {
             match self.admit(dialled, Some(*id), Purpose::Use).await {
                 Ok(peer) => return Ok(peer),
@@ -362,8 +369,13 @@ impl Net {
                     handshakes += 1;
                     attempts.push((address, reason));
                 }
+                // Anybody can say that, at an address that is not the host's: it counts when nobody else answers.
+                Err(error @ (NetError::Clock(_) | NetError::OutOfDate)) => clock = Some(error),
                 Err(error) => return Err(error),
             }
+        }
+        if let Some(clock) = clock {
+            return Err(clock);
         }
         // Where somebody answers everywhere, and nobody as the host that is looked for, waiting does not help.
         let only_handshakes = handshakes == attempts.len();
@@ -408,7 +420,10 @@ impl Net {
         };
         match tokio::time::timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), greeting).await {
             Ok(greeted) => greeted,
-            Err(_) => Err(NetError::Silent(HANDSHAKE_TIMEOUT_MS / 1000)),
+            Err(_) => {
+                connection.close(0u32.into(), b"no greeting");
+                Err(NetError::Silent(HANDSHAKE_TIMEOUT_MS / 1000))
+            }
         }
     }
 
@@ -432,7 +447,7 @@ impl Net {
         let members = self.trust.members();
         for (id, known) in pool.iter() {
             if members.as_ref().is_none_or(|list| list.by_id(id).is_none()) {
-                known.peers.iter().for_each(|peer| peer.close("no longer a member"));
+                known.peers.iter().chain(&known.checks).for_each(|peer| peer.close("no longer a member"));
             }
         }
     }
@@ -456,7 +471,8 @@ impl<'a> Greeting<'a> {
     fn take(net: &'a Net, id: HostId) -> Self {
         let mut pool = net.pool.lock().unwrap_or_else(PoisonError::into_inner);
         let known = pool.entry(id).or_default();
-        let full = known.alive().count() + known.greeting >= CONNECTIONS_PER_HOST;
+        let checks = known.checks.iter().filter(|peer| peer.is_alive()).count();
+        let full = known.alive().count() + checks + known.greeting >= CONNECTIONS_PER_HOST;
         known.greeting += 1;
         Self { net, id, full }
     }

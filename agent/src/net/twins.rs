@@ -2,6 +2,7 @@
 //! (`instances.rs` judges that); a host that has another process than before, or several addresses, is asked at all of them. While two machines have
 //! one key neither is spoken to.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +23,9 @@ const ANSWER_MS: u64 = 1_000;
 
 /// How long a new connection is kept back until the other addresses of its host have answered. On a LAN they do so in a few milliseconds, or not at all.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Addresses of one host that are dialled at once for a check.
+const DIALS_AT_ONCE: usize = 2;
 
 /// A host all of whose addresses are to be asked, and whoever waits for that.
 #[derive(Debug)]
@@ -79,14 +83,14 @@ impl Net {
     }
 
     /// That our own key is in use on two machines: which host says so, and at which addresses it was answered.
-    pub fn told_twins(&self) -> Option<(HostId, Vec<SocketAddr>)> {
+    pub fn told_twins(&self) -> HashMap<HostId, Vec<SocketAddr>> {
         self.told_twins.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn heard_of_twins(&self, host: HostId, addresses: &[SocketAddr]) {
-        let told = self.told_twins.lock().unwrap_or_else(PoisonError::into_inner).replace((host, addresses.to_vec()));
+        let told = self.told_twins.lock().unwrap_or_else(PoisonError::into_inner).insert(host, addresses.to_vec());
         if told.is_none() {
-            error!(says = ?host, ?addresses, "the key of this host is in use on two machines: one of them is a copy, and needs a key of its own");
+            error!(says = ?host, ?addresses, "a host says that the key of this one is in use on two machines: is one of them a copy of the other?");
         }
     }
 
@@ -94,11 +98,11 @@ impl Net {
     pub(super) async fn identify(&self, peer: &Peer, purpose: Purpose) -> Result<(), NetError> {
         if purpose == Purpose::Use {
             // It has taken us for one machine.
-            let mut told = self.told_twins.lock().unwrap_or_else(PoisonError::into_inner);
-            told.take_if(|(host, _)| *host == peer.id());
+            self.told_twins.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer.id());
         }
         let ((), news) = tokio::join!(self.tell_date(peer), self.ask_instance(peer));
-        if news == News::Another && purpose == Purpose::Use {
+        let is_due = news == News::Another && purpose == Purpose::Use;
+        if is_due && self.lock_instances().may_check(&peer.id(), Instant::now()) {
             let _ = self.begin_check(peer.id());
         }
         match self.lock_instances().twins(&peer.id()) {
@@ -142,7 +146,7 @@ impl Net {
 
     fn begin_check(&self, host: HostId) -> Option<oneshot::Receiver<()>> {
         let (done, wait) = oneshot::channel();
-        // Where very many wait, this one comes again with the next connection.
+        // Where very many wait, this one comes again when it is due again.
         self.checks.try_send(Check { host, done: Some(done) }).ok().map(|()| wait)
     }
 
@@ -156,17 +160,30 @@ impl Net {
         }
         let (mut dials, mut reached) = (JoinSet::new(), vec![]);
         let twins = self.lock_instances().twins(host);
-        let addresses = self.peers().addresses(host).into_iter().chain(twins.into_iter().flatten());
-        for address in addresses {
+        let mut addresses = vec![];
+        for address in self.peers().addresses(host).into_iter().chain(twins.into_iter().flatten()) {
             if !answered.contains(&address) {
                 answered.push(address);
-                dials.spawn(self.dialler(Some(*host), address));
+                addresses.push(address);
             }
         }
-        while let Some(dialled) = dials.join_next().await {
+        let mut next = addresses.into_iter();
+        loop {
+            // Few at a time: a host takes no more connections of one other host.
+            while dials.len() < DIALS_AT_ONCE
+                && let Some(address) = next.next()
+            {
+                dials.spawn(self.dialler(Some(*host), address));
+            }
+            let Some(dialled) = dials.join_next().await else { break };
             let Ok(dialled) = dialled else { continue };
             match self.admit(dialled, Some(*host), Purpose::Check).await {
-                Ok(peer) => reached.push(peer),
+                Ok(peer) => {
+                    reached.push(peer);
+                    // Two are enough to compare.
+                    let surplus = reached.len().saturating_sub(2);
+                    reached.drain(..surplus).for_each(|peer| peer.close("checked"));
+                }
                 Err(error) => debug!(?host, %error, "an address does not answer"),
             }
         }

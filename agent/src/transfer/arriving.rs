@@ -57,11 +57,18 @@ pub(super) async fn hand_over<I: Import>(staged: &Arc<StagedBlob>, import: Arc<I
 pub(super) async fn feed_in<I: Import>(
     sessions: &Sessions,
     running: Option<&Running>,
+    configs: &[Digest],
     reader: StagedReader,
     import: Arc<I>,
 ) -> Result<Option<()>, StoreError> {
-    match sessions.wait(running, import.ingest(reader.descriptor())).await? {
-        Some(ingest) => feed(reader, ingest).await.map(Some),
+    let wanted: Vec<Digest> = configs.iter().copied().chain([reader.descriptor().digest]).collect();
+    match sessions.wait(running, &wanted, import.ingest(reader.descriptor())).await? {
+        Some(ingest) => {
+            if let Some(running) = running {
+                running.hold(&wanted);
+            }
+            feed(reader, ingest).await.map(Some)
+        }
         None => Ok(None),
     }
 }

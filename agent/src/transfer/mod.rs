@@ -9,6 +9,7 @@ mod get;
 mod hashing;
 mod interest;
 mod job;
+mod last_word;
 mod offering;
 mod offers;
 mod pinned;

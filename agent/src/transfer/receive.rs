@@ -23,6 +23,7 @@ use super::finish::{By, finish};
 use super::get::{self, Fetch, GetError, Patience};
 use super::interest::{Interest, News};
 use super::job::Place;
+use super::last_word::{self, Received, SEND_MS};
 use super::reservation::Reservation;
 use super::sessions::{Running, makes_room};
 use super::sharing::{Sharing, renewed};
@@ -48,17 +49,6 @@ const TROUBLES: usize = 16;
 /// How long a host of a fan-out goes on without a byte when the host that started it is gone.
 const ORPHANED: Duration = Duration::from_secs(60);
 
-/// What a session came to.
-#[derive(Debug)]
-pub(super) struct Received {
-    /// What was missing when it began.
-    pub(super) missing: Vec<Missing>,
-    /// `None`: it was a dry run.
-    pub(super) committed: Option<Committed>,
-    /// The rule of the policy that allowed it.
-    pub(super) rule: String,
-}
-
 /// Receives what `peer` offers on `stream`. Ends when the image is in the store, or with the reason why it will not be; the peer knows the same.
 /// What was verified until then stays in staging.
 pub(super) async fn receive<S: Store>(
@@ -75,10 +65,9 @@ pub(super) async fn receive<S: Store>(
         (Some(room), Ok(image)) => (room, image),
         (room, image) => {
             let refusal = if room.is_none() { Refusal::Busy } else { image.err().unwrap_or(Refusal::OutOfTurn) };
-            if stream.send(&Answer::Refused(refusal.clone())).await.is_ok() {
-                stream.finish();
-            }
-            return Err(refusal);
+            let result = Err(refusal);
+            last_word::tell(stream, peer, &result).await;
+            return result;
         }
     };
     offer.image = image;
@@ -93,20 +82,13 @@ pub(super) async fn receive<S: Store>(
         let own = session.layers.values().filter(|arriving| !arriving.staged.was_joined());
         own.for_each(|arriving| arriving.staged.discard());
     }
-    let told = match &result {
-        Ok(Received { committed: Some(committed), .. }) => stream.send(&Answer::Committed(committed.clone())).await,
-        Ok(_) => Ok(()),
-        Err(Refusal::Corrupt(digest)) => match stream.send(&Answer::Corrupt(*digest)).await {
-            Ok(()) => stream.send(&Answer::Refused(Refusal::Corrupt(*digest))).await,
-            lost => lost,
-        },
-        Err(refusal) => stream.send(&Answer::Refused(refusal.clone().for_capabilities(peer.hello().capabilities))).await,
-    };
-    if told.is_ok() {
-        stream.finish();
-    }
-    // Nothing of the session goes on behind its end.
+    // Nothing of the session goes on behind its end, and nothing is kept for it while the other side hears of that.
     session.tasks.shutdown().await;
+    let is_unheard = session.is_unheard;
+    drop(session);
+    if !is_unheard {
+        last_word::tell(stream, peer, &result).await;
+    }
     result
 }
 
@@ -151,6 +133,8 @@ struct Session<'a, S: Store> {
     rule: String,
     /// The name is about to move: from now on nobody is in time to stop it.
     committing: bool,
+    /// The other side does not read what it is told.
+    is_unheard: bool,
 }
 
 /// What a task came to.
@@ -194,6 +178,7 @@ impl<'a, S: Store> Session<'a, S> {
             interest,
             rule: String::new(),
             committing: false,
+            is_unheard: false,
         }
     }
 
@@ -230,7 +215,7 @@ impl<'a, S: Store> Session<'a, S> {
                     report.reset_after(if began.elapsed() < first { REPORT_FIRST_EVERY } else { REPORT_EVERY });
                 }
                 _ = signs.tick() => sign_of_life(peer, stream).await,
-                Some(trouble) = self.troubles.1.recv() => drop(stream.send(&Answer::Trouble(trouble)).await),
+                Some(trouble) = self.troubles.1.recv() => self.say(stream, Answer::Trouble(trouble)).await,
                 () = renewed(self.sharing.as_ref()), if !self.committing => self.tell(Input::Failed(Refusal::Cancelled)),
                 has_finished = stream.given_up(), if !self.committing && self.orphaned.is_none() => self.lost(has_finished),
                 () = makes_room(self.running.as_ref()), if !self.committing => self.tell(Input::Failed(Refusal::Busy)),
@@ -315,8 +300,7 @@ impl<'a, S: Store> Session<'a, S> {
         match action {
             Action::Want(want) => {
                 self.publish(News::Wanted(want.missing.clone()));
-                // A stream that is lost is noticed where the next answer is awaited.
-                let _ = stream.send(&Answer::Want(want)).await;
+                self.say(stream, Answer::Want(want)).await;
             }
             Action::FetchDocument(document) => self.fetch_document(document),
             Action::CheckDocuments => {
@@ -338,6 +322,8 @@ impl<'a, S: Store> Session<'a, S> {
             Outcome::Input(Input::StoredElsewhere(digest)) => {
                 let restricted = self.context.policy.restricts_pull();
                 self.shared(&digest, if restricted { Place::Nowhere } else { Place::Store });
+                let layer = self.missing.iter().find(|missing| missing.digest == digest);
+                self.stored_bytes += layer.map_or(0, |layer| layer.size_bytes);
                 if let Some(arriving) = self.layers.remove(&digest)
                     && !arriving.staged.was_joined()
                 {
@@ -356,8 +342,9 @@ impl<'a, S: Store> Session<'a, S> {
                 let is_fed = !self.context.store.properties().adopts_files && !self.unproven.contains(&digest);
                 if let (true, Some(import)) = (is_fed, self.import.clone()) {
                     let (reader, context, running) = (arriving.staged.reader(), self.context.clone(), self.running.clone());
+                    let configs = self.image.configs();
                     self.tasks.spawn(async move {
-                        match feed_in(&context.sessions, running.as_deref(), reader, import).await {
+                        match feed_in(&context.sessions, running.as_deref(), &configs, reader, import).await {
                             Ok(Some(())) => Outcome::Fed(digest),
                             Ok(None) => Outcome::Input(Input::StoredElsewhere(digest)),
                             Err(error) => Outcome::NotFed(digest, error),
@@ -528,14 +515,14 @@ impl<'a, S: Store> Session<'a, S> {
         self.committing = true;
         let (import, documents) = (self.import.take(), self.documents.clone());
         let pushers = self.pushers();
-        let (context, image, running) = (self.context.clone(), self.image.clone(), self.running.clone());
+        let (context, image, running, configs) = (self.context.clone(), self.image.clone(), self.running.clone(), self.image.configs());
         let by = match self.interest.asked_here {
             Some(who) => By::Puller(who.to_owned(), self.rule.clone()),
             None => By::Pushers(self.peer.name().to_owned(), pushers),
         };
         self.tasks.spawn(async move {
             let finishing = finish(&context, &image, import, &documents, by);
-            match context.sessions.wait(running.as_deref(), finishing).await {
+            match context.sessions.wait(running.as_deref(), &configs, finishing).await {
                 Ok(imported) => Outcome::Imported(imported),
                 Err(refusal) => Outcome::Input(Input::Failed(refusal)),
             }
@@ -580,12 +567,14 @@ impl<'a, S: Store> Session<'a, S> {
             let layers =
                 self.missing.iter().filter(|missing| self.image.layers().iter().any(|layer| layer.descriptor.digest == missing.digest));
             let total_bytes: u64 = layers.map(|layer| layer.size_bytes).sum();
-            running.verified(self.stored_bytes + arriving, self.stored_bytes + arriving >= total_bytes);
+            running.verified(self.stored_bytes + arriving, total_bytes);
+            if let Some(reservation) = &self.reservation {
+                let staged_bytes: u64 = self.missing.iter().map(|missing| missing.staged_bytes).sum();
+                let bytes = (self.stored_bytes + arriving).saturating_sub(staged_bytes);
+                reservation.arrived(bytes, self.stored_bytes + arriving >= total_bytes);
+            }
         }
         let received_bytes = self.received_bytes();
-        if let Some(reservation) = &self.reservation {
-            reservation.arrived(received_bytes);
-        }
         if let Some((since, bytes)) = &mut self.orphaned {
             if received_bytes > *bytes {
                 (*since, *bytes) = (Instant::now(), received_bytes);
@@ -598,7 +587,7 @@ impl<'a, S: Store> Session<'a, S> {
             self.publish(News::Hashing(progress));
         }
         for progress in reports {
-            let _ = stream.send(&Answer::Progress(progress.clone())).await;
+            self.say(stream, Answer::Progress(progress.clone())).await;
             self.publish(News::Progress(progress));
         }
     }
@@ -608,8 +597,16 @@ impl<'a, S: Store> Session<'a, S> {
         let Some(sharing) = &self.sharing else { return };
         let drawn = sharing.drawn();
         if drawn != self.reported_sources {
-            let _ = stream.send(&Answer::Drawn(drawn.clone())).await;
+            self.say(stream, Answer::Drawn(drawn.clone())).await;
             self.reported_sources = drawn;
+        }
+    }
+
+    /// Tells the other side. A stream that is lost is noticed where the next answer is awaited; who does not read is as good as gone.
+    async fn say(&mut self, stream: &mut Stream, answer: Answer) {
+        if !self.is_unheard && sys::deadline(SEND_MS, stream.send(&answer)).await.is_none() {
+            self.is_unheard = true;
+            self.tell(Input::Failed(Refusal::Cancelled));
         }
     }
 

@@ -53,9 +53,9 @@ enum Shortage {
 }
 
 impl Reservation {
-    /// So many bytes have arrived so far.
-    pub(super) fn arrived(&self, bytes: u64) {
-        self.0.arrived_at(bytes, Instant::now());
+    /// So many bytes have arrived so far, whoever brought them; `complete`: all of them.
+    pub(super) fn arrived(&self, bytes: u64, complete: bool) {
+        self.0.arrived_at(if complete { self.0.arriving_bytes } else { bytes }, Instant::now());
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(reservations.take(200 * MIB, &disk, now).unwrap_err(), Shortage::Reserved);
         assert!(reservations.take(50 * MIB, &disk, now).is_ok());
         // What has arrived is gone from the free bytes already.
-        first.arrived(150 * MIB);
+        first.arrived(150 * MIB, false);
         let left = [room(1, 150, 100)];
         assert!(reservations.take(80 * MIB, &left, now).is_ok());
         assert_eq!(reservations.take(90 * MIB, &left, now).unwrap_err(), Shortage::Reserved);

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::interest::{FanOut, Interest};
-use super::receive::Received;
+use super::last_word::Received;
 use super::rights::{may_get, may_pull};
 use super::send::display_name;
 use super::{Context, Limit, Relay, fan_out, provide, pull, receive, refusal};

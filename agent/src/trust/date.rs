@@ -10,6 +10,7 @@ use proto::host::{ListDate, Role};
 
 use super::files::{Files, Name};
 use super::fleet::Fleet;
+use super::issue::BACKDATED;
 use super::key::PublicKey;
 use super::{Trust, TrustError};
 
@@ -39,7 +40,10 @@ impl Trust {
     pub fn accept_date(&self, date: &ListDate) -> Result<bool, TrustError> {
         let _writer = self.lock();
         let fleet = self.in_fleet()?;
-        if date.list != Digest::of(&fleet.signed.list) || self.list_date().is_some_and(|known| known.unix_s >= date.unix_s) {
+        // One from the future was made while a clock was wrong, and would be the newest for as long as that was wrong.
+        let latest_unix_s = self.clock.unix_s() + BACKDATED.as_secs();
+        let is_known = |known: ListDate| known.unix_s >= date.unix_s && known.unix_s <= latest_unix_s;
+        if date.list != Digest::of(&fleet.signed.list) || date.unix_s > latest_unix_s || self.list_date().is_some_and(is_known) {
             return Ok(false);
         }
         verify(date, &fleet.authority_key)?;
