@@ -12,7 +12,7 @@ use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
 
-use agent::staging::{Source, StagedBlob, Staging};
+use agent::staging::{self, StagedBlob, Staging};
 use fuzz::Choices;
 use libfuzzer_sys::fuzz_target;
 use proto::hash::{RangeHash, RangeHasher};
@@ -111,7 +111,7 @@ impl Bench {
     /// One more session, which joins the others or continues from the disk.
     fn claim(&mut self) {
         let staging = self.staging.clone().expect("a staging area");
-        let staged = RUNTIME.block_on(async { staging.claim(&self.sample.blob, Source::Any, HostId::of_public_key(b"a")).await });
+        let staged = RUNTIME.block_on(async { staging.claim(&self.sample.blob, staging::Source::Any, HostId::of_public_key(b"a")).await });
         if self.sessions.is_empty() {
             self.prefix_bytes = 0;
         }
