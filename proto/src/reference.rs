@@ -92,10 +92,6 @@ impl Reference {
         if text.len() == 64 && Digest::from_hex(text).is_ok() {
             return Err("64 hexadecimal digits are an image ID");
         }
-        if text.parse::<Digest>().is_ok() {
-            // containerd and Kubernetes write it where an image has no name.
-            return Err("sha256: and 64 hexadecimal digits are a digest, and no name");
-        }
         let (text, digest) = match text.split_once('@') {
             Some((name, digest)) => {
                 (name, Some(digest.parse().map_err(|_| "behind the @ there must be sha256: and 64 hexadecimal digits")?))
@@ -118,6 +114,11 @@ impl Reference {
         path.split('/').try_for_each(check_path_component)?;
         if let Some(tag) = tag {
             check_tag(tag)?;
+        }
+        // containerd and Kubernetes write it where an image has no name.
+        let is_digest = |tag: &str| Digest::from_hex(tag).is_ok();
+        if domain == DEFAULT_DOMAIN && path.strip_prefix(OFFICIAL) == Some("sha256") && tag.is_some_and(is_digest) {
+            return Err("sha256: and 64 hexadecimal digits are a digest, and no name");
         }
         let tag = match (tag, digest) {
             (None, None) => Some(DEFAULT_TAG.to_owned()),
@@ -252,6 +253,17 @@ mod tests {
             assert_eq!(reference.to_string(), canonical);
             assert_eq!(reference.familiar(), familiar);
         }
+    }
+
+    #[test]
+    fn a_digest_is_no_name_however_it_is_written() {
+        for text in
+            [format!("sha256:{HEX}"), format!("docker.io/library/sha256:{HEX}"), format!("index.docker.io/sha256:{HEX}"), HEX.to_owned()]
+        {
+            assert!(text.parse::<Reference>().is_err(), "{text}");
+        }
+        assert!(format!("quay.io/sha256:{HEX}").parse::<Reference>().is_ok());
+        assert!("sha256:1".parse::<Reference>().is_ok());
     }
 
     #[test]
