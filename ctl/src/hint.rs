@@ -95,8 +95,8 @@ fn fixed(kind: &FailureKind) -> &'static str {
         FailureKind::Corrupt => "imgctl scrub finds every damaged blob and puts it aside; then load or send the image again",
         FailureKind::Store => "imgctl doctor, on the host whose store it is, says which one is used and whether it works",
         FailureKind::Unsupported => {
-            "Docker and Podman keep one platform of an image: imgctl send without --all-platforms sends the one that runs there; a name with a \
-             digest belongs to the image of that digest, and needs a tag there: --as NAME:TAG"
+            "Docker and Podman keep images of containers, one platform of each, under names with a tag (--as NAME:TAG); containerd and the layout \
+             keep everything: imgctl peers shows which store a host has"
         }
         FailureKind::Cancelled => "what has arrived is kept: the same command goes on from there",
         FailureKind::Skipped(_) => "once that host is mended: imgctl send --retry-failed JOB, with the number from imgctl status",

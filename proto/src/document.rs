@@ -47,6 +47,8 @@ pub struct IndexEntry {
     pub ref_name: Option<String>,
     /// `io.containerd.image.name`: the full name, where the writer knew it.
     pub image_name: Option<String>,
+    /// `vnd.docker.reference.digest`: it is an attestation about this other entry (BuildKit, attestation-storage.md).
+    pub about: Option<Digest>,
 }
 
 /// What a config says that matters for moving and storing it.
@@ -211,12 +213,14 @@ struct RawPlatform {
     variant: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct RawAnnotations {
     #[serde(rename = "org.opencontainers.image.ref.name")]
     ref_name: Option<String>,
     #[serde(rename = "io.containerd.image.name")]
     image_name: Option<String>,
+    #[serde(rename = "vnd.docker.reference.digest")]
+    about: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -299,12 +303,13 @@ impl RawDescriptor {
         }
         let digest = self.digest.parse::<Digest>().map_err(|error| error.to_string())?;
         let platform = self.platform.filter(|p| !p.os.is_empty() && !p.architecture.is_empty());
-        let annotations = self.annotations.unwrap_or(RawAnnotations { ref_name: None, image_name: None });
+        let annotations = self.annotations.unwrap_or_default();
         Ok(IndexEntry {
             descriptor: Descriptor { media_type: self.media_type, digest, size_bytes: self.size },
             platform: platform.map(|p| Platform::new(&p.os, &p.architecture, &p.variant)),
             ref_name: annotations.ref_name,
             image_name: annotations.image_name,
+            about: annotations.about.and_then(|about| about.parse().ok()),
         })
     }
 }

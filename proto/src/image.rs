@@ -47,7 +47,10 @@ pub struct Layer {
 impl Manifest {
     /// True for the image of a container, and not, say, a signature or an attestation.
     pub fn is_image(&self) -> bool {
-        self.platform.is_some() || media_type::is_config(&self.config.media_type)
+        match &self.platform {
+            Some(platform) => !platform.is_unknown(),
+            None => media_type::is_config(&self.config.media_type),
+        }
     }
 }
 
@@ -66,6 +69,18 @@ impl Image {
             .filter(|m| fits(m).is_some())
             .min_by_key(fits)
             .or_else(|| self.manifests.iter().find(|manifest| manifest.is_image()).or(self.manifests.first()))
+    }
+
+    /// What it runs on, in the order of its manifests.
+    pub fn platforms(&self) -> Vec<Platform> {
+        self.manifests.iter().filter_map(|manifest| manifest.platform.clone()).filter(|platform| !platform.is_unknown()).collect()
+    }
+
+    /// Leaves out what says something about the image and does not run, for a store that keeps nothing of that kind. An artifact stays what it is.
+    pub fn leave_attestations_out(&mut self) {
+        if self.manifests.iter().any(Manifest::is_image) {
+            self.manifests.retain(Manifest::is_image);
+        }
     }
 
     /// Indexes, manifests and configs, each digest once, parents before children.
@@ -115,10 +130,22 @@ fn unique<'a>(descriptors: impl Iterator<Item = &'a Descriptor>) -> Vec<&'a Desc
 pub enum Selection {
     /// The best fit for one platform; an image that has none is refused.
     One(Platform),
+    /// The same, and those of the attestations about it that are here.
+    Attested(Platform),
     /// All of them; one that is absent is an error.
     All,
     /// Those that are here.
     Present,
+}
+
+impl Selection {
+    /// The one platform that is meant.
+    pub fn platform(&self) -> Option<&Platform> {
+        match self {
+            Self::One(platform) | Self::Attested(platform) => Some(platform),
+            Self::All | Self::Present => None,
+        }
+    }
 }
 
 /// Why a root does not lead to an image.
@@ -207,7 +234,7 @@ impl Walk {
             Step::Config { manifest, descriptor, optional } => match bytes {
                 None if optional => Ok(()),
                 None => Err(ImageError::Absent { digest: manifest.config.digest }),
-                Some(bytes) => self.config(manifest, descriptor, bytes),
+                Some(bytes) => self.config(manifest, descriptor, optional, bytes),
             },
         }
     }
@@ -227,7 +254,10 @@ impl Walk {
                 self.indexes.push(descriptor);
                 let optional = optional || self.selection == Selection::Present;
                 let children = self.choose(index)?;
-                let step = |entry: document::IndexEntry| Step::Node { descriptor: entry.descriptor, depth: depth + 1, optional };
+                let step = |entry: document::IndexEntry| {
+                    let optional = optional || (entry.about.is_some() && self.selection != Selection::All);
+                    Step::Node { descriptor: entry.descriptor, depth: depth + 1, optional }
+                };
                 self.pending.extend(children.into_iter().rev().map(step));
                 if self.pending.len() + self.manifests.len() > IMAGE_MANIFESTS || self.indexes.len() > IMAGE_MANIFESTS {
                     return Err(ImageError::TooMany);
@@ -242,21 +272,36 @@ impl Walk {
     }
 
     fn choose(&self, index: document::IndexDocument) -> Result<Vec<document::IndexEntry>, ImageError> {
-        let Selection::One(wanted) = &self.selection else { return Ok(index.manifests) };
+        let Some(wanted) = self.selection.platform() else { return Ok(index.manifests) };
         // An index that names no platform (a nested index, or one image under several names) is followed to its first entry.
         if index.manifests.iter().all(|entry| entry.platform.is_none()) {
             return Ok(index.manifests.into_iter().take(1).collect());
         }
-        let available = || index.manifests.iter().filter_map(|entry| entry.platform.clone()).filter(|p| p.os != "unknown").collect();
+        let available = || index.manifests.iter().filter_map(|entry| entry.platform.clone()).filter(|p| !p.is_unknown()).collect();
         let absent = ImageError::PlatformAbsent { wanted: wanted.clone(), available: available() };
         let fits = |entry: &document::IndexEntry| entry.platform.as_ref().and_then(|offered| wanted.rank(offered));
-        let best = index.manifests.into_iter().filter(|entry| fits(entry).is_some()).min_by_key(fits);
-        best.map(|entry| vec![entry]).ok_or(absent)
+        let best = index.manifests.iter().filter(|entry| fits(entry).is_some()).min_by_key(|entry| fits(entry)).ok_or(absent)?;
+        let (digest, attested) = (best.descriptor.digest, matches!(self.selection, Selection::Attested(_)));
+        let mut chosen = index.manifests;
+        // In the order of the index, as whoever receives them walks it.
+        let mut is_first = true;
+        chosen.retain(|entry| match entry.about {
+            Some(about) if entry.descriptor.digest != digest => attested && about == digest,
+            _ => entry.descriptor.digest == digest && std::mem::take(&mut is_first),
+        });
+        Ok(chosen)
     }
 
-    fn config(&mut self, manifest: document::ManifestDocument, descriptor: Descriptor, bytes: &[u8]) -> Result<(), ImageError> {
+    fn config(
+        &mut self,
+        manifest: document::ManifestDocument,
+        descriptor: Descriptor,
+        optional: bool,
+        bytes: &[u8],
+    ) -> Result<(), ImageError> {
         let config = document::parse_config(&manifest, bytes)?;
-        if let (Selection::One(wanted), Some(offered)) = (&self.selection, &config.platform)
+        if let (Some(wanted), Some(offered)) = (self.selection.platform(), &config.platform)
+            && !optional
             && wanted.rank(offered).is_none()
         {
             return Err(ImageError::PlatformAbsent { wanted: wanted.clone(), available: vec![offered.clone()] });

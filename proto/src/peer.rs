@@ -24,7 +24,7 @@ pub const ALPN: &[u8] = b"imgd/1";
 pub const MAJOR: u16 = 1;
 
 /// Capabilities that this program has; a bit is used only after both sides have named it.
-pub const CAPABILITIES: u64 = SHARED_OFFERS | SIGNS_OF_LIFE | INSTANCES;
+pub const CAPABILITIES: u64 = SHARED_OFFERS | SIGNS_OF_LIFE | INSTANCES | ATTESTATIONS;
 
 /// It takes part in fan-outs: [`Request::Share`] and what belongs to it.
 pub const SHARED_OFFERS: u64 = 1;
@@ -34,6 +34,9 @@ pub const SIGNS_OF_LIFE: u64 = 2;
 
 /// It says which process it is, and how old its member list is: [`Request::Instance`], [`GreetingRefusal::TwoMachines`], [`Request::Date`].
 pub const INSTANCES: u64 = 4;
+
+/// It takes an offer for one platform with the attestations about it, and leaves out what its store does not keep.
+pub const ATTESTATIONS: u64 = 8;
 
 /// One start of one agent: drawn at random by the process. Two of them that live at the same time have one key on two machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -62,6 +62,11 @@ impl Platform {
         Self::new(std::env::consts::OS, architecture, "")
     }
 
+    /// What BuildKit gives for the platform of something that does not run: `unknown/unknown`.
+    pub fn is_unknown(&self) -> bool {
+        self.os == "unknown" && self.architecture == "unknown"
+    }
+
     /// How well content for `offered` runs on `self`: `None` not at all, else lower is better.
     /// An arm host runs every older arm variant, an amd64 host every lower level; the nearest below wins.
     pub fn rank(&self, offered: &Self) -> Option<u8> {

@@ -180,7 +180,7 @@ impl Store for MemoryStore {
                 reference: entry.reference.clone(),
                 image_id: image.as_ref().and_then(|image| image.id(&Platform::host())).unwrap_or(entry.root.digest),
                 root: entry.root.digest,
-                platforms: image.iter().flat_map(|image| &image.manifests).filter_map(|m| m.platform.clone()).collect(),
+                platforms: image.as_ref().map(Image::platforms).unwrap_or_default(),
                 size_bytes: image.as_ref().map_or(0, Image::size_bytes),
                 complete,
                 tagged_unix_s: entry.tagged_unix_s,

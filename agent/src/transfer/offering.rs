@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use proto::control::{Planned, PlannedLayer};
+use proto::control::{Planned, PlannedLayer, Platforms};
 use proto::image::Selection;
-use proto::peer::{Answer, Missing, SIGNS_OF_LIFE, Want};
+use proto::peer::{ATTESTATIONS, Answer, Hello, Missing, SIGNS_OF_LIFE, Want};
 use proto::session::{self, send::Step};
-use proto::{Digest, Image};
+use proto::{Digest, Image, Platform};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -82,13 +82,18 @@ pub(super) async fn inspect_suspect<S: Store>(context: &Context<S>, digest: Dige
     }
 }
 
-/// The manifests that are meant, when the receiver runs `receiver`.
-pub(super) fn selection(platforms: &proto::control::Platforms, receiver: &proto::Platform) -> Selection {
+/// The manifests that are meant for a receiver.
+pub(super) fn selection(platforms: &Platforms, receiver: &Hello) -> Selection {
     match platforms {
-        proto::control::Platforms::Receiver => Selection::One(receiver.clone()),
-        proto::control::Platforms::One(platform) => Selection::One(platform.clone()),
-        proto::control::Platforms::All => Selection::All,
+        Platforms::Receiver => one(receiver.platform.clone(), receiver),
+        Platforms::One(platform) => one(platform.clone(), receiver),
+        Platforms::All => Selection::All,
     }
+}
+
+/// One platform, with what is said about it where the receiver knows what to do with that.
+pub(super) fn one(platform: Platform, receiver: &Hello) -> Selection {
+    if receiver.capabilities & ATTESTATIONS == 0 { Selection::One(platform) } else { Selection::Attested(platform) }
 }
 
 /// What a receiver's wish means for an image, for people.

@@ -1,7 +1,7 @@
 //! The image of a job: looked up once, and held until the job ends. Its name may move meanwhile; every host gets the same image all the same.
 
 use proto::image::{ImageError, Selection, Walk};
-use proto::{Digest, Image};
+use proto::{Digest, Image, Manifest};
 use tokio::sync::Mutex;
 
 use crate::store::{Held, Query, Store, StoreError};
@@ -53,10 +53,10 @@ impl Pinned {
         if let Some((_, held)) = selected.iter().find(|(known, _)| *known == selection) {
             return Ok(held.clone());
         }
-        let image = match (self.walk(store, selection.clone()).await, &selection) {
+        let image = match (self.walk(store, selection.clone()).await, selection.platform()) {
             // Of an index that is not here as a whole.
-            (Err(StoreError::Image(ImageError::Absent { .. }) | StoreError::BlobMissing(_)), Selection::One(wanted)) => {
-                let available = self.held.image.manifests.iter().filter_map(|manifest| manifest.platform.clone()).collect();
+            (Err(StoreError::Image(ImageError::Absent { .. }) | StoreError::BlobMissing(_)), Some(wanted)) => {
+                let available = self.held.image.platforms();
                 return Err(ImageError::PlatformAbsent { wanted: wanted.clone(), available }.into());
             }
             (walked, _) => walked?,
@@ -90,7 +90,11 @@ impl Pinned {
             };
             walk.supply(bytes.as_deref())?;
         }
-        let image = walk.finish()?;
+        let mut image = walk.finish()?;
+        if image.manifests.iter().any(Manifest::is_image) {
+            // An attestation of which only the documents are here.
+            image.manifests.retain(|manifest| manifest.is_image() || here.manifests.contains(manifest));
+        }
         // What is held is here with all its layers.
         match image.manifests.iter().find(|manifest| !here.manifests.contains(manifest)) {
             Some(absent) => Err(StoreError::BlobMissing(absent.descriptor.digest)),

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use proto::control::{Done, Event, Hashing, Progress, Pull, TransferState};
+use proto::control::{Done, Event, Hashing, Platforms, Progress, Pull, TransferState};
+use proto::image::Selection;
 use proto::limits::{OFFERED_BLOB_BYTES, OFFERS_BYTES};
 use proto::peer::{Answer, Offer, Refusal, Request, Want};
 use proto::session::OutOfTurn;
 use proto::session::send::Step;
-use proto::{Platform, peer};
+use proto::{Platform, Reference, peer};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -18,9 +19,9 @@ use super::receive;
 use super::retry::Retry;
 use super::send::display_name;
 use super::serve::refuse;
-use super::{Context, Limit, STORE_CHANGES, Transfer, TransferError, refusal, rights};
+use super::{Context, Limit, Pinned, STORE_CHANGES, Transfer, TransferError, refusal, rights};
 use crate::net::{NetError, Peer, Stream};
-use crate::store::{Query, Store, StoreError};
+use crate::store::{Held, Query, Store, StoreError};
 use crate::sys;
 
 /// How long a source may take to offer what it is asked for.
@@ -113,9 +114,10 @@ async fn pull_from<S: Store>(
     total: &mut Total,
 ) -> Result<Done, TransferError> {
     let wire_start_bytes = peer.wire_bytes();
-    let platform = match offering::selection(&pull.platforms, &Platform::host()) {
-        proto::image::Selection::One(platform) => Some(platform),
-        _ => None,
+    let platform = match &pull.platforms {
+        Platforms::Receiver => Some(Platform::host()),
+        Platforms::One(platform) => Some(platform.clone()),
+        Platforms::All => None,
     };
     let cancelled = transfer.cancelled();
     let ask = async {
@@ -234,6 +236,11 @@ async fn deny<S>(context: &Context<S>, peer: &Peer, stream: &mut Stream, referen
     stream.send(&Answer::Refused(Refusal::Policy(format!("{} may not pull {}", peer.name(), reference.repository())))).await
 }
 
+/// The image that is asked for, with the manifests that are.
+async fn look_up<S: Store>(store: &S, reference: &Reference, selection: Selection) -> Result<Held, StoreError> {
+    Pinned::new(store, Query::from(reference.clone())).await?.select(store, selection).await
+}
+
 /// Answers a peer that pulls: offers what it asks for, if it may have it.
 pub(super) async fn answer<S: Store>(
     context: &Arc<Context<S>>,
@@ -244,9 +251,9 @@ pub(super) async fn answer<S: Store>(
     if rights::may_pull(context, &peer.id(), &pull.reference.repository()).is_none() {
         return deny(context, peer, stream, &pull.reference).await;
     }
-    let selection = pull.platform.map_or(proto::image::Selection::All, proto::image::Selection::One);
+    let selection = pull.platform.map_or(Selection::All, |platform| offering::one(platform, peer.hello()));
     let turn = peer.answer().await;
-    let held = match context.store.resolve(&Query::from(pull.reference.clone()), selection).await {
+    let held = match look_up(&*context.store, &pull.reference, selection).await {
         Ok(held) => held,
         Err(StoreError::NotFound(_)) => return stream.send(&Answer::Refused(Refusal::ImageNotFound(pull.reference))).await,
         Err(error) => return refuse(peer, stream, refusal(&error)).await,

@@ -30,7 +30,7 @@ use super::sharing::{Sharing, renewed};
 use super::{Context, documents, possession, refusal, rights};
 use crate::net::{Peer, Share, Stream};
 use crate::staging::StagedBlob;
-use crate::store::{Import, Imported, Store, StoreError};
+use crate::store::{Form, Import, Imported, Store, StoreError};
 use crate::sys;
 
 /// How often the other side and the client are told how far it is.
@@ -71,6 +71,9 @@ pub(super) async fn receive<S: Store>(
         }
     };
     offer.image = image;
+    if context.store.properties().form == Form::Unpacked {
+        offer.image.leave_attestations_out();
+    }
     let mut session = Session::new(context, peer, &offer, interest);
     let result = session.run(stream, &offer, cancel).await;
     session.report_sources(stream).await;

@@ -264,7 +264,7 @@ impl<S: Store> Sending<'_, S> {
     async fn attempt(&mut self, peer: &Peer) -> Result<Sent, TransferError> {
         let job = self.job;
         let _turn = self.turn(peer).await;
-        let selection = offering::selection(&job.platforms, &peer.hello().platform);
+        let selection = offering::selection(&job.platforms, peer.hello());
         let held = job.image.select(&*self.context.store, selection).await?;
         let source_image_id = held.image_id;
         let mut image = held.image.clone();

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use proto::Digest;
 use proto::descriptor::media_type;
 use serde_json::{Value, json};
 use tests::engine::host::Host;
@@ -78,8 +79,10 @@ fn attestations_and_artifacts() {
         entry["platform"] = json!({"architecture": architecture, "os": os});
         entry
     };
-    let index = json!({"schemaVersion": 2, "mediaType": media_type::INDEX,
-        "manifests": [entry(&image, "amd64", "linux"), entry(&attestation, "unknown", "unknown")]});
+    let mut about = entry(&attestation, "unknown", "unknown");
+    about["annotations"] =
+        json!({"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": Digest::of(&image).to_string()});
+    let index = json!({"schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": [about, entry(&image, "amd64", "linux")]});
     let index = index.to_string().into_bytes();
     let named = |media_type: &str, bytes: &[u8], name: &str| -> Value {
         let mut entry = descriptor(media_type, bytes);
@@ -103,6 +106,30 @@ fn attestations_and_artifacts() {
         }
         hosts.iter().for_each(|host| drop(host.agent.must(&["rm", "attested:1"])));
     }
+    // They go along with their image, to who keeps them.
+    let [_, _, containerd, origin] = &hosts;
+    let has_attestation = |host: &Host| {
+        let archive = std::fs::read(saved(host, "oci", &["attested:1"])).unwrap();
+        archive.windows(statement.len()).any(|bytes| bytes == statement)
+    };
+    origin.agent.must(&["load", "-i", text(&pruned)]);
+    for host in &hosts[..3] {
+        origin.send("attested:1", host);
+        assert_eq!(host.config("attested:1"), id.to_string(), "{}", host.name());
+    }
+    assert!(!has_attestation(containerd));
+    origin.agent.must(&["load", "-i", text(&whole)]);
+    for host in &hosts[..3] {
+        origin.send("attested:1", host);
+        assert_eq!(host.config("attested:1"), id.to_string(), "{}", host.name());
+    }
+    assert!(has_attestation(containerd));
+    origin.agent.must(&["rm", "attested:1"]);
+    origin.agent.must(&["pull", "attested:1", "--from", "containerd"]);
+    assert!(has_attestation(origin));
+    hosts[0].agent.must(&["rm", "attested:1"]);
+    hosts[0].agent.must(&["pull", "attested:1", "--from", "containerd"]);
+    hosts.iter().for_each(|host| drop(host.agent.must(&["rm", "attested:1"])));
     // An artifact is kept where blobs are, refused by name elsewhere, and not saved as what it is not.
     let artifact = file("artifact.tar", layout(&entries, &[&index, &image, &attestation, &config, &layer, b"{}", statement]));
     for host in &hosts[..2] {

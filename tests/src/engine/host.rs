@@ -271,8 +271,9 @@ impl Host {
             return id;
         }
         let root = self.document(&id);
-        let manifest = match root["manifests"][0]["digest"].as_str() {
-            Some(manifest) => self.document(manifest),
+        let runs = |entry: &&serde_json::Value| entry["platform"]["os"] != "unknown";
+        let manifest = match root["manifests"].as_array().and_then(|entries| entries.iter().find(runs)) {
+            Some(manifest) => self.document(manifest["digest"].as_str().unwrap()),
             None => root,
         };
         manifest["config"]["digest"].as_str().unwrap().to_owned()

@@ -152,7 +152,7 @@ impl Shared {
             reference: entry.reference.clone(),
             image_id: entry.root.digest,
             root: entry.root.digest,
-            platforms: image.iter().flat_map(|image| &image.manifests).filter_map(|manifest| manifest.platform.clone()).collect(),
+            platforms: image.as_ref().map(Image::platforms).unwrap_or_default(),
             size_bytes: image.as_ref().map_or(0, Image::size_bytes),
             complete,
             tagged_unix_s: entry.tagged_unix_s,

@@ -62,7 +62,7 @@ impl Shared {
         let mut image: Image = presented.image.clone();
         // The manifest is made anew here: a name with the digest of another one is none for it.
         image.reference = reference.filter(|reference| reference.fits(&image.root.digest));
-        if let (Selection::One(wanted), Some(offered)) = (&selection, &image.manifests[0].platform)
+        if let (Some(wanted), Some(offered)) = (selection.platform(), &image.manifests[0].platform)
             && wanted.rank(offered).is_none()
         {
             return Err(ImageError::PlatformAbsent { wanted: wanted.clone(), available: vec![offered.clone()] }.into());
