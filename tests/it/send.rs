@@ -407,3 +407,34 @@ async fn a_pull_waits_for_a_source_that_hashes_first() {
     assert_eq!(done(&events)[0].image_id, sample.image_id());
     assert!(events.iter().any(|event| matches!(event, Event::Hashing(hashing) if hashing.source == "a")), "{events:?}");
 }
+
+/// Half of the image has gone from the source behind its back: that is said of the source, on both sides.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_loses_a_layer_in_the_middle_is_named() {
+    let sample = Recipe::new(65, &[300_000; 9]).build("demo:1");
+    let hosts = two_with(&sample).await;
+    let layers: Vec<String> = sample.image.layers().iter().map(|layer| layer.descriptor.digest.hex()).collect();
+    let blob = |hex: &String| hosts[0].layout().join("blobs/sha256").join(hex);
+    let kept: Vec<Vec<u8>> = layers.iter().map(|hex| std::fs::read(blob(hex)).unwrap()).collect();
+    let send = proto::control::Send { limit_bytes_per_s: Some(500_000), ..send("demo:1", &["stapp03"]) };
+    let pull = Pull { from: Some("stapp01".to_owned()), limit_bytes_per_s: Some(500_000), ..pull("demo:1") };
+    for (asked, request, expected) in
+        [(0, Request::Send(send), "the store of this host failed"), (1, Request::Pull(pull), "refused: its store failed")]
+    {
+        let mut client = fleet::Client::connect(&hosts[asked].socket()).await;
+        client.write(&request).await;
+        while !matches!(client.next().await, Event::Progress(_)) {}
+        layers.iter().for_each(|hex| std::fs::remove_file(blob(hex)).unwrap());
+        let failure = loop {
+            match client.next().await {
+                Event::Failed(failure) => break failure,
+                Event::HostFailed { failure, .. } => break failure,
+                Event::Done(done) => panic!("{done:?}"),
+                _ => {}
+            }
+        };
+        let said = failure.causes.join(": ");
+        assert!(said.contains(expected) && said.contains("stapp0") && !said.contains("by this host"), "{said}");
+        layers.iter().zip(&kept).for_each(|(hex, bytes)| std::fs::write(blob(hex), bytes).unwrap());
+    }
+}

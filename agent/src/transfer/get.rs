@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use proto::frame::FrameError;
 use proto::hash::RangeHash;
@@ -41,11 +41,14 @@ pub(super) enum GetError {
 }
 
 impl GetError {
-    /// What the session ends with.
-    pub(super) fn refusal(self, digest: Digest) -> Refusal {
+    /// What the session ends with. `is_refused` becomes true when it is the source that says so.
+    pub(super) fn refusal(self, digest: Digest, is_refused: &AtomicBool) -> Refusal {
         match self {
             Self::Net(error) => Refusal::Store(format!("blob {digest} did not arrive: {error}")),
-            Self::Refused(refusal) => refusal,
+            Self::Refused(refusal) => {
+                is_refused.store(true, Ordering::Relaxed);
+                refusal
+            }
             Self::Corrupt => Refusal::Corrupt(digest),
             Self::Staging(error) => refusal(&error),
         }

@@ -1,6 +1,7 @@
 //! Who has to do with a session that receives, and how.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use proto::HostId;
 use proto::job::JobId;
@@ -32,6 +33,8 @@ pub(super) struct Interest<'a> {
     pub(super) news: Option<mpsc::Sender<News>>,
     /// Does not want it to be faster.
     pub(super) limit: Option<Arc<Limit>>,
+    /// Becomes true when the session fails because the source does not give what it has offered.
+    pub(super) is_refused: Arc<AtomicBool>,
     /// The image goes to others, too, and may come from them.
     pub(super) fan_out: Option<&'a mut FanOut>,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proto::control::{Done, Event, Hashing, Platforms, Progress, Pull, TransferState};
 use proto::image::Selection;
@@ -47,7 +48,7 @@ pub async fn pull<S: Store>(
         let is_lost = peer.as_ref().is_ok_and(|peer| !peer.is_alive());
         let (pause, reason) = match attempt {
             // What is missing now is found out at once, but not for ever.
-            Err(TransferError::Here(Refusal::StoreChanged)) if changes < STORE_CHANGES => {
+            Err(TransferError::Here(Refusal::StoreChanged) | TransferError::Refused(Refusal::StoreChanged)) if changes < STORE_CHANGES => {
                 changes += 1;
                 continue;
             }
@@ -148,7 +149,8 @@ async fn pull_from<S: Store>(
     let (news, mut receiver) = mpsc::channel(64);
     let (name, host) = (display_name(&image), peer.name().to_owned());
     let limit = pull.limit_bytes_per_s.map(|bytes_per_s| Arc::new(Limit::new(bytes_per_s)));
-    let interest = Interest { asked_here: Some(who), news: Some(news), limit, ..Interest::default() };
+    let is_refused = Arc::<AtomicBool>::default();
+    let interest = Interest { asked_here: Some(who), news: Some(news), limit, is_refused: is_refused.clone(), ..Interest::default() };
     let received = {
         let receiving = receive::receive(context, peer, &mut stream, offer, transfer.cancelled(), interest);
         let publishing = publish(&mut receiver, &host, &image, transfer, events);
@@ -160,7 +162,11 @@ async fn pull_from<S: Store>(
             .map_or(attempt_bytes, |committed| committed.received_bytes);
         total.was_planned |= image_is_planned;
         total.wire_bytes += peer.wire_bytes() - wire_start_bytes;
-        received.map_err(|refusal| if cancelled.is_cancelled() { TransferError::Cancelled } else { TransferError::Here(refusal) })?
+        received.map_err(|refusal| match is_refused.load(Ordering::Relaxed) {
+            _ if cancelled.is_cancelled() => TransferError::Cancelled,
+            true => TransferError::Refused(refusal),
+            false => TransferError::Here(refusal),
+        })?
     };
     let plan = offering::plan(&host, &name, &image, &Want { missing: received.missing });
     let committed = received.committed;

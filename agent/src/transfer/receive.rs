@@ -398,6 +398,7 @@ impl<'a, S: Store> Session<'a, S> {
 
     fn fetch_document(&mut self, document: Descriptor) {
         let (peer, documents, received) = (self.peer.clone(), self.documents.clone(), self.received_bytes.clone());
+        let is_refused = self.interest.is_refused.clone();
         self.tasks.spawn(async move {
             let digest = document.digest;
             input(match get::document(&peer, &document).await {
@@ -406,7 +407,7 @@ impl<'a, S: Store> Session<'a, S> {
                     documents.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, bytes.into());
                     Ok(Input::DocumentFetched(digest))
                 }
-                Err(error) => Err(error.refusal(digest)),
+                Err(error) => Err(error.refusal(digest, &is_refused)),
             })
         });
     }
@@ -437,7 +438,7 @@ impl<'a, S: Store> Session<'a, S> {
         };
         let (peer, sharing, staged) = (self.peer.clone(), self.sharing.clone(), arriving.staged.clone());
         let (received, limit) = (self.received_bytes.clone(), self.interest.limit.clone());
-        let hashing = self.hashing.clone();
+        let (hashing, is_refused) = (self.hashing.clone(), self.interest.is_refused.clone());
         self.tasks.spawn(async move {
             let fetch = Fetch {
                 staged: &staged,
@@ -467,7 +468,7 @@ impl<'a, S: Store> Session<'a, S> {
             };
             input(match fetched.await {
                 Ok(()) => Ok(Input::Fetched { digest }),
-                Err(error) => Err(GetError::refusal(error, digest)),
+                Err(error) => Err(GetError::refusal(error, digest, &is_refused)),
             })
         });
     }

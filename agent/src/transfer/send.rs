@@ -92,6 +92,7 @@ pub async fn send<S: Store>(
         wire_before_bytes: 0,
         travelled_bytes: 0,
         drawn: HashMap::new(),
+        source_failure: None,
         was_planned: false,
     }
     .run()
@@ -128,6 +129,8 @@ struct Sending<'a, S> {
     travelled_bytes: u64,
     /// From whom, of all attempts before this one.
     drawn: HashMap<HostId, u64>,
+    /// Why the store of this host could not give what the receiver asked for, in the last attempt.
+    source_failure: Option<String>,
     /// The receiver has said what it lacks, in this attempt or an earlier one: its store works, or has worked.
     was_planned: bool,
 }
@@ -209,7 +212,9 @@ impl<S: Store> Sending<'_, S> {
             };
             self.tell(News::Gone(self.job.id)).await;
             let Some(pause) = retry.next(self.travelled_bytes) else {
-                return Err(unavailable.map_or_else(|| error.into(), TransferError::Refused));
+                // The receiver says what it has heard from here.
+                let refused = |refusal| self.source_failure.map_or(TransferError::Refused(refusal), TransferError::Source);
+                return Err(unavailable.map_or_else(|| error.into(), refused));
             };
             self.tell_waiting(&error).await;
             tokio::select! {
@@ -302,6 +307,7 @@ impl<S: Store> Sending<'_, S> {
         self.was_planned |= travelled.is_planned;
         debug!(path = ?peer.path(), "path of the attempt");
         self.sent_before_bytes += standing.sent_bytes();
+        self.source_failure = standing.failure();
         let Travelled { received, drawn, .. } = travelled;
         drawn.into_iter().for_each(|(host, bytes)| *self.drawn.entry(host).or_default() += bytes);
         self.wire_before_bytes += peer.wire_bytes() - wire_start_bytes;
