@@ -6,7 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use proto::control::{CLOCKS, Event, Failure, FailureKind, Hello, JOB_NEWS, LOAD_NEWS, MAJOR, MEMBER_NEWS, ROLES, Request, TWO_MACHINES};
+use proto::control::{
+    CLOCKS, Event, Failure, FailureKind, Hello, JOB_NEWS, LOAD_NEWS, MAJOR, MEMBER_NEWS, ROLES, Request, TWO_MACHINES, UNPACKED,
+};
 use proto::frame::{self, Bounded, PREFIX_BYTES};
 use proto::limits::{DATA_BYTES, FRAME};
 use serde::Serialize;
@@ -71,7 +73,7 @@ impl Connection {
     fn greet(&mut self, path: &Path) -> Result<(), Error> {
         let ours = Hello {
             major: MAJOR,
-            capabilities: JOB_NEWS | MEMBER_NEWS | ROLES | TWO_MACHINES | LOAD_NEWS | CLOCKS,
+            capabilities: JOB_NEWS | MEMBER_NEWS | ROLES | TWO_MACHINES | LOAD_NEWS | CLOCKS | UNPACKED,
             software: concat!("imgctl ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         let timeout = |socket: &UnixStream, after| socket.set_read_timeout(after);

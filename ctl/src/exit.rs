@@ -65,6 +65,7 @@ impl From<&FailureKind> for Exit {
             | FailureKind::InvalidImage
             | FailureKind::Corrupt
             | FailureKind::Store
+            | FailureKind::UnpackedOnly
             | FailureKind::Cancelled
             | FailureKind::ShuttingDown
             | FailureKind::Skipped(_)
@@ -100,6 +101,7 @@ mod tests {
             (FailureKind::InvalidImage, 1),
             (FailureKind::Corrupt, 1),
             (FailureKind::Store, 1),
+            (FailureKind::UnpackedOnly, 1),
             (FailureKind::Cancelled, 1),
             (FailureKind::ShuttingDown, 1),
             (FailureKind::Skipped("a".into()), 1),

@@ -93,6 +93,9 @@ fn fixed(kind: &FailureKind) -> &'static str {
         FailureKind::InvalidArchive => "imgctl load takes what imgctl save, docker save and podman save write, plain, gzip or zstd",
         FailureKind::InvalidImage => "build or load the image again: what is stored breaks the rules of its format",
         FailureKind::Corrupt => "imgctl scrub finds every damaged blob and puts it aside; then load or send the image again",
+        FailureKind::UnpackedOnly => {
+            "ctr content fetch IMAGE, on that host, brings the layer from its registry; so does a send or a pull from a host that has all of the image"
+        }
         FailureKind::Store => "imgctl doctor, on the host whose store it is, says which one is used and whether it works",
         FailureKind::Unsupported => {
             "Docker and Podman keep images of containers, one platform of each, under names with a tag (--as NAME:TAG); containerd and the layout \
@@ -134,6 +137,7 @@ mod tests {
             FailureKind::Corrupt,
             FailureKind::InvalidArchive,
             FailureKind::Store,
+            FailureKind::UnpackedOnly,
         ];
         for asked in [Asked::Load, Asked::Save, Asked::Other] {
             for kind in &kinds {

@@ -24,7 +24,7 @@ pub const ALPN: &[u8] = b"imgd/1";
 pub const MAJOR: u16 = 1;
 
 /// Capabilities that this program has; a bit is used only after both sides have named it.
-pub const CAPABILITIES: u64 = SHARED_OFFERS | SIGNS_OF_LIFE | INSTANCES | ATTESTATIONS;
+pub const CAPABILITIES: u64 = SHARED_OFFERS | SIGNS_OF_LIFE | INSTANCES | ATTESTATIONS | FORMS;
 
 /// It takes part in fan-outs: [`Request::Share`] and what belongs to it.
 pub const SHARED_OFFERS: u64 = 1;
@@ -37,6 +37,9 @@ pub const INSTANCES: u64 = 4;
 
 /// It takes an offer for one platform with the attestations about it, and leaves out what its store does not keep.
 pub const ATTESTATIONS: u64 = 8;
+
+/// It knows that an engine may have layers only unpacked: [`Request::OfferUnpacked`], [`Request::PullUnpacked`], [`Refusal::UnpackedOnly`].
+pub const FORMS: u64 = 16;
 
 /// One start of one agent: drawn at random by the process. Two of them that live at the same time have one key on two machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +130,11 @@ pub enum Request {
     Instance,
     /// That the newest list was the newest at some time. Answer: `Done`. Only to a host with [`INSTANCES`].
     Date(ListDate),
+    /// As `Offer`, of an image whose layers are packed otherwise than they were, under a manifest that was made for it: only for a store that keeps
+    /// layers unpacked, to which it is the same image. Others answer `Refused` with [`Refusal::Unsupported`].
+    OfferUnpacked(Offer),
+    /// As `Pull`, by such a store: the layers may be packed otherwise.
+    PullUnpacked(Pull),
 }
 
 /// One message on a stream after the request.
@@ -360,6 +368,9 @@ pub enum Refusal {
     /// The engine behind the store is gone, or does not answer: it may come back. Only to a host with [`SIGNS_OF_LIFE`], to others [`Refusal::Store`].
     #[error("its store failed: {0}")]
     StoreUnavailable(String),
+    /// The engine of the source has this layer only unpacked. Only to a host with [`FORMS`], to others [`Refusal::Store`].
+    #[error("the engine of the source has layer {0} only unpacked, and cannot give it back")]
+    UnpackedOnly(Digest),
 }
 
 impl Bounded for Hello {
@@ -381,8 +392,8 @@ impl Bounded for Greeting {
 impl Bounded for Request {
     fn within_limits(&self) -> bool {
         match self {
-            Self::Offer(offer) => offer.image.within_limits(),
-            Self::Pull(pull) => pull.platform.as_ref().is_none_or(platform),
+            Self::Offer(offer) | Self::OfferUnpacked(offer) => offer.image.within_limits(),
+            Self::Pull(pull) | Self::PullUnpacked(pull) => pull.platform.as_ref().is_none_or(platform),
             Self::Get(get) => get.within_limits(),
             Self::List | Self::Describe(_) | Self::Where(_) | Self::Instance => true,
             Self::Members(list) => list.within_limits(),
@@ -420,6 +431,7 @@ impl Refusal {
     pub fn for_capabilities(self, capabilities: u64) -> Self {
         match self {
             Self::StoreUnavailable(reason) if capabilities & SIGNS_OF_LIFE == 0 => Self::Store(reason),
+            Self::UnpackedOnly(_) if capabilities & FORMS == 0 => Self::Store(self.to_string()),
             refusal => refusal,
         }
     }

@@ -73,6 +73,7 @@ pub(super) fn refusal_kind(refusal: &Refusal) -> FailureKind {
         Refusal::Store(_) | Refusal::StoreUnavailable(_) | Refusal::StoreChanged => FailureKind::Store,
         Refusal::Cancelled => FailureKind::Cancelled,
         Refusal::ShuttingDown => FailureKind::ShuttingDown,
+        Refusal::UnpackedOnly(_) => FailureKind::UnpackedOnly,
         Refusal::Busy | Refusal::OutOfTurn => FailureKind::Other,
     }
 }
@@ -83,6 +84,7 @@ fn store_kind(error: &StoreError) -> FailureKind {
         StoreError::Corrupt(_) | StoreError::BlobMissing(_) => FailureKind::Corrupt,
         StoreError::Image(ImageError::PlatformAbsent { available, .. }) => FailureKind::PlatformAbsent(available.clone()),
         StoreError::Image(_) => FailureKind::InvalidImage,
+        StoreError::UnpackedOnly(_) => FailureKind::UnpackedOnly,
         StoreError::NoSpace(_) => FailureKind::NoSpace,
         StoreError::SeveralNames { .. } => FailureKind::Usage,
         StoreError::Unsupported { .. } => FailureKind::Unsupported,

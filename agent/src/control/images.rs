@@ -45,6 +45,7 @@ pub(super) async fn tag<S: Store>(context: &Arc<Context<S>>, who: &str, image: &
         let held = context.store.resolve(&query, Selection::Present).await?;
         let mut import = context.store.import(Image { reference: Some(name.clone()), ..held.image.clone() }).await?;
         if let Some(missing) = import.missing().await?.first() {
+            held.can_read([&missing.digest])?;
             return Err(StoreError::BlobMissing(missing.digest));
         }
         let line = (Arrival::Tagged, who.to_owned(), String::new());

@@ -23,6 +23,7 @@ pub(super) async fn save<S: Store>(context: &Context<S>, client: &Client, reques
     for image in &request.images {
         let query = images::query(image)?;
         let found = context.store.resolve(&query, selection.clone()).await;
+        let found = found.and_then(|found| found.can_read(&found.unpacked_only).map(|()| found.clone()));
         held.push(found.map_err(|error| failure::store(format!("cannot save {image}"), &error))?);
     }
     client.event(Event::Data).await;

@@ -207,7 +207,7 @@ impl Store for MemoryStore {
             return Err(StoreError::BlobMissing(absent.digest));
         }
         let leased = self.shared.leases.take(image.blobs().into_iter().map(|blob| blob.digest));
-        Ok(Held { image_id: state.image_id(&entry.root), image, lease: Lease::new(leased) })
+        Ok(Held::whole(image, state.image_id(&entry.root), Lease::new(leased)))
     }
 
     async fn hashes(&self, blob: &Descriptor, _: &Meter) -> Result<Arc<[RangeHash]>, StoreError> {

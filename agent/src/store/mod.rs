@@ -56,8 +56,8 @@ pub trait Store: Send + Sync + 'static {
     /// All images, sorted by name; those without a name last.
     fn list(&self) -> impl Future<Output = Result<Vec<ImageRow>, StoreError>> + Send;
 
-    /// The image behind a name or an ID, with the manifests that `selection` asks for. Every blob of it is here, and
-    /// stays here while the lease lives, whatever happens to the name.
+    /// The image behind a name or an ID, with the manifests that `selection` asks for. Every blob of it is here, but for
+    /// [`Held::unpacked_only`], and stays here while the lease lives, whatever happens to the name.
     fn resolve(&self, query: &Query, selection: Selection) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
     /// The hash of every range of a blob (see [`proto::hash`]); the last one is its digest. The blob is read for it only
@@ -177,8 +177,41 @@ pub struct Held {
     pub image: Image,
     /// What the store shows as its ID.
     pub image_id: Digest,
+    /// Layers of it that cannot be read: an engine has them only unpacked.
+    pub unpacked_only: Vec<Digest>,
+    /// The same with other blobs in place of those, where there are some, under a root of its own: for a store of [`Form::Unpacked`], to which it is the
+    /// same image.
+    pub other_form: Option<Image>,
     /// Ends the promise when it is dropped.
     pub lease: Lease,
+}
+
+impl Held {
+    /// One that can be read to the last layer.
+    pub fn whole(image: Image, image_id: Digest, lease: Lease) -> Self {
+        Self { image, image_id, unpacked_only: vec![], other_form: None, lease }
+    }
+
+    /// For some of its manifests, with which it is the same image.
+    pub fn of(&self, image: Image) -> Self {
+        let (layers, configs) = (image.layers(), image.configs());
+        let is_of = |digest: &&Digest| layers.iter().any(|layer| layer.descriptor.digest == **digest);
+        let unpacked_only = self.unpacked_only.iter().filter(is_of).copied().collect();
+        let other_form = self.other_form.clone().filter(|other| other.configs().iter().all(|config| configs.contains(config)));
+        Self { unpacked_only, other_form, image, image_id: self.image_id, lease: self.lease.clone() }
+    }
+
+    /// [`StoreError::UnpackedOnly`] where one of these layers cannot be read.
+    pub fn can_read<'a>(&self, layers: impl IntoIterator<Item = &'a Digest>) -> Result<(), StoreError> {
+        let absent = layers.into_iter().find(|layer| self.unpacked_only.contains(layer));
+        absent.map_or(Ok(()), |layer| Err(StoreError::UnpackedOnly(*layer)))
+    }
+
+    /// The other form in place of the image, where there is one.
+    pub fn in_other_form(&self) -> Option<Self> {
+        let image = self.other_form.clone()?;
+        Some(Self::whole(image, self.image_id, self.lease.clone()))
+    }
 }
 
 /// Keeps content from being collected while it lives.
@@ -341,6 +374,9 @@ pub enum StoreError {
     /// A blob that should be here is not.
     #[error("blob {0} is not in the store")]
     BlobMissing(Digest),
+    /// An engine has this layer only unpacked, and not as a blob.
+    #[error("its engine has layer {0} only unpacked, and cannot give it back")]
+    UnpackedOnly(Digest),
     /// A blob does not have the content that its digest names.
     #[error("blob {0} is corrupt")]
     Corrupt(Digest),

@@ -163,6 +163,7 @@ fn refusal(error: &StoreError) -> Refusal {
             }
             other => Refusal::InvalidImage(other.to_string()),
         },
+        StoreError::UnpackedOnly(digest) => Refusal::UnpackedOnly(*digest),
         StoreError::Gone(_) => Refusal::StoreChanged,
         StoreError::Unsupported { .. } => Refusal::Unsupported(error.to_string()),
         StoreError::NoSpace(_) => Refusal::Store("no space left on its device".to_owned()),

@@ -118,6 +118,11 @@ impl Offer {
         self.limit.is_some()
     }
 
+    /// An error where something that a host lacks cannot be read here.
+    pub(super) fn can_read(&self, want: &Want) -> Result<(), StoreError> {
+        self.held.can_read(want.missing.iter().map(|missing| &missing.digest))
+    }
+
     pub(super) fn blob(&self, digest: &Digest) -> Option<&Descriptor> {
         self.blobs.get(digest).map(|blob| &blob.descriptor)
     }
@@ -125,6 +130,7 @@ impl Offer {
     /// The hashing of a blob, which has ended where the hashes are known.
     pub(super) fn hashing<S: Store>(&self, digest: &Digest, context: &Context<S>) -> Result<Arc<Hashing>, StoreError> {
         let blob = self.blobs.get(digest).ok_or(StoreError::BlobMissing(*digest))?;
+        self.held.can_read([digest])?;
         let begin = || context.hashings.begin(context.store.clone(), &blob.descriptor, Some(self.held.lease.clone()));
         let mut known = blob.hashing.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref().is_some_and(|hashing| hashing.was_damaged()) {

@@ -61,7 +61,7 @@ impl Pinned {
             }
             (walked, _) => walked?,
         };
-        let held = Held { image, ..self.held.clone() };
+        let held = self.held.of(image);
         selected.push((selection, held.clone()));
         Ok(held)
     }

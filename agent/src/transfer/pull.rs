@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use proto::control::{Done, Event, Hashing, Platforms, Progress, Pull, TransferState};
 use proto::image::Selection;
 use proto::limits::{OFFERED_BLOB_BYTES, OFFERS_BYTES};
-use proto::peer::{Answer, Offer, Refusal, Request, Want};
+use proto::peer::{Answer, FORMS, Offer, Refusal, Request, Want};
 use proto::session::OutOfTurn;
 use proto::session::send::Step;
 use proto::{Platform, Reference, peer};
@@ -22,7 +22,7 @@ use super::send::display_name;
 use super::serve::refuse;
 use super::{Context, Limit, Pinned, STORE_CHANGES, Transfer, TransferError, refusal, rights};
 use crate::net::{NetError, Peer, Stream};
-use crate::store::{Held, Query, Store, StoreError};
+use crate::store::{Form, Held, Query, Store, StoreError};
 use crate::sys;
 
 /// How long a source may take to offer what it is asked for.
@@ -120,11 +120,14 @@ async fn pull_from<S: Store>(
         Platforms::One(platform) => Some(platform.clone()),
         Platforms::All => None,
     };
+    // A digest names the manifest as it is.
+    let is_unpacked = context.store.properties().form == Form::Unpacked;
+    let takes_any_form = is_unpacked && pull.image.digest().is_none() && peer.hello().capabilities & FORMS != 0;
     let cancelled = transfer.cancelled();
     let ask = async {
         let turn = peer.open_session().await;
         let request = peer::Pull { reference: pull.image.clone(), platform, dry_run: pull.dry_run };
-        let mut stream = peer.request(&Request::Pull(request)).await?;
+        let mut stream = peer.request(&if takes_any_form { Request::PullUnpacked(request) } else { Request::Pull(request) }).await?;
         // It looks the image up, which takes a while where an engine has to save it.
         let answer = sys::deadline(OFFER_MS, stream.receive()).await.unwrap_or(Err(NetError::Silent(OFFER_MS / 1000)))?;
         Ok::<_, NetError>((turn, stream, answer))
@@ -247,12 +250,13 @@ async fn look_up<S: Store>(store: &S, reference: &Reference, selection: Selectio
     Pinned::new(store, Query::from(reference.clone())).await?.select(store, selection).await
 }
 
-/// Answers a peer that pulls: offers what it asks for, if it may have it.
+/// Answers a peer that pulls into a store of any form, or into one that keeps layers unpacked: offers what it asks for, if it may have it.
 pub(super) async fn answer<S: Store>(
     context: &Arc<Context<S>>,
     peer: &Peer,
     stream: &mut Stream,
     pull: peer::Pull,
+    form: Form,
 ) -> Result<(), NetError> {
     if rights::may_pull(context, &peer.id(), &pull.reference.repository()).is_none() {
         return deny(context, peer, stream, &pull.reference).await;
@@ -269,6 +273,8 @@ pub(super) async fn answer<S: Store>(
         Ok(None) => return deny(context, peer, stream, &pull.reference).await,
         Err(error) => return refuse(peer, stream, refusal(&error)).await,
     };
+    let other = Some(&held).filter(|_| form == Form::Unpacked).and_then(Held::in_other_form);
+    let held = other.unwrap_or(held);
     let entries = held.image.entries();
     peer.look_at(entries).await;
     let Some(_room) = peer.offer((entries * OFFERED_BLOB_BYTES).min(OFFERS_BYTES)) else {

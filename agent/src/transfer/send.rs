@@ -9,7 +9,7 @@ use std::time::Duration;
 use proto::control::{Done, Drawn, Event, Hashing, Platforms, Progress, Source, TransferState};
 use proto::job;
 use proto::limits::MEMBERS;
-use proto::peer::{Committed, HashingProgress, Missing, Offer, Refusal, Request, SHARED_OFFERS, Want};
+use proto::peer::{Committed, FORMS, HashingProgress, Missing, Offer, Refusal, Request, SHARED_OFFERS, Want};
 use proto::session::send::Step;
 use proto::{Digest, HostId, Image, Reference};
 use tokio::sync::{mpsc, watch};
@@ -21,7 +21,7 @@ use super::offers::Preparing;
 use super::retry::Retry;
 use super::{Context, Limit, Pinned, STORE_CHANGES, Transfer, TransferError};
 use crate::net::{NetError, Peer, Share};
-use crate::store::{Store, StoreError};
+use crate::store::{Form, Held, Store, StoreError};
 use crate::sys;
 
 /// Pause before a host of a fan-out that has not come yet is tried again.
@@ -271,10 +271,26 @@ impl<S: Store> Sending<'_, S> {
         let _turn = self.turn(peer).await;
         let selection = offering::selection(&job.platforms, peer.hello());
         let held = job.image.select(&*self.context.store, selection).await?;
+        let offered = self.offer(peer, held.clone(), Form::Packed).await;
+        let other = match &offered {
+            Err(TransferError::Store(StoreError::UnpackedOnly(_))) if peer.hello().capabilities & FORMS != 0 => held.in_other_form(),
+            _ => None,
+        };
+        let Some(other) = other else { return offered };
+        match self.offer(peer, other, Form::Unpacked).await {
+            // It keeps images as they are.
+            Err(TransferError::Refused(Refusal::Unsupported(_))) => offered,
+            other => other,
+        }
+    }
+
+    /// Offers the image to a store of any form, or in another form to one that keeps layers unpacked.
+    async fn offer(&mut self, peer: &Peer, held: Held, form: Form) -> Result<Sent, TransferError> {
+        let job = self.job;
         let source_image_id = held.image_id;
         let mut image = held.image.clone();
         image.reference = job.rename.clone().or(image.reference.map(|reference| reference.without_digest()));
-        let fan = job.fan.as_ref().filter(|_| peer.hello().capabilities & SHARED_OFFERS != 0);
+        let fan = job.fan.as_ref().filter(|_| form == Form::Packed && peer.hello().capabilities & SHARED_OFFERS != 0);
         let standing = self.context.offers.stand(peer.id(), held, job.limit.clone(), fan.is_some());
         let wire_start_bytes = peer.wire_bytes();
         let _egress = Egress(standing.clone(), job.egress_bytes.clone());
@@ -294,6 +310,7 @@ impl<S: Store> Sending<'_, S> {
                     None if job.on_behalf_of.is_some() || job.host_limit_bytes_per_s.is_some() => {
                         return Err(TransferError::Refused(Refusal::Unsupported(TOO_OLD.to_owned())));
                     }
+                    None if form == Form::Unpacked => Request::OfferUnpacked(offer),
                     None => Request::Offer(offer),
                 })
                 .await?;
@@ -346,6 +363,8 @@ impl<S: Store> Sending<'_, S> {
             };
             match step {
                 Step::Planned(want) | Step::Forecast(want) => {
+                    // What the receiver has does not have to be read here.
+                    standing.can_read(&want)?;
                     let plan = offering::plan(host, &name, image, &want);
                     let total_bytes = plan.send_bytes;
                     self.transfer.progress(0, total_bytes);

@@ -19,7 +19,7 @@ use super::rights::{may_get, may_pull};
 use super::send::display_name;
 use super::{Context, Limit, Relay, fan_out, provide, pull, receive, refusal};
 use crate::net::{NetError, Peer, Stream};
-use crate::store::{Query, Store, StoreError};
+use crate::store::{Form, Query, Store, StoreError};
 use crate::trust::{Accepted, TrustError};
 
 /// Serves a peer until its connection ends or the agent stops. Every stream has its own task; none of them outlives the connection but those
@@ -87,12 +87,20 @@ async fn answer<S: Store>(context: Arc<Context<S>>, peer: Peer, mut stream: Stre
 
 async fn dispatch<S: Store>(context: &Arc<Context<S>>, peer: &Peer, stream: &mut Stream, request: Request) -> Result<(), NetError> {
     match request {
-        Request::Offer(offer) => match peer.session() {
-            Some(_session) => receive_offer(context, peer, stream, offer).await,
+        Request::OfferUnpacked(_) if context.store.properties().form == Form::Packed => {
+            let reason = "its store keeps images as they are".to_owned();
+            stream.send(&Answer::Refused(Refusal::Unsupported(reason))).await
+        }
+        Request::Pull(request) => match peer.session() {
+            Some(_session) => pull::answer(context, peer, stream, request, Form::Packed).await,
             None => stream.send(&Answer::Refused(Refusal::Busy)).await,
         },
-        Request::Pull(request) => match peer.session() {
-            Some(_session) => pull::answer(context, peer, stream, request).await,
+        Request::PullUnpacked(request) => match peer.session() {
+            Some(_session) => pull::answer(context, peer, stream, request, Form::Unpacked).await,
+            None => stream.send(&Answer::Refused(Refusal::Busy)).await,
+        },
+        Request::Offer(offer) | Request::OfferUnpacked(offer) => match peer.session() {
+            Some(_session) => receive_offer(context, peer, stream, offer).await,
             None => stream.send(&Answer::Refused(Refusal::Busy)).await,
         },
         // Taken out before.

@@ -73,6 +73,8 @@ pub enum FailureKind {
     NotPermitted(String),
     /// The clocks of two hosts are too far apart. Only to a client with [`super::CLOCKS`].
     Clock,
+    /// An engine has a layer only unpacked, and cannot give it to others. Only to a client with [`super::UNPACKED`].
+    UnpackedOnly,
 }
 
 impl Failure {
@@ -83,6 +85,9 @@ impl Failure {
         }
         if self.kind == FailureKind::Clock && capabilities & super::CLOCKS == 0 {
             self.kind = FailureKind::NotTrusted;
+        }
+        if self.kind == FailureKind::UnpackedOnly && capabilities & super::UNPACKED == 0 {
+            self.kind = FailureKind::Store;
         }
         self
     }

@@ -40,6 +40,9 @@ pub const LOAD_NEWS: u64 = 1 << 4;
 /// Capability of a client: it understands [`FailureKind::Clock`].
 pub const CLOCKS: u64 = 1 << 5;
 
+/// Capability of a client: it understands [`FailureKind::UnpackedOnly`].
+pub const UNPACKED: u64 = 1 << 6;
+
 /// The first message in both directions. Frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

@@ -45,6 +45,7 @@ pub(super) fn text(path: &Path) -> &str {
 fn forms_of_images() {
     let Some(hosts) = four() else { return };
     layers_that_are_there_in_another_form(&hosts);
+    layers_that_are_there_only_unpacked(&hosts);
     several_platforms(&hosts);
     a_name_that_moves(&hosts);
     archives_of_an_engine(&hosts);
@@ -94,6 +95,60 @@ fn layers_that_are_there_in_another_form([docker, podman, containerd, layout]: &
             }
             host.has_only(&[]);
         }
+    }
+}
+
+/// containerd fetches no layer of which it has the snapshot: an image that is pulled after its layers have come in another form runs, and has no blobs.
+fn layers_that_are_there_only_unpacked([docker, podman, containerd, layout]: &[Host; 4]) {
+    let recipe = Recipe::new(204, &[300_000, 200_000]);
+    let mut other = recipe.clone();
+    other.note = "the same layers".to_owned();
+    let plain = recipe.build("plain:204");
+    let packed = other.packed(Packing::Gzip).build("packed:204");
+    let id = packed.image_id().to_string();
+    let blobs: Vec<String> = packed.image.layers().iter().map(|layer| layer.descriptor.digest.to_string()).collect();
+    let refused = |host: &Host, arguments: &[&str]| {
+        let output = host.agent.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("only unpacked") && said.contains("ctr content fetch"), "{said}");
+    };
+    load(containerd, &packed);
+    blobs.iter().for_each(|blob| drop(containerd.ctr(&["content", "rm", blob])));
+    assert!(!containerd.agent.must(&["ls"]).contains("incomplete"));
+    // What has every layer needs none of these blobs, and what has none cannot get them.
+    load(podman, &plain);
+    let done = containerd.send("packed:204", podman);
+    assert!(done["bytes_sent"].as_u64().unwrap() < DOCUMENTS_BYTES, "{done}");
+    assert_eq!(podman.id("packed:204"), id);
+    let root = containerd.id("packed:204");
+    refused(containerd, &["send", "packed:204", "docker"]);
+    refused(containerd, &["send", "--dry-run", "packed:204", "docker"]);
+    refused(docker, &["pull", "packed:204", "--from", "containerd"]);
+    refused(containerd, &["save", "packed:204", "-o", text(&containerd.agent.path().join("packed.tar"))]);
+    // Another blob of the same layer does for stores that know layers by what is in them.
+    load(containerd, &plain);
+    assert_eq!(containerd.send("packed:204", docker)["bytes_sent"].as_u64().unwrap() / 100_000, 5);
+    assert_eq!(docker.id("packed:204"), id);
+    docker.agent.must(&["rm", "packed:204"]);
+    docker.agent.must(&["pull", "packed:204", "--from", "containerd"]);
+    assert_eq!(docker.id("packed:204"), id);
+    refused(containerd, &["send", "packed:204", "layout"]);
+    refused(layout, &["pull", "packed:204", "--from", "containerd"]);
+    assert_eq!(containerd.agent.run(&["send", "packed:204", "docker", "layout"]).status.code(), Some(7));
+    layout.has_only(&[]);
+    // A host that has all of it fills the gap.
+    load(layout, &packed);
+    layout.send("packed:204", containerd);
+    layout.agent.must(&["rm", "packed:204"]);
+    containerd.send("packed:204", layout);
+    assert_eq!((containerd.id("packed:204"), layout.id("packed:204")), (root, id));
+    for host in [docker, podman, containerd, layout] {
+        for row in host.rows() {
+            host.agent.must(&["rm", row["name"].as_str().unwrap()]);
+        }
+        host.has_only(&[]);
+        assert!(host.leases().is_empty(), "{:?}", host.leases());
     }
 }
 

@@ -206,6 +206,7 @@ fn failure_kinds() -> Vec<FailureKind> {
         FailureKind::Skipped(text("b")),
         FailureKind::NotPermitted(text("b")),
         FailureKind::Clock,
+        FailureKind::UnpackedOnly,
     ]
 }
 

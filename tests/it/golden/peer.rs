@@ -105,6 +105,8 @@ fn requests() -> Vec<Request> {
         Request::Send(send()),
         Request::Instance,
         Request::Date(ListDate { list: digest("list"), unix_s: 1_800_000_000, signature: vec![3; 64] }),
+        Request::OfferUnpacked(Offer { image: bare(), dry_run: false }),
+        Request::PullUnpacked(Pull { reference: reference(), platform: Some(platform()), dry_run: false }),
     ]
 }
 
@@ -166,6 +168,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::StoreChanged,
         Refusal::Unsupported(text("docker")),
         Refusal::StoreUnavailable(text("down")),
+        Refusal::UnpackedOnly(digest("layer")),
     ]
 }
 

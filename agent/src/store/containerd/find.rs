@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use proto::image::{ImageError, Selection};
 use proto::peer::ImageRow;
-use proto::{Descriptor, Image, Reference};
+use proto::{Descriptor, Digest, Image, Manifest, Reference};
 
 use super::Shared;
-use super::content::{Presence, has};
+use super::content::{Infos, Presence, has};
 use super::labels::unreached;
 use super::lease::{EngineLease, Purpose};
 use super::records::{Entry, Records};
@@ -40,7 +40,7 @@ impl Shared {
         };
         let named = query.reference().filter(|wanted| entry.reference.as_ref().is_some_and(|name| fits(name, wanted)));
         let reference = named.map(Reference::without_digest);
-        let lease = EngineLease::take(self, Purpose::Held).await?;
+        let lease = Arc::new(EngineLease::take(self, Purpose::Held).await?);
         // Only what is looked for after this is sure to stay.
         lease.add_blob(&entry.root.digest).await?;
         let mut presence = Presence::default();
@@ -58,14 +58,25 @@ impl Shared {
             }
         }
         let loose = unreached(&entry.root.digest, &blobs, &infos);
-        for blob in &loose {
+        for blob in loose.iter().filter(|blob| has(&infos, blob)) {
             lease.add_blob(&blob.digest).await?;
         }
         infos.extend(self.infos(loose.iter().copied()).await?);
-        if let Some(absent) = blobs.iter().find(|blob| !has(&infos, blob)) {
+        if let Some(absent) = image.documents().into_iter().find(|document| !has(&infos, document)) {
             return Err(StoreError::BlobMissing(absent.digest));
         }
-        Ok(Held { image_id: entry.root.digest, image, lease: Lease::new(lease) })
+        let mut unpacked_only = vec![];
+        for manifest in &image.manifests {
+            match self.unpacked_only(manifest, &infos).await? {
+                Some(layers) => unpacked_only.extend(layers),
+                None => return Err(StoreError::BlobMissing(absent_layer(manifest, &infos).unwrap_or(manifest.descriptor.digest))),
+            }
+        }
+        let other_form = match unpacked_only.is_empty() {
+            true => None,
+            false => self.other_form(&image, &unpacked_only, &lease).await?,
+        };
+        Ok(Held { image_id: entry.root.digest, image, unpacked_only, other_form, lease: Lease::new(lease) })
     }
 
     /// The positions of the entries that a query means; never none.
@@ -83,7 +94,7 @@ impl Shared {
         if found.is_empty() { Err(StoreError::NotFound(query.clone())) } else { Ok(found) }
     }
 
-    /// The image with those of its manifests that are here with all their layers; `None` when there is none.
+    /// The image with those of its manifests that are here with all their layers, be they only unpacked; `None` when there is none.
     pub(super) async fn present_or_nothing(
         self: &Arc<Self>,
         root: &Descriptor,
@@ -109,9 +120,9 @@ impl Shared {
             for layer in &manifest.layers {
                 presence.look(self, &layer.descriptor).await?;
             }
-            match manifest.layers.iter().find(|layer| !has(&presence.infos, &layer.descriptor)) {
-                Some(layer) => missing = missing.or(Some(layer.descriptor.digest)),
-                None => kept.push(manifest),
+            match self.unpacked_only(&manifest, &presence.infos).await? {
+                None => missing = missing.or(absent_layer(&manifest, &presence.infos)),
+                Some(_) => kept.push(manifest),
             }
         }
         image.manifests = kept;
@@ -158,4 +169,8 @@ impl Shared {
             tagged_unix_s: entry.tagged_unix_s,
         })
     }
+}
+
+fn absent_layer(manifest: &Manifest, infos: &Infos) -> Option<Digest> {
+    manifest.layers.iter().map(|layer| &layer.descriptor).find(|blob| !has(infos, blob)).map(|blob| blob.digest)
 }

@@ -49,6 +49,7 @@ pub(super) enum Purpose {
 pub(super) struct EngineLease {
     shared: Arc<Shared>,
     id: String,
+    is_import: bool,
     keep: std::sync::atomic::AtomicBool,
 }
 
@@ -75,7 +76,7 @@ impl EngineLease {
         }
         // Known as live before it can be found, dropped on every way out.
         shared.lease_ids().live.insert(id.clone());
-        let lease = Self { shared: shared.clone(), id, keep: false.into() };
+        let lease = Self { shared: shared.clone(), id, is_import: purpose != Purpose::Held, keep: false.into() };
         let request = shared.connection.request(CreateRequest { id: lease.id.clone(), labels });
         let answer = shared.connection.ask(shared.connection.leases().create(request)).await;
         answer.map_err(|status| shared.connection.failed("create a lease", &status))?;
@@ -96,9 +97,9 @@ impl EngineLease {
         self.add(Resource { id: chain.to_string(), r#type: format!("snapshots/{snapshotter}") }).await
     }
 
-    /// Something came in that is worth keeping when this is dropped.
+    /// Something came in that is worth keeping when this is dropped, if it is for an import.
     pub(super) fn keep(&self) {
-        self.keep.store(true, Ordering::Relaxed);
+        self.keep.store(self.is_import, Ordering::Relaxed);
     }
 
     /// Ends it now, with those of former imports of `root`, and waits until what only they kept is collected.

@@ -21,6 +21,7 @@ mod read;
 mod records;
 mod remove;
 mod unpack;
+mod unpacked_only;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

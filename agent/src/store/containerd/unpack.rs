@@ -167,7 +167,7 @@ impl Shared {
 }
 
 /// The identity of a layer on top of others (OCI image specification, config.md, "Layer ChainID").
-fn chain_id(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
+pub(super) fn chain_id(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
     match parent {
         None => *diff_id,
         Some(parent) => Digest::of(format!("{parent} {diff_id}").as_bytes()),

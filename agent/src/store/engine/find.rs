@@ -69,7 +69,7 @@ impl Shared {
         }
         self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(entry.row.id, Arc::downgrade(&presented));
         let guard: Box<dyn Any + Send + Sync> = Box::new(Guard { _image: presented, _pin: pin });
-        Ok(Held { image, image_id: entry.row.id, lease: Lease::new(guard) })
+        Ok(Held::whole(image, entry.row.id, Lease::new(guard)))
     }
 
     /// All entries that a query means; never none.

@@ -40,7 +40,7 @@ impl Layout {
             }
         }
         let image_id = self.image_id(&root)?;
-        Ok(Held { image, image_id, lease: Lease::new(leased) })
+        Ok(Held::whole(image, image_id, Lease::new(leased)))
     }
 
     /// The positions of the entries that a query means, in [`Names::entries`]; never none.
