@@ -304,7 +304,7 @@ pub struct ImageRow {
     pub platforms: Vec<Platform>,
     /// Bytes of all its blobs.
     pub size_bytes: u64,
-    /// False: a blob of it is missing, or was damaged and put aside.
+    /// False: a blob of it is missing, or was damaged and put aside. What an engine has only unpacked is not missing.
     pub complete: bool,
     /// Seconds since 1970; when the name last moved here.
     pub tagged_unix_s: u64,

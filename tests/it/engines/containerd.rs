@@ -204,7 +204,9 @@ async fn content_that_vanishes_meanwhile_is_an_error() {
     said(&engine.ctr(store.namespace(), &["content", "rm", &layer.to_string()]));
     assert!(matches!(import.commit().await, Err(StoreError::Gone(digest)) if digest == layer));
     let rows = store.list().await.unwrap();
-    assert_eq!((rows.len(), rows[0].complete), (1, false));
+    // The engine has unpacked it: it runs, and no pull would bring its blob back.
+    assert_eq!((rows.len(), rows[0].complete), (1, true));
+    assert!(matches!(content(&store, &sample.image.layers()[0].descriptor).await, Err(StoreError::BlobMissing(digest)) if digest == layer));
     let (_, written) = bring(&store, &other).await.unwrap();
     assert_eq!(written, [layer]);
 }
