@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
@@ -159,9 +159,11 @@ impl Agent {
         self.task("peers", serve_peers(context.clone(), welcomed));
         self.task("renewal", membership::renew(context.clone()));
         self.task("maintenance", maintain(context.clone()));
+        let moved = Arc::new(Notify::new());
         if config.mdns {
-            self.task("announcer", membership::announce(context.clone(), config.interfaces.clone()));
+            self.task("announcer", membership::announce(context.clone(), config.interfaces.clone(), moved.clone()));
         }
+        self.task("addresses of this host", membership::follow_addresses(context.clone(), moved));
         self.task("spreader", membership::spread_changes(context.clone()));
         // These end by themselves when the agent stops: after the last address is saved, and after the clients have heard of it.
         let keeping = self.peers.clone().keep(self.shutdown.clone());

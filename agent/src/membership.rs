@@ -8,13 +8,14 @@ use proto::HostId;
 use proto::host::{Member, Role, SignedMemberList};
 use proto::join::{JoinAnswer, JoinRefusal};
 use proto::peer::{Answer, INSTANCES, Request};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::discovery::{Mdns, MdnsConfig, Peers, fixed};
 use crate::net::NetError;
 use crate::store::Store;
-use crate::sys;
+use crate::sys::{self, netlink::AddressChanges};
 use crate::transfer::Context;
 use crate::trust::{Token, TrustError};
 
@@ -29,6 +30,13 @@ const SPREAD_TIMEOUT_MS: u64 = 5_000;
 /// How often signers are shown what they may have missed.
 const SHOW_SIGNERS_EVERY: Duration = Duration::from_secs(300);
 
+/// How often the network is asked for everybody.
+const LOOK_AROUND_EVERY: Duration = Duration::from_secs(120);
+
+/// How long, and how often, hosts are dialled again to which the connection went over an address that is gone.
+const REDIAL_FOR: Duration = Duration::from_secs(60);
+const REDIAL_EVERY: Duration = Duration::from_millis(500);
+
 /// How long a join is tried again where it fails at once: a signer turns some away while very many come together.
 const JOIN_FOR: Duration = Duration::from_secs(5);
 const JOIN_PAUSE: Duration = Duration::from_millis(100);
@@ -38,8 +46,9 @@ pub async fn join<S: Store>(context: &Arc<Context<S>>, token: &Token, address: O
     let (begun, mut pause) = (Instant::now(), JOIN_PAUSE);
     loop {
         match join_once(context, token, address.clone()).await {
-            Err(NetError::Unreachable(attempts)) if begun.elapsed() + pause < JOIN_FOR => {
-                debug!(?attempts, "cannot join yet");
+            // Or nobody has answered the question on the network, which is lost now and then.
+            Err(error @ (NetError::Unreachable(_) | NetError::NoAddress)) if begun.elapsed() + pause < JOIN_FOR => {
+                debug!(%error, "cannot join yet");
                 // Those who were turned away together do not come back together.
                 let share = u32::from(context.trust.id().as_bytes()[0]);
                 tokio::time::sleep(pause / 2 + pause * share / 256).await;
@@ -221,8 +230,8 @@ pub async fn introduce<S: Store>(context: &Arc<Context<S>>) {
     tokio::join!(greeted, context.net.probe_fixed());
 }
 
-/// Announces this host, as long as it is in a fleet, and asks for the others now and then. Runs as long as the agent.
-pub async fn announce<S: Store>(context: Arc<Context<S>>, interfaces: Vec<String>) {
+/// Announces this host, as long as it is in a fleet, and asks for the others now and then. Runs as long as the agent. `moved`: it has other addresses.
+pub async fn announce<S: Store>(context: Arc<Context<S>>, interfaces: Vec<String>, moved: Arc<Notify>) {
     let mut changes = context.trust.changes();
     let mut announced: Option<HostId> = None;
     loop {
@@ -231,10 +240,54 @@ pub async fn announce<S: Store>(context: Arc<Context<S>>, interfaces: Vec<String
             announced = fleet;
             context.peers.use_mdns(start(&context, &interfaces));
         }
-        context.peers.look_around().await;
+        let looked = async {
+            context.peers.look_around().await;
+            tokio::time::sleep(LOOK_AROUND_EVERY).await;
+        };
         tokio::select! {
             _ = changes.changed() => {}
-            () = tokio::time::sleep(Duration::from_secs(120)) => {}
+            () = moved.notified() => announced = None,
+            () = looked => {}
+        }
+    }
+}
+
+/// Connects anew when an address of this host is gone, and has the new one announced. Runs as long as the agent.
+pub async fn follow_addresses<S: Store>(context: Arc<Context<S>>, moved: Arc<Notify>) {
+    let mut changes = match AddressChanges::watch() {
+        Ok(changes) => changes,
+        Err(error) => {
+            warn!(%error, "changes of the addresses of this host are not seen: connections over one that is gone time out");
+            return std::future::pending().await;
+        }
+    };
+    loop {
+        if let Err(error) = changes.changed().await {
+            warn!(%error, "changes of the addresses of this host are not seen any more");
+            return std::future::pending().await;
+        }
+        moved.notify_one();
+        let mut lost: Vec<HostId> = context.net.leave_lost_addresses().into_iter().collect();
+        let begun = Instant::now();
+        // The new address may come a moment after the old one has gone.
+        while !lost.is_empty() && begun.elapsed() < REDIAL_FOR {
+            let mut dialling = JoinSet::new();
+            for host in lost.drain(..) {
+                let context = context.clone();
+                dialling.spawn(async move { (host, context.net.connect(&host).await) });
+            }
+            while let Some(Ok((host, connected))) = dialling.join_next().await {
+                if let Err(error) = connected {
+                    debug!(?host, %error, "not connected again yet");
+                    lost.push(host);
+                }
+            }
+            if !lost.is_empty() {
+                tokio::select! {
+                    _ = changes.changed() => lost.extend(context.net.leave_lost_addresses()),
+                    () = tokio::time::sleep(REDIAL_EVERY) => {}
+                }
+            }
         }
     }
 }

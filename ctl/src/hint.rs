@@ -7,7 +7,10 @@ use proto::text::escape;
 pub(crate) fn hint(kind: &FailureKind) -> String {
     match kind {
         FailureKind::HostUnreachable(host) if !host.is_empty() => {
-            format!("imgctl doctor {} says what is wrong between here and there", escape(host))
+            let host = escape(host);
+            format!(
+                "see that imgd runs on {host} and that UDP 7117, or its --listen port, is open there and here; imgctl doctor {host} says more"
+            )
         }
         FailureKind::NotSigner(Some(host)) => format!("run it on {}, which holds the key of the fleet", escape(host)),
         FailureKind::PlatformAbsent(available) if !available.is_empty() => {

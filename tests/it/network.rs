@@ -72,6 +72,58 @@ fn a_pulled_cable_only_delays() {
 }
 
 #[test]
+fn a_host_that_moved_meanwhile_is_found() {
+    let Some(lan) = Lan::new(2) else { return };
+    let mut hosts = two_on(&lan, "demo:1", &[1_000_000]);
+    hosts[0].must(&["send", "--dry-run", "demo:1", "stapp03"]);
+    assert!(hosts[0].terminate().success());
+    lan.move_to(2, 102);
+    hosts[0].start();
+    hosts[0].must(&["send", "demo:1", "stapp03"]);
+    assert_eq!(ids(&hosts[0]), ids(&hosts[1]));
+}
+
+/// Neither side waits for a connection to time out when one of them moves: the one that does dials anew, and the other one sees which connection is left.
+#[test]
+fn a_send_goes_on_when_a_host_moves() {
+    for mover in [1, 0] {
+        let Some(lan) = Lan::new(2) else { return };
+        let hosts = two_on(&lan, "demo:1", &[60_000_000]);
+        let mut sending = hosts[0].imgctl(&["--json", "send", "demo:1", "stapp03", "--limit", "15MB/s"]);
+        let sending = sending.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        wait_for_bytes(&hosts[0], 20_000_000);
+        lan.move_to(mover as u32 + 1, 150);
+        let output = sending.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", hosts[0].log());
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        let done = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).find(|line| line["event"] == "done");
+        let sent = done.unwrap()["bytes_sent"].as_u64().unwrap();
+        assert!(sent < 60_100_000 + RESENT_BYTES, "{sent} bytes sent");
+        assert_eq!(ids(&hosts[0]), ids(&hosts[1]));
+        for host in &hosts {
+            assert!(!host.log().contains("timed out"), "{}\n{}", hosts[0].log(), hosts[1].log());
+        }
+        assert!(hosts[mover].log().contains("an address of this host is gone"), "{}", hosts[mover].log());
+    }
+}
+
+/// Only a host that has answered this send is waited for.
+#[test]
+fn a_way_that_is_blocked_from_the_start_is_not_waited_for() {
+    let Some(lan) = Lan::new(2) else { return };
+    let hosts = two_on(&lan, "demo:1", &[1_000_000]);
+    hosts[0].must(&["send", "--dry-run", "demo:1", "stapp03"]);
+    lan.cable(2, false);
+    for command in [&["send", "demo:1", "stapp03"][..], &["pull", "demo:2", "--from", "stapp03"]] {
+        let output = hosts[0].run(command);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{said}");
+        assert!(said.contains("see that imgd runs on stapp03"), "{said}");
+    }
+    assert!(!hosts[0].log().contains("trying again"), "{}", hosts[0].log());
+}
+
+#[test]
 fn kill_9_of_the_receiver_costs_little() {
     let Some(lan) = Lan::new(2) else { return };
     let mut hosts = two_on(&lan, "demo:1", &[60_000_000]);

@@ -60,6 +60,13 @@ impl Lan {
         }
     }
 
+    /// Gives a host another address: `10.77.0.<last>` in place of what it has.
+    pub fn move_to(&self, number: u32, last: u8) {
+        let namespace = self.host(number);
+        ip(&["-n", &namespace, "addr", "flush", "dev", "eth0", "scope", "global"]);
+        ip(&["-n", &namespace, "addr", "add", &format!("10.77.0.{last}/24"), "dev", "eth0"]);
+    }
+
     /// Shapes the link of a host in both directions.
     pub fn shape(&self, number: u32, rate: &str) {
         let (host, bridge, port) = (self.host(number), self.bridge(), format!("p{number}"));

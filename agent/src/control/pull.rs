@@ -43,7 +43,7 @@ async fn named<S: Store>(context: &Arc<Context<S>>, host: &str, image: &str) -> 
         return Err(failure(FailureKind::Usage, format!("{} is this host", member.name)));
     }
     let what = || format!("cannot pull {image} from {}", member.name);
-    context.net.connect(&member.id).await.map_err(|error| failure::net(what(), &member.name, &error))
+    context.net.connect_awake(&member.id).await.map_err(|error| failure::net(what(), &member.name, &error))
 }
 
 /// Everybody is asked at once; of those that have the image the one with the shortest round trip is taken. Where the name means

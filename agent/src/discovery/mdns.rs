@@ -129,8 +129,10 @@ impl Mdns {
         }
         let addresses: Vec<SocketAddr> = service.addresses.iter().filter_map(|ip| usable(ip, service.port)).collect();
         debug!(host = ?id, ?addresses, "announced");
+        // One that cannot be used is no answer: another record may have one that can.
+        let is_answer = !addresses.is_empty();
         self.peers.upgrade()?.announced(id, addresses);
-        Some(id)
+        is_answer.then_some(id)
     }
 }
 

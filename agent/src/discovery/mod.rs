@@ -79,6 +79,15 @@ impl Peers {
         }
     }
 
+    /// A host was found elsewhere, and does not answer at these addresses: they are mere hints from now on.
+    pub fn failed(&self, id: &HostId, addresses: &[SocketAddr]) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sighting) = seen.get_mut(id).filter(|_| !addresses.is_empty()) {
+            addresses.iter().for_each(|address| sighting.failed(canonical(*address)));
+            self.unsaved.notify_one();
+        }
+    }
+
     /// Whether a host of the fleet was reached at this address.
     pub fn is_proven(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

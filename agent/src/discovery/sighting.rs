@@ -61,6 +61,14 @@ impl Sighting {
         self.hints.insert(behind_proven, Hint { address, proven: false, seen_unix_s: now_unix_s });
     }
 
+    /// It does not answer there, and does elsewhere: the first to make room for what is newer.
+    pub(super) fn failed(&mut self, address: SocketAddr) {
+        if let Some(at) = self.hints.iter().position(|hint| hint.address == address) {
+            let failed = self.hints.remove(at);
+            self.hints.push(Hint { proven: false, ..failed });
+        }
+    }
+
     /// It was reached there. True when that is news.
     pub(super) fn reached(&mut self, address: SocketAddr, now_unix_s: u64) -> bool {
         self.last_seen_unix_s = now_unix_s;

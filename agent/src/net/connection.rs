@@ -1,6 +1,6 @@
 //! A peer that was welcomed.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use proto::HostId;
@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::allowance::Allowance;
 use super::{NetError, Share, Stream};
+use crate::sys::interface;
 use crate::trust;
 
 /// A connection to another member, after the Welcome on both sides. Cheap to clone; all clones are the same connection.
@@ -23,6 +24,8 @@ struct Inner {
     name: String,
     hello: Hello,
     connection: quinn::Connection,
+    /// The address of this host that it leads from.
+    local_ip: Option<IpAddr>,
     allowance: Arc<Allowance>,
 }
 
@@ -43,9 +46,22 @@ impl Peer {
         first: bool,
     ) -> Self {
         connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS));
-        connection.set_receive_window(VarInt::from_u32(if first { WINDOW } else { WINDOW_FURTHER }));
-        connection.set_send_window(if first { SEND_WINDOW } else { WINDOW_FURTHER.into() });
-        Self(Arc::new(Inner { id, name, hello, connection, allowance }))
+        connection.set_receive_window(VarInt::from_u32(WINDOW_FURTHER));
+        connection.set_send_window(WINDOW_FURTHER.into());
+        // The kernel tells it with every datagram that comes, quinn only that of a connection which the other side opened.
+        let local_ip = connection.local_ip().or_else(|| interface::source_to(connection.remote_address()));
+        let local_ip = local_ip.map(|ip| ip.to_canonical());
+        let peer = Self(Arc::new(Inner { id, name, hello, connection, local_ip, allowance }));
+        if first {
+            peer.widen();
+        }
+        peer
+    }
+
+    /// It is the only connection to its host, now or again.
+    pub(super) fn widen(&self) {
+        self.0.connection.set_receive_window(VarInt::from_u32(WINDOW));
+        self.0.connection.set_send_window(SEND_WINDOW);
     }
 
     /// A place for a session that it opens; `None` when it has as many as it may have.
@@ -116,6 +132,16 @@ impl Peer {
     /// Where it is.
     pub fn address(&self) -> SocketAddr {
         crate::discovery::canonical(self.0.connection.remote_address())
+    }
+
+    /// The address of this host that the connection leads from, where that is known.
+    pub(super) fn local_ip(&self) -> Option<IpAddr> {
+        self.0.local_ip
+    }
+
+    /// Datagrams that have come on this connection.
+    pub(super) fn received_datagrams(&self) -> u64 {
+        self.0.connection.stats().udp_rx.datagrams
     }
 
     /// Bytes that crossed the network on this connection so far, in both directions, with all their headers above UDP.

@@ -10,7 +10,9 @@ mod endpoint;
 mod greeting;
 mod instances;
 mod join;
+mod moved;
 mod pool;
+mod search;
 mod stream;
 mod twins;
 
@@ -96,17 +98,6 @@ const CERTIFICATE_EXPIRED: u64 = 0x100 + 45;
 const OTHER_NAME: &str = "NotValidForName";
 
 impl NetError {
-    /// This failure and a later one of the same search.
-    fn and(self, further: Self) -> Self {
-        match (self, further) {
-            (Self::Unreachable(mut attempts), Self::Unreachable(more)) => {
-                attempts.extend(more);
-                Self::Unreachable(attempts)
-            }
-            (_, further) => further,
-        }
-    }
-
     /// True when trying again may help: the host or the way to it is gone, not its good will.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Lost(_) | Self::Silent(_) | Self::Unreachable(_) | Self::NoAddress | Self::OtherHost)

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proto::HostId;
 use proto::join::{JoinAnswer, JoinRequest};
 use proto::limits::{CONNECTIONS_PER_HOST, HANDSHAKE_TIMEOUT_MS};
-use proto::peer::{Answer, CAPABILITIES, GreetingRefusal, Hello, Instance, MAJOR, Request};
+use proto::peer::{CAPABILITIES, GreetingRefusal, Hello, Instance, MAJOR};
 use quinn::Connection;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
@@ -22,11 +21,7 @@ use super::instances::Instances;
 use super::twins::Check;
 use super::{NetError, Peer, Stream, accept, endpoint, greeting, join, twins};
 use crate::discovery::Peers;
-use crate::sys;
 use crate::trust::{self, Trust};
-
-/// How long connected members may take to say where another one is.
-const ASK_TIMEOUT_MS: u64 = 1_000;
 
 /// Hosts whose addresses wait to be asked for the process behind them.
 const CHECKS: usize = 64;
@@ -145,15 +140,7 @@ impl Net {
             return Ok(peer);
         }
         self.settle_twins(id).await?;
-        let tried = self.peers.addresses(id);
-        let peer = match self.dial_any(id, tried.clone()).await {
-            Err(error) if error.is_passing() => match self.find(id, &tried).await {
-                Some(Err(further)) if further.is_passing() => Err(error.and(further)),
-                Some(found) => found,
-                None => Err(error),
-            },
-            result => result,
-        }?;
+        let peer = self.search(id).await?;
         self.look_for_twins(id).await?;
         Ok(peer)
     }
@@ -169,53 +156,6 @@ impl Net {
             Err(error) if error.is_passing() && !peer.is_alive() => question(self.connect(id).await?).await,
             answer => answer,
         }
-    }
-
-    /// A host that is not where it was: the members that are connected are asked, and the network, which takes a second or two; what one of them says is
-    /// tried at once. Then the addresses that somebody configured are. `None` when nobody knows more than was tried.
-    async fn find(&self, id: &HostId, tried: &[SocketAddr]) -> Option<Result<Peer, NetError>> {
-        let (mut tried, mut failed) = (tried.to_vec(), None);
-        let mut asked = self.ask_around(id);
-        let (mut looking, mut looked) = (pin!(self.peers.look_for(id)), false);
-        loop {
-            tokio::select! {
-                () = &mut looking, if !looked => looked = true,
-                Some(answer) = asked.join_next() => {
-                    // A hint like any other.
-                    self.peers.announced(*id, answer.unwrap_or_default());
-                }
-                else => break,
-            }
-            match self.dial_new(id, self.peers.addresses(id), &mut tried).await {
-                Some(Err(error)) if error.is_passing() => failed = Some(Err(error)),
-                Some(dialled) => return Some(dialled),
-                None => {}
-            }
-        }
-        self.dial_new(id, self.peers.fixed().await, &mut tried).await.or(failed)
-    }
-
-    /// Dials those addresses that were not tried yet. `None`: there are none.
-    async fn dial_new(&self, id: &HostId, mut found: Vec<SocketAddr>, tried: &mut Vec<SocketAddr>) -> Option<Result<Peer, NetError>> {
-        found.retain(|address| !tried.contains(address));
-        tried.extend(&found);
-        if found.is_empty() { None } else { Some(self.dial_any(id, found).await) }
-    }
-
-    /// Asks the connected members where another one is.
-    fn ask_around(&self, id: &HostId) -> JoinSet<Vec<SocketAddr>> {
-        let mut asked = JoinSet::new();
-        for peer in self.alive() {
-            let request = Request::Where(*id);
-            asked.spawn(async move {
-                let ask = async { peer.request(&request).await?.receive::<Answer>().await };
-                match sys::deadline(ASK_TIMEOUT_MS, ask).await {
-                    Some(Ok(Answer::Where(addresses))) => addresses,
-                    _ => vec![],
-                }
-            });
-        }
-        asked
     }
 
     /// Finds out who answers at the configured addresses that no connection leads to.
@@ -271,6 +211,10 @@ impl Net {
         &self.peers
     }
 
+    pub(super) fn shared_peers(&self) -> Arc<Peers> {
+        self.peers.clone()
+    }
+
     pub(super) fn trust(&self) -> &Arc<Trust> {
         &self.trust
     }
@@ -303,17 +247,19 @@ impl Net {
         };
         stream.finish();
         self.peers.reached(&id, connection.remote_address());
-        let peer = {
+        let (peer, has_moved) = {
             let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
             let known = pool.entry(id).or_default();
             known.peers.retain(Peer::is_alive);
             let peer = Peer::new(id, greeted.member.name, greeted.hello, connection, known.allowance.clone(), known.peers.is_empty());
             known.checks.retain(Peer::is_alive);
+            let has_moved = known.peers.iter().any(|other| other.address() != peer.address());
             match purpose {
-                Purpose::Use => known.peers.push(peer.clone()),
+                // The newest one leads to where the host is now.
+                Purpose::Use => known.peers.insert(0, peer.clone()),
                 Purpose::Check => known.checks.push(peer.clone()),
             }
-            peer
+            (peer, has_moved && purpose == Purpose::Use)
         };
         drop(place);
         if self.trust.members().is_none_or(|list| list.by_id(&id).is_none()) {
@@ -323,6 +269,9 @@ impl Net {
         }
         // Whoever serves has stopped when this fails: then the agent is about to end.
         let _ = self.welcomed.send(peer.clone()).await;
+        if has_moved {
+            self.begin_close_silent(id);
+        }
         self.identify(&peer, purpose).await?;
         Ok(peer)
     }
@@ -342,45 +291,15 @@ impl Net {
         pool.get(id).map(|known| known.alive().cloned().collect()).unwrap_or_default()
     }
 
+    /// All connections to everybody.
+    pub(super) fn every_connection(&self) -> Vec<Peer> {
+        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.values().flat_map(|known| known.alive().cloned()).collect()
+    }
+
     fn warm(&self, id: &HostId) -> Option<Peer> {
         let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         pool.get(id)?.alive().next().cloned()
-    }
-
-    /// Dials the addresses side by side; the first that answers as `id` wins.
-    async fn dial_any(&self, id: &HostId, addresses: Vec<SocketAddr>) -> Result<Peer, NetError> {
-        if self.trust.fleet().is_none() {
-            return Err(NetError::Trust(trust::TrustError::NoFleet));
-        }
-        if addresses.is_empty() {
-            return Err(NetError::NoAddress);
-        }
-        let mut dials = JoinSet::new();
-        for address in addresses {
-            let dial = self.dialler(Some(*id), address);
-            dials.spawn(async move { (address, dial.await) });
-        }
-        let (mut attempts, mut handshakes, mut clock) = (vec![], 0, None);
-        while let Some(Ok((address, dialled))) = dials.join_next().await {
-            match self.admit(dialled, Some(*id), Purpose::Use).await {
-                Ok(peer) => return Ok(peer),
-                Err(error) if error.is_passing() => attempts.push((address, error.to_string())),
-                Err(NetError::Handshake(reason)) => {
-                    handshakes += 1;
-                    attempts.push((address, reason));
-                }
-                // Anybody can say that, at an address that is not the host's: it counts when nobody else answers.
-                Err(error @ (NetError::Clock(_) | NetError::OutOfDate)) => clock = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        if let Some(clock) = clock {
-            return Err(clock);
-        }
-        // Where somebody answers everywhere, and nobody as the host that is looked for, waiting does not help.
-        let only_handshakes = handshakes == attempts.len();
-        let error = NetError::Unreachable(attempts);
-        Err(if only_handshakes { NetError::Handshake(error.to_string()) } else { error })
     }
 
     /// The handshake alone; it may run beside others.

@@ -27,11 +27,17 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// Addresses of one host that are dialled at once for a check.
 const DIALS_AT_ONCE: usize = 2;
 
-/// A host all of whose addresses are to be asked, and whoever waits for that.
+/// A host all of whose addresses are to be asked, and whoever waits for that, or whose connections are to be looked at.
 #[derive(Debug)]
 pub(super) struct Check {
     host: HostId,
-    done: Option<oneshot::Sender<()>>,
+    what: Checked,
+}
+
+#[derive(Debug)]
+enum Checked {
+    Addresses(oneshot::Sender<()>),
+    Connections,
 }
 
 /// Carries out checks for as long as the agent runs.
@@ -43,9 +49,14 @@ pub(super) async fn run(net: Arc<Net>, checks: Option<mpsc::Receiver<Check>>) {
             Some(check) = checks.recv() => {
                 let net = net.clone();
                 running.spawn(async move {
-                    net.check(&check.host).await;
-                    // Dropped: whoever waits goes on.
-                    drop(check.done);
+                    match check.what {
+                        Checked::Addresses(done) => {
+                            net.check(&check.host).await;
+                            // Whoever waits goes on.
+                            let _ = done.send(());
+                        }
+                        Checked::Connections => net.close_silent(&check.host).await,
+                    }
                 });
             }
             Some(ended) = running.join_next() => {
@@ -147,7 +158,13 @@ impl Net {
     fn begin_check(&self, host: HostId) -> Option<oneshot::Receiver<()>> {
         let (done, wait) = oneshot::channel();
         // Where very many wait, this one comes again when it is due again.
-        self.checks.try_send(Check { host, done: Some(done) }).ok().map(|()| wait)
+        self.checks.try_send(Check { host, what: Checked::Addresses(done) }).ok().map(|()| wait)
+    }
+
+    /// A host has connected from another place than before.
+    pub(super) fn begin_close_silent(&self, host: HostId) {
+        // Where very many wait, what is silent times out.
+        let _ = self.checks.try_send(Check { host, what: Checked::Connections });
     }
 
     /// Asks at every address of a host which process is there: over the connections that are there, and over new ones.
@@ -202,7 +219,7 @@ impl Net {
         }
     }
 
-    async fn ask_instance(&self, peer: &Peer) -> News {
+    pub(super) async fn ask_instance(&self, peer: &Peer) -> News {
         if peer.hello().capabilities & INSTANCES == 0 {
             return News::None;
         }

@@ -13,7 +13,19 @@ pub fn reachable(local: SocketAddr) -> Option<SocketAddr> {
     v4.or_else(v6).map(|ip| SocketAddr::new(ip, local.port()))
 }
 
-/// Connecting a UDP socket sends nothing: it only asks the kernel for a route. The targets are documentation addresses.
+/// False when no interface of this host has the address.
+pub fn is_ours(ip: IpAddr) -> bool {
+    !matches!(UdpSocket::bind((ip, 0)), Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable)
+}
+
+/// The address of this host from which it sends to another one now.
+pub fn source_to(address: SocketAddr) -> Option<IpAddr> {
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let from = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    source_of(from, address.ip())
+}
+
+/// Connecting a UDP socket sends nothing: it only asks the kernel for a route. The targets above are documentation addresses.
 fn source_of(from: IpAddr, to: IpAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind((from, 0)).ok()?;
     socket.connect((to, 9)).ok()?;

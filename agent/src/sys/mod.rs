@@ -7,6 +7,7 @@ pub mod interface;
 mod lane;
 mod limit;
 pub mod memory;
+pub mod netlink;
 pub mod service;
 pub mod socket;
 

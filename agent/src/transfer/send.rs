@@ -146,7 +146,7 @@ impl<S: Store> Sending<'_, S> {
         let mut absent: Option<NetError> = None;
         loop {
             let attempt = async {
-                let peer = self.reach(&mut hope, &mut absent).await?;
+                let peer = self.reach(&mut hope, &mut absent, was_connected).await?;
                 (absent, was_connected) = (None, true);
                 self.attempt(&peer).await
             };
@@ -225,9 +225,15 @@ impl<S: Store> Sending<'_, S> {
     }
 
     /// Connects. `absent`: why a host of a fan-out has not come yet; it may come for as long as others are under way.
-    async fn reach(&self, hope: &mut Option<Hope>, absent: &mut Option<NetError>) -> Result<Peer, NetError> {
+    async fn reach(&self, hope: &mut Option<Hope>, absent: &mut Option<NetError>, was_connected: bool) -> Result<Peer, NetError> {
         let fan = self.job.fan.as_ref();
-        let mut connecting = pin!(self.context.net.connect(&self.job.id));
+        let mut connecting = pin!(async {
+            // Only a host that has answered once is waited for.
+            match was_connected {
+                true => self.context.net.connect(&self.job.id).await,
+                false => self.context.net.connect_awake(&self.job.id).await,
+            }
+        });
         if absent.is_some() {
             return tokio::select! {
                 connected = connecting => connected,
