@@ -121,6 +121,12 @@ fn a_way_that_is_blocked_from_the_start_is_not_waited_for() {
         assert!(said.contains("see that imgd runs on stapp03"), "{said}");
     }
     assert!(!hosts[0].log().contains("trying again"), "{}", hosts[0].log());
+    // Who wants to wait says so.
+    let sending = hosts[0].imgctl(&["-q", "send", "demo:1", "stapp03", "--wait", "1h"]).spawn().unwrap();
+    wait_for_log(&hosts[0], "trying again");
+    lan.cable(2, true);
+    assert!(sending.wait_with_output().unwrap().status.success(), "{}", hosts[0].log());
+    assert_eq!(ids(&hosts[0]), ids(&hosts[1]));
 }
 
 #[test]

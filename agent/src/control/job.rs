@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use proto::Digest;
 use proto::control::{Event, Failure, FailureKind, Resolved, Send, TransferRow, TransferState};
@@ -24,6 +25,8 @@ pub(super) struct Job {
     pub(super) id: u64,
     /// What was asked for, with the hosts by their names.
     pub(super) request: Send,
+    /// How long a host is waited for that has not answered yet.
+    pub(super) wait: Duration,
     /// Who has begun it.
     pub(super) asker: Asker,
     /// Cancelled when the agent is about to stop.
@@ -75,9 +78,9 @@ enum Key {
 }
 
 impl Job {
-    pub(super) fn new(id: u64, request: Send, asker: Asker, parent: &CancellationToken) -> Arc<Self> {
+    pub(super) fn new(id: u64, request: Send, wait: Duration, asker: Asker, parent: &CancellationToken) -> Arc<Self> {
         let (record, version, saving) = (Mutex::default(), watch::Sender::new(0), AsyncMutex::default());
-        Arc::new(Self { id, request, asker, agent: parent.clone(), cancel: parent.child_token(), record, version, saving })
+        Arc::new(Self { id, request, wait, asker, agent: parent.clone(), cancel: parent.child_token(), record, version, saving })
     }
 
     /// Keeps it on disk as it is now, unless that is known to be what is there: of several who do so, the later one keeps the later state. `None`:
@@ -100,7 +103,13 @@ impl Job {
         let record = self.record();
         let is_step = |key: &Key| matches!(key, Key::Planned(..) | Key::Progress(..) | Key::Drawn(..) | Key::Hashing(_) | Key::Waiting(_));
         let events = record.events.values().filter(|(key, _)| !is_step(key)).map(|(_, event)| event.clone());
-        Saved { id: self.id, request: self.request.clone(), events: events.collect(), result: record.result.clone() }
+        Saved {
+            id: self.id,
+            request: self.request.clone(),
+            wait_s: self.wait.as_secs(),
+            events: events.collect(),
+            result: record.result.clone(),
+        }
     }
 
     /// The agent stops, and the job goes on when it is started again.
@@ -385,7 +394,7 @@ pub(super) mod tests {
     }
 
     fn job() -> Arc<Job> {
-        let job = Job::new(7, request(), Asker::Client, &CancellationToken::new());
+        let job = Job::new(7, request(), Duration::ZERO, Asker::Client, &CancellationToken::new());
         job.tell(Event::Accepted { id: 7 });
         job
     }

@@ -47,7 +47,7 @@ impl Jobs {
         let jobs = Self { journal: Some(journal), last_id, ..Self::default() };
         let mut pending = vec![];
         for saved in saved {
-            let job = Job::new(saved.id, saved.request, Asker::Client, parent);
+            let job = Job::new(saved.id, saved.request, Duration::from_secs(saved.wait_s), Asker::Client, parent);
             saved.events.into_iter().for_each(|event| job.tell(event));
             match saved.result {
                 Some(result) => job.end(result),
@@ -73,8 +73,8 @@ impl Jobs {
     }
 
     /// Remembers a job that begins; it is over with `parent`.
-    pub(super) fn begin(&self, id: u64, request: Send, asker: Asker, parent: &CancellationToken) -> Arc<Job> {
-        let job = Job::new(id, request, asker, parent);
+    pub(super) fn begin(&self, id: u64, request: Send, wait: Duration, asker: Asker, parent: &CancellationToken) -> Arc<Job> {
+        let job = Job::new(id, request, wait, asker, parent);
         job.tell(Event::Accepted { id });
         let mut jobs = self.jobs();
         // What others ask for takes the place of nothing that was asked for here.
@@ -198,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_whose_task_panics_ends_with_an_error() {
         let jobs = Jobs::default();
-        let job = jobs.begin(8, request(), Asker::Client, &CancellationToken::new());
+        let job = jobs.begin(8, request(), Duration::ZERO, Asker::Client, &CancellationToken::new());
         jobs.spawn(job.clone(), async { panic!("a defect") });
         let (events, _receiver) = mpsc::channel(64);
         let failure = job.follow(&events).await.unwrap_err();

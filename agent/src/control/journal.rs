@@ -18,6 +18,9 @@ pub(super) struct Saved {
     pub(super) id: u64,
     /// What was asked for, with the hosts by their names.
     pub(super) request: Send,
+    /// Seconds for which a host is waited for that has not answered yet.
+    #[serde(default)]
+    pub(super) wait_s: u64,
     /// What has happened, without steps.
     pub(super) events: Vec<Event>,
     /// `None`: it was not over.
@@ -110,7 +113,7 @@ mod tests {
 
     fn saved(id: u64, result: Option<Result<(), Failure>>, bytes: usize) -> Saved {
         let request = Send { images: vec!["x".repeat(bytes)], detach: true, ..request() };
-        Saved { id, request, events: vec![Event::Accepted { id }], result }
+        Saved { id, request, wait_s: 0, events: vec![Event::Accepted { id }], result }
     }
 
     #[test]

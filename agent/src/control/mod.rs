@@ -24,6 +24,7 @@ mod send;
 mod status;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::control::{Event, Failure, FailureKind, Request};
 use tokio::net::{UnixListener, UnixStream};
@@ -129,7 +130,8 @@ async fn dispatch<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &mut
     // These have to hear of it themselves when the client goes: one reads from it, the other may go on without it.
     match request {
         Request::Load => return load::load(context, client, who).await,
-        Request::Send(request) => return send::send(context, jobs, client, request).await,
+        Request::Send(request) => return send::send(context, jobs, client, request, Duration::ZERO).await,
+        Request::SendWaiting { send, wait_s } => return send::send(context, jobs, client, send, Duration::from_secs(wait_s)).await,
         Request::Retry(request) => return send::retry(context, jobs, client, request).await,
         request => {
             let gone = client.gone();
@@ -144,7 +146,7 @@ async fn dispatch<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &mut
 
 async fn quick<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Client, who: &str, request: Request) -> Done {
     match request {
-        Request::Send(_) | Request::Retry(_) | Request::Load => Ok(()),
+        Request::Send(_) | Request::SendWaiting { .. } | Request::Retry(_) | Request::Load => Ok(()),
         Request::Pull(request) => pull::pull(context, client, who, request).await,
         Request::List(hosts) => list::list(context, client, &hosts).await,
         Request::Peers => peers::peers(context, client).await,

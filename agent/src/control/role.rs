@@ -138,6 +138,7 @@ fn needed(request: &Request) -> Role {
         | Request::Fleet(Fleet::List) => Role::Read,
         // `save` writes out what is in an image, secrets that were left in it included.
         Request::Send(_)
+        | Request::SendWaiting { .. }
         | Request::Pull(_)
         | Request::Retry(_)
         | Request::Cancel(_)

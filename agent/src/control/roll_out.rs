@@ -94,6 +94,7 @@ impl<'a, S: Store> RollOut<'a, S> {
                     host: host.name.clone(),
                     id: host.id,
                     dry_run: request.dry_run,
+                    wait: job.wait,
                     limit: limit.clone(),
                     host_limit_bytes_per_s: request.host_limit_bytes_per_s,
                     on_behalf_of: plan.on_behalf_of,

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::control::{Event, Failure, FailureKind, Moved, Resolved, Retry, Send, Summary};
 use proto::host::Member;
@@ -32,15 +33,22 @@ pub(super) struct Plan {
     pub(super) on_behalf_of: Option<HostId>,
 }
 
-/// Sends. With `detach` the client may go as soon as it has the number; else its going cancels what is not done.
-pub(super) async fn send<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Client, request: Send) -> Done {
-    carry_out(context, jobs, client, request, vec![]).await
+/// Sends. A host that has not answered yet is waited for, for `wait`. With `detach` the client may go as soon as it has the number; else its going cancels what is not done.
+pub(super) async fn send<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Client, request: Send, wait: Duration) -> Done {
+    carry_out(context, jobs, client, request, wait, vec![]).await
 }
 
 /// `earlier`: what the images of an earlier send were, of which this one is the rest.
-async fn carry_out<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Client, request: Send, earlier: Vec<Resolved>) -> Done {
+async fn carry_out<S: Store>(
+    context: &Arc<Context<S>>,
+    jobs: &Jobs,
+    client: &Client,
+    request: Send,
+    wait: Duration,
+    earlier: Vec<Resolved>,
+) -> Done {
     let detach = request.detach;
-    let job = begin(context, jobs, request, &earlier).await?;
+    let job = begin(context, jobs, request, wait, &earlier).await?;
     if detach {
         // From here on it outlives this agent, too.
         if let Err(error) = jobs.save(&job).await {
@@ -148,11 +156,17 @@ async fn images_again<S: Store>(context: &Context<S>, job: &Job) -> Result<Vec<A
 pub(super) async fn retry<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, client: &Client, request: Retry) -> Done {
     let job = jobs.find(Some(request.id))?;
     let again = job::retry(&job, request.detach)?;
-    carry_out(context, jobs, client, again, job.resolved()).await
+    carry_out(context, jobs, client, again, job.wait, job.resolved()).await
 }
 
 /// Looks at everything that can be wrong, and begins.
-async fn begin<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, mut request: Send, earlier: &[Resolved]) -> Result<Arc<Job>, Failure> {
+async fn begin<S: Store>(
+    context: &Arc<Context<S>>,
+    jobs: &Jobs,
+    mut request: Send,
+    wait: Duration,
+    earlier: &[Resolved],
+) -> Result<Arc<Job>, Failure> {
     let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
     let source = match request.from.as_deref().map(|from| hosts::one(&members, &context.peers, from, "--from")).transpose()? {
         // Asked for by its name, it is still this host.
@@ -167,11 +181,14 @@ async fn begin<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, mut request: Se
         let images = images(context, &request).await?;
         let moved: Vec<Moved> = images.iter().filter_map(|image| moved(image, earlier)).collect();
         let plan = Plan { images, hosts: selected, canary: request.canary, on_behalf_of: None };
-        let job = roll_out(context, jobs, request, Asker::Client, plan);
+        let job = roll_out(context, jobs, request, wait, Asker::Client, plan);
         moved.into_iter().for_each(|moved| job.tell(Event::Moved(moved)));
         return Ok(job);
     };
-    let job = jobs.begin(context.transfers.number(), request, Asker::Client, &context.shutdown);
+    if !wait.is_zero() {
+        return Err(failure(FailureKind::Usage, "the source of a send is not told to wait: --wait goes without --from"));
+    }
+    let job = jobs.begin(context.transfers.number(), request, wait, Asker::Client, &context.shutdown);
     jobs.spawn(job.clone(), relay::run(context.clone(), job.clone(), source));
     Ok(job)
 }
@@ -207,11 +224,11 @@ pub(super) async fn begin_for<S: Store>(
         }
     }
     let plan = Plan { images, hosts: selected, canary: request.canary, on_behalf_of: Some(asker.id()) };
-    Ok(roll_out(context, jobs, request, Asker::Peer, plan))
+    Ok(roll_out(context, jobs, request, Duration::ZERO, Asker::Peer, plan))
 }
 
-fn roll_out<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, request: Send, asker: Asker, plan: Plan) -> Arc<Job> {
-    let job = jobs.begin(context.transfers.number(), request, asker, &context.shutdown);
+fn roll_out<S: Store>(context: &Arc<Context<S>>, jobs: &Jobs, request: Send, wait: Duration, asker: Asker, plan: Plan) -> Arc<Job> {
+    let job = jobs.begin(context.transfers.number(), request, wait, asker, &context.shutdown);
     jobs.spawn(job.clone(), roll_out::run(context.clone(), job.clone(), plan));
     job
 }

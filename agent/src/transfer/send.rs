@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::control::{Done, Drawn, Event, Hashing, Platforms, Progress, Source, TransferState};
 use proto::job;
@@ -58,6 +58,8 @@ pub struct SendJob {
     pub limit: Option<Arc<Limit>>,
     /// Bytes a second that the host shall not exceed.
     pub host_limit_bytes_per_s: Option<u64>,
+    /// How long the host is waited for where it has not answered yet.
+    pub wait: Duration,
     /// Who asked this host to send it.
     pub on_behalf_of: Option<HostId>,
     /// Hosts that get the same image read it from each other.
@@ -141,12 +143,12 @@ impl<S: Store> Sending<'_, S> {
         let mut retry = Retry::default();
         let (mut was_connected, mut changes, mut silent_offers) = (false, 0, 0);
         let job = self.job;
-        let mut hope = job.fan.as_ref().map(Hope::new);
+        let (begun, mut hope) = (Instant::now(), job.fan.as_ref().map(Hope::new));
         // Why a host that may come late has not come yet.
         let mut absent: Option<NetError> = None;
         loop {
             let attempt = async {
-                let peer = self.reach(&mut hope, &mut absent, was_connected).await?;
+                let peer = self.reach(&mut hope, &mut absent, was_connected, begun.elapsed() < job.wait).await?;
                 (absent, was_connected) = (None, true);
                 self.attempt(&peer).await
             };
@@ -168,7 +170,9 @@ impl<S: Store> Sending<'_, S> {
                     return Err(error);
                 }
                 Err(TransferError::Net(error)) if was_connected && error.is_passing() => error,
-                Err(TransferError::Net(error)) if !was_connected && error.is_passing() && self.others_under_way(&mut hope) => {
+                Err(TransferError::Net(error))
+                    if !was_connected && error.is_passing() && (self.others_under_way(&mut hope) || begun.elapsed() < job.wait) =>
+                {
                     if absent.is_none() {
                         self.tell_waiting(&error).await;
                     }
@@ -224,8 +228,14 @@ impl<S: Store> Sending<'_, S> {
         }
     }
 
-    /// Connects. `absent`: why a host of a fan-out has not come yet; it may come for as long as others are under way.
-    async fn reach(&self, hope: &mut Option<Hope>, absent: &mut Option<NetError>, was_connected: bool) -> Result<Peer, NetError> {
+    /// Connects. `absent`: why a host has not come yet; it may come for as long as others of its fan-out are under way, or as it is waited for.
+    async fn reach(
+        &self,
+        hope: &mut Option<Hope>,
+        absent: &mut Option<NetError>,
+        was_connected: bool,
+        may_wait: bool,
+    ) -> Result<Peer, NetError> {
         let fan = self.job.fan.as_ref();
         let mut connecting = pin!(async {
             // Only a host that has answered once is waited for.
@@ -234,6 +244,9 @@ impl<S: Store> Sending<'_, S> {
                 false => self.context.net.connect_awake(&self.job.id).await,
             }
         });
+        if absent.is_some() && may_wait {
+            return connecting.await;
+        }
         if absent.is_some() {
             return tokio::select! {
                 connected = connecting => connected,

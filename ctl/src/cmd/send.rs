@@ -69,6 +69,9 @@ pub(crate) struct Args {
     /// When one host fails, stop those that do not have it yet
     #[arg(long)]
     stop_on_failure: bool,
+    /// Wait so long for hosts that do not answer yet: 10m, 2h
+    #[arg(long, value_name = "DURATION", value_parser = value::duration_s, conflicts_with_all = ["from", "dry_run"])]
+    wait: Option<u64>,
     /// Return at once; imgctl status --watch shows how it goes
     #[arg(long)]
     detach: bool,
@@ -78,7 +81,7 @@ pub(crate) struct Args {
 }
 
 /// What an earlier send has said already.
-const WHOLE: [&str; 16] = [
+const WHOLE: [&str; 17] = [
     "image",
     "hosts",
     "all",
@@ -95,6 +98,7 @@ const WHOLE: [&str; 16] = [
     "max_parallel",
     "canary",
     "stop_on_failure",
+    "wait",
 ];
 
 /// Sends, and says how it goes.
@@ -114,7 +118,8 @@ pub(crate) fn prepare(args: Args) -> (Request, Report) {
     report.detached = args.detach;
     report.several_images = args.all_tags || !args.images.is_empty();
     report.origin = args.from.clone().map_or(Origin::Here, Origin::Host);
-    let request = Request::Send(Send {
+    let wait = args.wait;
+    let send = Send {
         images: args.image.into_iter().chain(args.images).collect(),
         hosts: Hosts { names: args.hosts, all: args.all, except: args.except },
         rename: args.rename,
@@ -128,7 +133,11 @@ pub(crate) fn prepare(args: Args) -> (Request, Report) {
         stop_on_failure: args.stop_on_failure,
         detach: args.detach,
         from: args.from,
-    });
+    };
+    let request = match wait {
+        Some(wait_s) => Request::SendWaiting { send, wait_s },
+        None => Request::Send(send),
+    };
     (request, report)
 }
 
@@ -226,6 +235,7 @@ mod tests {
                 ("max_parallel" | "canary", _) => "=1",
                 ("limit" | "limit_per_host", _) => "=1MB",
                 ("platform", _) => "=linux/amd64",
+                ("wait", _) => "=1m",
                 _ => "=a",
             };
             let word = option.get_long().map_or_else(|| "a".to_owned(), |long| format!("--{long}{value}"));
@@ -245,9 +255,12 @@ mod tests {
             "--retry-failed x",
             "--detach",
             "demo:1 a --limit-per-host 5",
+            "demo:1 a --wait",
+            "demo:1 a --wait 10",
+            "demo:1 a --wait 10m --from b",
         ] {
             assert_eq!(parse(&format!("imgctl send {wrong}")).unwrap_err().exit_code(), 2, "{wrong}");
         }
-        assert!(parse("imgctl send demo:1 --all --except a").is_ok());
+        assert!(parse("imgctl send demo:1 --all --except a --wait 1h30m").is_ok());
     }
 }

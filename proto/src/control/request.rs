@@ -56,6 +56,13 @@ pub enum Request {
     Doctor(Option<String>),
     /// `prune`: event `Pruned`.
     Prune,
+    /// `send --wait`: events as of `send`.
+    SendWaiting {
+        /// What is sent.
+        send: Send,
+        /// Seconds for which a host that has not answered yet is waited for.
+        wait_s: u64,
+    },
 }
 
 /// Which hosts are meant.
@@ -245,6 +252,7 @@ impl Request {
             Self::Scrub => "scrub",
             Self::Doctor(_) => "doctor",
             Self::Prune => "prune",
+            Self::SendWaiting { .. } => "send --wait",
             Self::Fleet(Fleet::Init) => "fleet init",
             Self::Fleet(Fleet::Invite { .. }) => "fleet invite",
             Self::Fleet(Fleet::Join { .. }) => "fleet join",
@@ -261,7 +269,7 @@ impl Bounded for Request {
     fn within_limits(&self) -> bool {
         let hosts = |hosts: &Hosts| texts(&hosts.names) && texts(&hosts.except);
         match self {
-            Self::Send(send) => send.within_limits(),
+            Self::Send(send) | Self::SendWaiting { send, .. } => send.within_limits(),
             Self::Pull(pull) => pull.from.as_deref().is_none_or(text),
             Self::List(list) => hosts(list),
             Self::Save(save) => texts(&save.images),

@@ -14,7 +14,11 @@ fn hosts() -> Hosts {
 }
 
 fn send(platforms: Platforms) -> Request {
-    Request::Send(Send {
+    Request::Send(send_of(platforms))
+}
+
+fn send_of(platforms: Platforms) -> Send {
+    Send {
         images: vec![text("demo:nautilus")],
         hosts: hosts(),
         rename: Some(reference()),
@@ -28,7 +32,7 @@ fn send(platforms: Platforms) -> Request {
         stop_on_failure: true,
         detach: true,
         from: Some(text("b")),
-    })
+    }
 }
 
 fn save(format: ArchiveFormat, compression: Compression) -> Request {
@@ -58,6 +62,7 @@ fn requests() -> Vec<Request> {
         Request::Fleet(Fleet::Init),
         Request::Doctor(None),
         Request::Prune,
+        Request::SendWaiting { send: send_of(Platforms::Receiver), wait_s: 600 },
         Request::Doctor(Some(text("b"))),
     ]
 }
