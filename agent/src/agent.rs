@@ -104,6 +104,12 @@ impl Agent {
             Self { address, socket: config.socket.clone(), inherited, net, peers, shutdown, tasks: JoinSet::new(), _lock: lock };
         agent.spawn(&context, config, (journal, (listener, roles)), welcomed, relayed);
         info!(name = context.trust.name(), id = ?context.trust.id(), %address, socket = %config.socket.display(), "agent started");
+        if let Some(configured) = context.trust.other_name() {
+            let name = context.trust.name();
+            warn!(
+                "this host is called {configured}, and {name} in its fleet: imgctl fleet rename {name} {configured}, on the signer, makes it one name"
+            );
+        }
         Ok(agent)
     }
 

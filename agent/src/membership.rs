@@ -54,6 +54,11 @@ pub async fn join<S: Store>(context: &Arc<Context<S>>, token: &Token, address: O
                 tokio::time::sleep(pause / 2 + pause * share / 256).await;
                 pause *= 2;
             }
+            // On a host that others cannot reach, that is why.
+            Err(error @ (NetError::Unreachable(_) | NetError::NoAddress)) => {
+                let no_network = context.net.local_address().and_then(sys::interface::unreachable);
+                return Err(no_network.map_or(error, NetError::NoNetwork));
+            }
             joined => return joined,
         }
     }
@@ -63,13 +68,7 @@ async fn join_once<S: Store>(context: &Arc<Context<S>>, token: &Token, address: 
     let name = context.trust.name();
     let (mut last, mut clock) = (None, None);
     for address in candidates(context, token, address).await {
-        let mut asked =
-            context.net.ask_signer(&token.fleet, address, |exporter| Ok(context.trust.join_request(token, &name, exporter))).await;
-        if matches!(asked, Ok((_, JoinAnswer::Refused(JoinRefusal::Token)))) {
-            // The token may be used up by ourselves, when the answer to it was lost: then our key is a member's, and gets its certificate.
-            let renewed = context.net.ask_signer(&token.fleet, address, |exporter| Ok(context.trust.renew_request(exporter))).await;
-            asked = if matches!(renewed, Ok((_, JoinAnswer::Refused(_)))) { asked } else { renewed };
-        }
+        let asked = context.net.ask_signer(&token.fleet, address, |exporter| Ok(context.trust.join_request(token, &name, exporter))).await;
         match take(context, &token.fleet, asked).await {
             Ok(signer) => {
                 info!(fleet = ?token.fleet, signer = %address, "joined");

@@ -129,6 +129,24 @@ fn a_way_that_is_blocked_from_the_start_is_not_waited_for() {
     assert_eq!(ids(&hosts[0]), ids(&hosts[1]));
 }
 
+/// A link-local address needs an interface beside it to be of use: imgd says that it has no use for it.
+#[test]
+fn a_host_with_link_local_addresses_only_says_so() {
+    let Some(lan) = Lan::new(2) else { return };
+    let mut hosts = [("stapp01", 1), ("stapp03", 2)].map(|(name, number)| Process::in_namespace(name, &lan.host(number), "eth0"));
+    hosts.iter_mut().for_each(Process::start);
+    hosts[0].must(&["fleet", "init"]);
+    let invited = hosts[0].json(&["fleet", "invite"], "invited");
+    lan.leave_link_local(2);
+    let file = hosts[1].path().join("token");
+    std::fs::write(&file, invited["token"].as_str().unwrap()).unwrap();
+    for command in [&["fleet", "join", "--token-file", file.to_str().unwrap()][..], &["doctor"]] {
+        let output = hosts[1].run(command);
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(said.contains("this host has link-local IPv6 addresses only"), "{said}");
+    }
+}
+
 #[test]
 fn kill_9_of_the_receiver_costs_little() {
     let Some(lan) = Lan::new(2) else { return };

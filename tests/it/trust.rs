@@ -1,8 +1,10 @@
 //! Who gets in, who does not, and who is thrown out.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use proto::control::{Check, Event, FailureKind, Fleet, Hosts, Request, Send, Status, Verdict};
+use proto::control::{Check, Event, FailureKind, Fleet, Hosts, Platforms, Pull, Request, Send, Status, Verdict};
 use tests::fleet::{self, Host, failed, fleet, invite, join, send_request};
 use tests::sample::{Recipe, Sample};
 
@@ -229,6 +231,95 @@ async fn a_restored_signer_learns_who_was_removed() {
     }
     let refused = hosts[2].must(send_request("demo:1", &["b"])).await;
     assert_eq!(failed(&refused)[0].1.kind, FailureKind::NotTrusted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_host_is_the_same_host() {
+    let sample = Sample::small("demo:1", 3);
+    let mut hosts = [Host::new("a"), Host::new("b")];
+    hosts[0].have(&sample).await;
+    fleet::found(&mut hosts).await;
+    let rename = |member: &str, name: &str| Request::Fleet(Fleet::Rename { member: member.to_owned(), name: name.to_owned() });
+    assert_eq!(hosts[0].ask(rename("b", "a")).await.unwrap_err().kind, FailureKind::NameTaken("a".to_owned()));
+    assert_eq!(hosts[0].ask(rename("c", "d")).await.unwrap_err().kind, FailureKind::HostNotFound("c".to_owned()));
+    assert_eq!(hosts[0].ask(rename("b", "no name")).await.unwrap_err().kind, FailureKind::Usage);
+    assert!(matches!(hosts[1].ask(rename("b", "web01")).await.unwrap_err().kind, FailureKind::NotSigner(Some(name)) if name == "a"));
+    let told = hosts[0].must(rename("b", "web01")).await;
+    assert_eq!(told, [Event::Told { host: "web01".to_owned(), reached: true }]);
+    assert_eq!(fleet::done(&hosts[0].must(send_request("demo:1", &["web01"])).await).len(), 1);
+    // Its own configuration has the old name: it says so.
+    let events = hosts[1].must(Request::Doctor(None)).await;
+    let named = |event: &&Event| matches!(event, Event::Check(check) if check.subject == "name");
+    let Some(Event::Check(check)) = events.iter().find(named) else { panic!("{events:?}") };
+    assert_eq!(check.finding, "this host is called b, and web01 in its fleet");
+    assert!(check.remedy.as_ref().is_some_and(|remedy| remedy.contains("imgctl fleet rename web01 b")), "{check:?}");
+    assert!(!hosts[0].must(Request::Doctor(None)).await.iter().any(|event| named(&event)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_tokens_are_looked_at_ten_times_a_minute() {
+    let hosts = fleet(&["a"]).await;
+    let used = invite(&hosts[0], 1).await;
+    let mut others = [Host::new("b"), Host::new("c")];
+    for host in &mut others {
+        host.start().await;
+    }
+    let join = |token: &str| Request::Fleet(Fleet::Join { token: token.to_owned(), address: None });
+    others[0].must(join(&used)).await;
+    let guesses = async {
+        for _ in 0..10 {
+            assert_eq!(others[1].ask(join(&used)).await.unwrap_err().kind, FailureKind::Token);
+        }
+    };
+    guesses.await;
+    let audit = || std::fs::read_to_string(hosts[0].path().join("audit.log")).unwrap().matches("join refused").count();
+    let refused = audit();
+    assert_eq!(refused, 10, "one line for each");
+    let failure = others[1].ask(join(&used)).await.unwrap_err();
+    assert!(failure.causes.concat().contains("too many wrong tokens"), "{failure:?}");
+    assert_eq!(audit(), refused);
+}
+
+/// A host that has no room for one more stranger may have some a moment later: who is turned away comes back before it gives up.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_turned_away_comes_back() {
+    let mut hosts = fleet(&["a", "b"]).await;
+    let address = hosts[1].address();
+    hosts[1].stop().await;
+    let mut tls = rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(NoCertificate));
+    tls.alpn_protocols = vec![proto::peer::ALPN.to_vec()];
+    let config = quinn::ServerConfig::with_crypto(Arc::new(quinn::crypto::rustls::QuicServerConfig::try_from(tls).unwrap()));
+    let full = quinn::Endpoint::server(config, address).unwrap();
+    let refusals = Arc::new(AtomicU32::new(0));
+    let counted = refusals.clone();
+    let refusing = tokio::spawn(async move {
+        while let Some(incoming) = full.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            incoming.refuse();
+        }
+    });
+    let pull = Pull {
+        image: "demo:1".parse().unwrap(),
+        from: Some("b".to_owned()),
+        platforms: Platforms::Receiver,
+        rename: None,
+        dry_run: false,
+        limit_bytes_per_s: None,
+    };
+    let failure = hosts[0].ask(Request::Pull(pull)).await.unwrap_err();
+    refusing.abort();
+    assert_eq!(failure.kind, FailureKind::HostUnreachable("b".to_owned()));
+    assert!(failure.causes.concat().contains("it takes no connection now"), "{failure:?}");
+    assert!(refusals.load(Ordering::Relaxed) > 3, "{refusals:?}");
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl rustls::server::ResolvesServerCert for NoCertificate {
+    fn resolve(&self, _hello: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

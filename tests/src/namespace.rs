@@ -67,6 +67,11 @@ impl Lan {
         ip(&["-n", &namespace, "addr", "add", &format!("10.77.0.{last}/24"), "dev", "eth0"]);
     }
 
+    /// Leaves a host nothing but its link-local address of IPv6.
+    pub fn leave_link_local(&self, number: u32) {
+        ip(&["-n", &self.host(number), "addr", "flush", "dev", "eth0", "scope", "global"]);
+    }
+
     /// Shapes the link of a host in both directions.
     pub fn shape(&self, number: u32, rate: &str) {
         let (host, bridge, port) = (self.host(number), self.bridge(), format!("p{number}"));

@@ -36,6 +36,7 @@ pub(super) async fn doctor<S: Store>(context: &Arc<Context<S>>, client: &Client,
     let mut checks = store(context).await;
     checks.extend(unfinished(context).await);
     checks.extend([socket(context), fleet(context), certificate(context), interfaces(context)]);
+    checks.extend(other_name(context).into_iter().chain(addresses(context)));
     checks.extend(twins(context).await);
     if let Some(host) = host {
         let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
@@ -184,6 +185,24 @@ fn certificate<S>(context: &Context<S>) -> Check {
             )
         }
     }
+}
+
+/// The host was renamed, and the fleet does not know.
+fn other_name<S>(context: &Context<S>) -> Option<Check> {
+    let (configured, name) = (context.trust.other_name()?, context.trust.name());
+    let remedy = format!("imgctl fleet rename {name} {configured} on the signer, or name = \"{name}\" in /etc/imgd/config.toml here");
+    Some(check(Verdict::Warning, "name", format!("this host is called {configured}, and {name} in its fleet"), Some(&remedy)))
+}
+
+/// Where other hosts cannot reach it.
+fn addresses<S>(context: &Context<S>) -> Option<Check> {
+    let finding = context.net.local_address().and_then(sys::interface::unreachable)?;
+    Some(check(
+        Verdict::Wrong,
+        "addresses",
+        finding.to_string(),
+        Some("give it one, from DHCP, router advertisements or by ip address add"),
+    ))
 }
 
 fn interfaces<S>(context: &Context<S>) -> Check {

@@ -101,9 +101,13 @@ fn net_kind(host: &str, error: &NetError) -> FailureKind {
         NetError::Answer(refusal) => refusal_kind(refusal),
         NetError::Frame(_) | NetError::OutOfTurn(_) => FailureKind::Other,
         NetError::Bind { .. } => FailureKind::Other,
-        NetError::NoAddress | NetError::OtherHost | NetError::Unreachable(_) | NetError::Lost(_) | NetError::Silent(_) => {
-            FailureKind::HostUnreachable(host.to_owned())
-        }
+        NetError::NoNetwork(_)
+        | NetError::TurnedAway
+        | NetError::NoAddress
+        | NetError::OtherHost
+        | NetError::Unreachable(_)
+        | NetError::Lost(_)
+        | NetError::Silent(_) => FailureKind::HostUnreachable(host.to_owned()),
     }
 }
 

@@ -35,6 +35,13 @@ pub(super) async fn fleet<S: Store>(context: &Arc<Context<S>>, client: &Client, 
             tell(context, client).await;
             Ok(())
         }
+        Fleet::Rename { member, name } => {
+            let what = format!("cannot rename {member}");
+            let trust = context.trust.clone();
+            sys::blocking(move || trust.rename(&member, &name)).await.map_err(|error| failure::trust(what, &error))?;
+            tell(context, client).await;
+            Ok(())
+        }
         Fleet::Backup => {
             let trust = context.trust.clone();
             let backup = sys::blocking(move || trust.backup()).await.map_err(|error| failure::trust("cannot back up the fleet", &error))?;

@@ -153,6 +153,7 @@ fn needed(request: &Request) -> Role {
             | Fleet::Invite { .. }
             | Fleet::Join { .. }
             | Fleet::Remove(_)
+            | Fleet::Rename { .. }
             | Fleet::Group { .. }
             | Fleet::Backup
             | Fleet::Restore(_),

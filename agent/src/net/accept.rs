@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::connection::connected_id;
 use super::pool::{Net, Purpose};
-use super::{NetError, Stream, join};
+use super::{NetError, Stream, TURNED_AWAY, join};
 
 /// Looks at first packets for as long as the endpoint lives. Every handshake has its own task, a deadline and a place among the few.
 pub(super) async fn run(net: Arc<Net>) {
@@ -59,7 +59,7 @@ async fn handshake(net: &Arc<Net>, incoming: Incoming) -> Result<(), NetError> {
     let connection = connecting.await.map_err(|error| NetError::Handshake(error.to_string()))?;
     let guard = CloseUnlessKept(Some(connection.clone()));
     if alpn(&connection).as_deref() == Some(proto::join::ALPN) {
-        if let Some(member) = join::answer(&connection, net.trust()).await? {
+        if let Some(member) = join::answer(&connection, net.trust(), net.guesses()).await? {
             // It asked from the socket on which it listens.
             net.peers().announced(member, [connection.remote_address()]);
         }
@@ -90,7 +90,7 @@ impl CloseUnlessKept {
 impl Drop for CloseUnlessKept {
     fn drop(&mut self) {
         if let Some(connection) = &self.0 {
-            connection.close(0u32.into(), b"");
+            connection.close(TURNED_AWAY.into(), b"");
         }
     }
 }
@@ -155,7 +155,7 @@ impl Drop for Place {
 }
 
 /// What one host has: an IPv4 address, or the /64 of an IPv6 address (RFC 4291, section 2.5.4), of which it can take any other one.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
         address => address,

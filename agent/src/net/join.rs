@@ -2,21 +2,30 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::HostId;
 use proto::join::{EXPORTER_LABEL, JoinAnswer, JoinRefusal, JoinRequest};
 use proto::limits::{FRAME_BEFORE_WELCOME, FRAME_MEMBERS, HANDSHAKE_TIMEOUT_MS};
 
 use super::connection::connected_id;
+use super::guesses::Guesses;
 use super::{NetError, Stream, endpoint};
 use crate::trust::Trust;
 
 /// How long the answer to a wrong token takes.
 const WRONG_TOKEN: Duration = Duration::from_millis(500);
 
+/// What a connection is closed with whose token is not looked at.
+const TOO_MANY: &[u8] = b"too many wrong tokens came from there: again in a minute";
+
 /// Answers the one request of a connection that has no client certificate. Returns who was let in.
-pub(super) async fn answer(connection: &quinn::Connection, trust: &Arc<Trust>) -> Result<Option<HostId>, NetError> {
+pub(super) async fn answer(connection: &quinn::Connection, trust: &Arc<Trust>, guesses: &Guesses) -> Result<Option<HostId>, NetError> {
+    let address = connection.remote_address().ip();
+    if !guesses.may(address, Instant::now()) {
+        connection.close(0u32.into(), TOO_MANY);
+        return Ok(None);
+    }
     let exporter = exporter(connection)?;
     let accepted = connection.accept_bi().await?;
     let mut stream = Stream::new(accepted);
@@ -24,6 +33,7 @@ pub(super) async fn answer(connection: &quinn::Connection, trust: &Arc<Trust>) -
     let (trust, asker) = (trust.clone(), HostId::of_public_key(&request.public_key));
     let answer = crate::sys::blocking(move || trust.answer_join(&request, &exporter)).await?;
     if let JoinAnswer::Refused(JoinRefusal::Token) = answer {
+        guesses.wrong(address, Instant::now());
         // Whoever tries tokens does so slowly: it holds one of the few places of its network meanwhile.
         tokio::time::sleep(WRONG_TOKEN).await;
     }

@@ -8,6 +8,7 @@ mod allowance;
 mod connection;
 mod endpoint;
 mod greeting;
+mod guesses;
 mod instances;
 mod join;
 mod moved;
@@ -22,12 +23,14 @@ use proto::HostId;
 use proto::frame::FrameError;
 use proto::join::JoinRefusal;
 use proto::peer::{GreetingRefusal, Refusal};
+use quinn::VarInt;
 
 pub use allowance::Share;
 pub use connection::Peer;
 pub use pool::{Net, NetConfig};
 pub use stream::Stream;
 
+use crate::sys::interface::NoNetwork;
 use crate::trust::{Skew, TrustError};
 
 /// Why a host was not reached, or not understood.
@@ -44,6 +47,9 @@ pub enum NetError {
     /// No address is known for a host.
     #[error("no address is known for it")]
     NoAddress,
+    /// Not even this host has one that others could reach.
+    #[error("{0}")]
+    NoNetwork(NoNetwork),
     /// None of its addresses answers as it.
     #[error("{}", attempts(.0))]
     Unreachable(Vec<(SocketAddr, String)>),
@@ -74,6 +80,9 @@ pub enum NetError {
     /// The connection is gone.
     #[error("the connection was lost: {0}")]
     Lost(String),
+    /// It has no room for one more that it does not know yet, and may have some in a moment.
+    #[error("it takes no connection now")]
+    TurnedAway,
     /// Nothing came for too long.
     #[error("no answer within {0} s")]
     Silent(u64),
@@ -94,13 +103,20 @@ pub enum NetError {
 /// The alert `certificate_expired` (RFC 8446, 6) as a code of QUIC (RFC 9001, 4.8).
 const CERTIFICATE_EXPIRED: u64 = 0x100 + 45;
 
+/// What a connection is closed with that is not kept.
+const TURNED_AWAY: u32 = 1;
+
+/// `CONNECTION_REFUSED` and `APPLICATION_ERROR` of QUIC (RFC 9000, 20.1): the second one is how a connection is closed before its handshake is over.
+const REFUSED: u64 = 0x2;
+const CLOSED_EARLY: u64 = 0xc;
+
 /// How rustls words [`rustls::CertificateError::NotValidForName`].
 const OTHER_NAME: &str = "NotValidForName";
 
 impl NetError {
     /// True when trying again may help: the host or the way to it is gone, not its good will.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Lost(_) | Self::Silent(_) | Self::Unreachable(_) | Self::NoAddress | Self::OtherHost)
+        matches!(self, Self::Lost(_) | Self::TurnedAway | Self::Silent(_) | Self::Unreachable(_) | Self::NoAddress | Self::OtherHost)
     }
 }
 
@@ -111,6 +127,8 @@ impl From<quinn::ConnectionError> for NetError {
         let crypto = |code: quinn::TransportErrorCode| (0x100..0x200).contains(&u64::from(code));
         match &error {
             ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == CERTIFICATE_EXPIRED => Self::OutOfDate,
+            ConnectionError::ConnectionClosed(close) if [REFUSED, CLOSED_EARLY].contains(&u64::from(close.error_code)) => Self::TurnedAway,
+            ConnectionError::ApplicationClosed(close) if close.error_code == VarInt::from_u32(TURNED_AWAY) => Self::TurnedAway,
             ConnectionError::ConnectionClosed(close) if crypto(close.error_code) => Self::Handshake(error.to_string()),
             // What our verifier says of a certificate of this fleet that is another host's.
             ConnectionError::TransportError(fault) if crypto(fault.code) && fault.reason.contains(OTHER_NAME) => Self::OtherHost,

@@ -17,6 +17,7 @@ use tracing::debug;
 
 use super::allowance::Allowance;
 use super::connection::connected_id;
+use super::guesses::Guesses;
 use super::instances::Instances;
 use super::twins::Check;
 use super::{NetError, Peer, Stream, accept, endpoint, greeting, join, twins};
@@ -49,6 +50,7 @@ pub struct Net {
     instance: Instance,
     /// The processes that have answered as other hosts.
     pub(super) instances: Mutex<Instances>,
+    guesses: Guesses,
     /// Where somebody said that our own key is in use on two machines, and who.
     pub(super) told_twins: Mutex<HashMap<HostId, Vec<SocketAddr>>>,
     pub(super) checks: mpsc::Sender<Check>,
@@ -97,6 +99,7 @@ impl Net {
             welcomed,
             instance: draw_instance()?,
             instances: Mutex::default(),
+            guesses: Guesses::default(),
             told_twins: Mutex::default(),
             checks,
             due_checks: Mutex::new(Some(due_checks)),
@@ -213,6 +216,10 @@ impl Net {
 
     pub(super) fn shared_peers(&self) -> Arc<Peers> {
         self.peers.clone()
+    }
+
+    pub(super) fn guesses(&self) -> &Guesses {
+        &self.guesses
     }
 
     pub(super) fn trust(&self) -> &Arc<Trust> {

@@ -1,6 +1,7 @@
 //! The search for a host: all addresses that are known of it side by side, and from a moment later on, when none has answered, whatever members, the
 //! network and the configuration know beside. The first that answers as the host wins. (The idea of racing addresses is that of RFC 8305.)
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
@@ -18,6 +19,10 @@ use crate::trust::TrustError;
 
 /// How long the addresses that are known have before others are asked. On a LAN a host that is there answers in a few milliseconds.
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How often an address is dialled again at which somebody has no room for us, and how long after it has said so: first, and twice as long each time.
+const ROOM_TRIES: u32 = 5;
+const ROOM_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long connected members may take to say where another one is.
 const ASK_TIMEOUT_MS: u64 = 1_000;
@@ -90,6 +95,8 @@ struct Dials<'a> {
     /// Of those, which nobody has said to be the host's.
     guessed: Vec<SocketAddr>,
     attempts: Vec<(SocketAddr, String)>,
+    /// How often somebody there had no room.
+    turned_away: HashMap<SocketAddr, u32>,
     /// Attempts that ended in a handshake.
     handshakes: Vec<SocketAddr>,
     clock: Option<NetError>,
@@ -113,6 +120,7 @@ impl<'a> Dials<'a> {
             tried: vec![],
             guessed: vec![],
             attempts: vec![],
+            turned_away: HashMap::new(),
             handshakes: vec![],
             clock: None,
         }
@@ -135,6 +143,22 @@ impl<'a> Dials<'a> {
         self.begin(addresses);
     }
 
+    /// Dials again in a while, unless that was done often enough.
+    fn may_again(&mut self, address: SocketAddr) -> bool {
+        let times = self.turned_away.entry(address).or_default();
+        let pause = ROOM_PAUSE * 2u32.pow(*times);
+        *times += 1;
+        let is_last = *times > ROOM_TRIES;
+        if !is_last {
+            let dial = self.net.dialler(Some(self.id), address);
+            self.running.0.spawn(async move {
+                tokio::time::sleep(pause).await;
+                (address, dial.await)
+            });
+        }
+        !is_last
+    }
+
     fn are_over(&self) -> bool {
         self.running.0.is_empty()
     }
@@ -147,6 +171,7 @@ impl<'a> Dials<'a> {
                 self.net.peers().failed(&self.id, &failed);
                 return Some(Ok(peer));
             }
+            Err(NetError::TurnedAway) if self.may_again(address) => {}
             Err(error) if error.is_passing() => self.attempts.push((address, error.to_string())),
             Err(NetError::Handshake(reason)) => {
                 self.handshakes.push(address);

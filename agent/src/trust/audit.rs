@@ -185,6 +185,11 @@ impl Audit {
         self.line("group changed", Budget::Change, who, group, &old, &new, "");
     }
 
+    /// A member has another name.
+    pub(super) fn renamed(&self, who: &str, id: &HostId, old: &str, new: &str) {
+        self.line("renamed", Budget::Change, who, &id.to_string(), old, new, "");
+    }
+
     /// The lists of two signers were made one.
     pub(super) fn list_merged(&self, who: &str, old_epoch: u64, new_epoch: u64) {
         self.line("member lists merged", Budget::Change, who, "member list", &old_epoch.to_string(), &new_epoch.to_string(), "");

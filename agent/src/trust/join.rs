@@ -104,13 +104,16 @@ impl Trust {
             return refused(JoinRefusal::Invalid);
         }
         match &request.purpose {
-            JoinPurpose::Renew => self.renew(&key),
+            JoinPurpose::Renew => {
+                let _writer = self.lock();
+                self.renew(&key)
+            }
             JoinPurpose::Join { name, proof } => self.let_in(&key, name, proof, exporter),
         }
     }
 
+    /// The caller holds the lock.
     fn renew(&self, key: &PublicKey) -> Result<JoinAnswer, TrustError> {
-        let _writer = self.lock();
         let fleet = self.in_fleet()?;
         let id = key.id();
         if fleet.list.removed.contains(&id) {
@@ -129,7 +132,9 @@ impl Trust {
         let now_unix_s = self.clock.unix_s();
         let found = invitations.find(&proof_bytes(key, name, exporter), proof, now_unix_s);
         let Some((index, pending)) = found.and_then(|index| Some((index, invitations.get(index)?))) else {
-            return Ok(JoinAnswer::Refused(JoinRefusal::Token));
+            // A member that asks again, because the answer was lost, may have used up the token itself: what it needs is its certificate.
+            let is_member = self.in_fleet()?.list.by_id(&key.id()).is_some();
+            return if is_member { self.renew(key) } else { Ok(JoinAnswer::Refused(JoinRefusal::Token)) };
         };
         let fleet = self.in_fleet()?;
         let mut list = (*fleet.list).clone();

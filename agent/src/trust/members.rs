@@ -88,8 +88,7 @@ impl Trust {
         let fleet = self.in_fleet()?;
         let mut removed: Vec<Member> = Vec::new();
         for text in names_or_ids {
-            let by_id = || text.parse().ok().and_then(|id: HostId| fleet.list.by_id(&id));
-            let member = fleet.list.by_name(text).or_else(by_id).ok_or_else(|| TrustError::UnknownMember(text.clone()))?;
+            let member = member(&fleet.list, text)?;
             if member.id == self.id() {
                 return Err(TrustError::Oneself(member.name.clone()));
             }
@@ -106,6 +105,23 @@ impl Trust {
             self.audit.removed(&self.name(), &member.name, &member.id);
         }
         Ok(removed)
+    }
+
+    /// Gives a member another name; its identity stays. Only on a signer.
+    pub fn rename(&self, name_or_id: &str, name: &str) -> Result<(), TrustError> {
+        check_name(name)?;
+        let _writer = self.lock();
+        let fleet = self.in_fleet()?;
+        let member = member(&fleet.list, name_or_id)?.clone();
+        self.change_list(&fleet, |list| {
+            if let Some(holder) = list.by_name(name).filter(|holder| holder.id != member.id) {
+                return Err(TrustError::NameTaken { name: name.to_owned(), holder: holder.id });
+            }
+            list.members.iter_mut().filter(|known| known.id == member.id).for_each(|known| name.clone_into(&mut known.name));
+            Ok(())
+        })?;
+        self.audit.renamed(&self.name(), &member.id, &member.name, name);
+        Ok(())
     }
 
     /// Puts hosts into a group, or takes them out of it. Only on a signer.
@@ -144,6 +160,11 @@ impl Trust {
         list.epoch = list::next_epoch(list.epoch)?;
         self.adopt_list(fleet.with_list(list, &self.id())?)
     }
+}
+
+fn member<'a>(list: &'a MemberList, name_or_id: &str) -> Result<&'a Member, TrustError> {
+    let by_id = || name_or_id.parse().ok().and_then(|id: HostId| list.by_id(&id));
+    list.by_name(name_or_id).or_else(by_id).ok_or_else(|| TrustError::UnknownMember(name_or_id.to_owned()))
 }
 
 /// Whether the list has this host as a signer.

@@ -113,6 +113,11 @@ impl Trust {
         listed.unwrap_or_else(|| self.configured_name.clone())
     }
 
+    /// Its name in the configuration, where that is not the one on the member list.
+    pub fn other_name(&self) -> Option<&str> {
+        Some(self.configured_name.as_str()).filter(|configured| *configured != self.name())
+    }
+
     /// Where it is written what was done and what was refused here.
     pub fn audit(&self) -> &Arc<Audit> {
         &self.audit

@@ -229,6 +229,13 @@ pub enum Fleet {
     Backup,
     /// `fleet restore`.
     Restore(Vec<u8>),
+    /// `fleet rename`.
+    Rename {
+        /// Name or id of a member.
+        member: String,
+        /// Its new name.
+        name: String,
+    },
 }
 
 impl Request {
@@ -261,6 +268,7 @@ impl Request {
             Self::Fleet(Fleet::Group { .. }) => "fleet group",
             Self::Fleet(Fleet::Backup) => "fleet backup",
             Self::Fleet(Fleet::Restore(_)) => "fleet restore",
+            Self::Fleet(Fleet::Rename { .. }) => "fleet rename",
         }
     }
 }
@@ -298,6 +306,7 @@ impl Bounded for Fleet {
             Self::Join { token, address } => text(token) && address.as_deref().is_none_or(text),
             Self::Remove(names) => texts(names),
             Self::Group { group, hosts, .. } => check_name(group).is_ok() && texts(hosts),
+            Self::Rename { member, name } => text(member) && text(name),
             Self::Init | Self::List | Self::Backup | Self::Restore(_) => true,
         }
     }

@@ -77,6 +77,7 @@ fn fleet() -> Vec<Fleet> {
         Fleet::Group { group: text("web"), hosts: vec![text("b")], add: true },
         Fleet::Backup,
         Fleet::Restore(vec![1, 2, 3]),
+        Fleet::Rename { member: text("a"), name: text("b") },
     ]
 }
 

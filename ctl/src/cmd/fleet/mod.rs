@@ -8,6 +8,7 @@ mod join;
 mod list;
 mod passphrase;
 mod remove;
+mod rename;
 mod restore;
 mod silent;
 mod told;
@@ -43,6 +44,7 @@ enum Command {
     /// List the members
     Ls,
     Remove(remove::Args),
+    Rename(rename::Args),
     Group(group::Args),
     Backup(backup::Args),
     Restore(restore::Args),
@@ -56,6 +58,7 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
         Command::Join(args) => join::run(context, args),
         Command::Ls => list::run(context),
         Command::Remove(args) => remove::run(context, args),
+        Command::Rename(args) => rename::run(context, args),
         Command::Group(args) => group::run(context, args),
         Command::Backup(args) => backup::run(context, &args),
         Command::Restore(args) => restore::run(context, &args),
