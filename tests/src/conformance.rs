@@ -251,6 +251,13 @@ pub async fn removal_by_id<S: Store>(store: &S) {
         Err(StoreError::SeveralNames { names, .. }) => assert_eq!(names.len(), 2),
         other => panic!("{other:?}"),
     }
+    // Nor does a digest say which one, where the store finds an image by that of its manifest.
+    let pinned = query(&format!("demo@{}", sample.image.root.digest));
+    match store.remove(&pinned).await {
+        Err(StoreError::SeveralNames { .. } | StoreError::NotFound(_)) => {}
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(store.list().await.unwrap().len(), 2);
     assert_eq!(store.remove(&query("demo:v2")).await.unwrap().freed_bytes, 0);
     assert_eq!(store.remove(&id).await.unwrap().freed_bytes, sample.image.size_bytes());
     bring(store, &sample.clone().untagged()).await.unwrap();

@@ -120,9 +120,12 @@ impl State {
         self.present(None, root).ok().and_then(|image| image.id(&Platform::host())).unwrap_or(root.digest)
     }
 
+    fn named(&self) -> Vec<Named> {
+        self.entries.iter().map(|entry| Named { reference: entry.reference.clone(), root: entry.root.digest }).collect()
+    }
+
     fn positions(&self, query: &Query) -> Result<Vec<usize>, StoreError> {
-        let named: Vec<Named> =
-            self.entries.iter().map(|entry| Named { reference: entry.reference.clone(), root: entry.root.digest }).collect();
+        let named = self.named();
         let mut found = query.reference().map(|reference| names::by_name(&named, reference)).unwrap_or_default();
         if let (true, Some(prefix)) = (found.is_empty(), query.id_prefix()) {
             let identify = |(position, entry): (usize, &Entry)| {
@@ -251,13 +254,10 @@ impl Store for MemoryStore {
         let mut state = self.shared.state();
         let positions = state.positions(query)?;
         let image_id = state.image_id(&state.entries[positions[0]].root);
-        let references: Vec<Reference> = positions.iter().filter_map(|&position| state.entries[position].reference.clone()).collect();
-        let by_name = query.reference().is_some_and(|reference| references.iter().any(|name| name.repository() == reference.repository()));
-        if references.len() > 1 && !by_name {
-            let names = references.iter().map(Reference::familiar).collect();
-            return Err(StoreError::SeveralNames { id: image_id.short(), names });
-        }
-        let name = references.first().map_or_else(|| image_id.to_string(), Reference::familiar);
+        let positions = names::to_remove(&state.named(), &positions, query)
+            .map_err(|names| StoreError::SeveralNames { id: image_id.short(), names })?;
+        let name = positions.iter().find_map(|&position| state.entries[position].reference.as_ref());
+        let name = name.map_or_else(|| image_id.to_string(), Reference::familiar);
         let mut position = 0;
         state.entries.retain(|_| {
             position += 1;

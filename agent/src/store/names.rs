@@ -48,6 +48,25 @@ pub(super) fn by_name(entries: &[Named], reference: &Reference) -> Vec<usize> {
     entries.iter().enumerate().filter(|(_, entry)| fits(entry)).map(|(position, _)| position).collect()
 }
 
+/// Which of the entries that a query means lose their name with it. No name goes that was not asked for: an ID, or a digest that has no name of its own, does not
+/// say which one of several.
+pub(super) fn to_remove(entries: &[Named], found: &[usize], query: &Query) -> Result<Vec<usize>, Vec<String>> {
+    let name = |position: &usize| entries.get(*position).and_then(|entry| entry.reference.as_ref());
+    let only = |fits: &dyn Fn(&Reference) -> bool| {
+        found.iter().copied().filter(|position| name(position).is_some_and(fits)).collect::<Vec<usize>>()
+    };
+    if let Some(wanted) = query.reference() {
+        let exactly = only(&|name| name == wanted || (wanted.tag().is_some() && name.without_digest() == wanted.without_digest()));
+        if !exactly.is_empty() {
+            return Ok(exactly);
+        }
+    }
+    match found.iter().filter_map(name).count() {
+        0 | 1 => Ok(found.to_vec()),
+        _ => Err(found.iter().filter_map(name).map(Reference::familiar).collect()),
+    }
+}
+
 /// The positions of the entries that show the one image whose ID starts with `prefix`; none when there is no such image.
 pub(super) fn by_id(images: &[Identified], prefix: &str, query: &Query) -> Result<Vec<usize>, StoreError> {
     let matching: Vec<&Identified> =
@@ -85,6 +104,25 @@ mod tests {
         assert_eq!(find(&format!("demo:v2@{}", Digest::of(b"1"))), [0]);
         assert_eq!(find(&format!("other@{}", Digest::of(b"1"))), [2]);
         assert!(find(&format!("other@{}", Digest::of(b"2"))).is_empty());
+    }
+
+    #[test]
+    fn no_name_goes_that_was_not_asked_for() {
+        let pinned = format!("demo@{}", Digest::of(b"1"));
+        let mut entries = vec![named("demo:v1", b"1"), named("demo:v2", b"1"), named(&pinned, b"1")];
+        let remove = |entries: &[Named], text: &str| {
+            let query = Query::parse(text).unwrap();
+            to_remove(entries, &by_name(entries, query.reference().unwrap()), &query)
+        };
+        assert_eq!(remove(&entries, "demo:v2"), Ok(vec![1]));
+        assert_eq!(remove(&entries, &pinned), Ok(vec![2]));
+        assert_eq!(remove(&entries, &format!("demo:v2@{}", Digest::of(b"1"))), Ok(vec![1]));
+        entries.pop();
+        assert_eq!(remove(&entries, &pinned), Err(vec!["demo:v1".to_owned(), "demo:v2".to_owned()]));
+        assert_eq!(remove(&entries[1..], &pinned), Ok(vec![0]));
+        let id = Query::parse(&Digest::of(b"1").hex()).unwrap();
+        assert!(to_remove(&entries, &[0, 1], &id).is_err());
+        assert_eq!(to_remove(&[Named { reference: None, root: Digest::of(b"1") }], &[0], &id), Ok(vec![0]));
     }
 
     #[test]

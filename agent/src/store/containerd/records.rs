@@ -49,6 +49,12 @@ impl Records {
         self.entries.iter().map(|entry| Named { reference: entry.reference.clone(), root: entry.root.digest }).collect()
     }
 
+    /// The record of exactly this name with a digest, where it is one of the further records of an image that has names; and what it points to.
+    pub(super) fn alias(&self, name: &Reference) -> Option<(String, Digest)> {
+        let (root, name) = (name.digest().filter(|_| name.tag().is_none())?, name.to_string());
+        self.aliases.get(&root)?.contains(&name).then_some((name, root))
+    }
+
     /// The records that go when these entries go: with the last name of an image its other records.
     pub(super) fn to_remove(&self, positions: &[usize]) -> Vec<String> {
         let stays = |(position, _): &(usize, &Entry)| !positions.contains(position);
@@ -236,6 +242,9 @@ mod tests {
         assert_eq!(shown(&images, Flavour::Kubernetes), ["demo:v1"]);
         assert_eq!(shown(&images, Flavour::Plain), ["demo:v1".to_owned(), format!("demo@{root}")]);
         assert_eq!(shown(&images[1..], Flavour::Kubernetes), [format!("demo@{root}")], "what is pinned by its digest alone has that name");
+        let records = Records::read(images.to_vec(), Flavour::Kubernetes);
+        assert_eq!(records.alias(&pinned.parse().unwrap()), Some((pinned.clone(), root)), "it can be removed alone");
+        assert_eq!(records.alias(&"demo:v1".parse().unwrap()), None);
         assert_eq!(shown(&images[1..2], Flavour::Kubernetes), ["-"]);
         for flavour in [Flavour::Plain, Flavour::Docker, Flavour::Kubernetes] {
             assert_eq!(shown(&[image(&untagged(flavour, &root), b"1"), image("import-2026", b"2")], flavour), ["-", "-"]);

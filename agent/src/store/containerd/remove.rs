@@ -8,24 +8,27 @@ use proto::{Descriptor, Digest, Reference};
 use super::Shared;
 use super::content::{Infos, Presence};
 use super::lease::Abandoned;
-use crate::store::{Query, Removed, StoreError};
+use crate::store::{Query, Removed, StoreError, names};
 use crate::sys::blocking;
 
 impl Shared {
     /// See [`crate::store::Store::remove`].
     pub(super) async fn remove(self: &Arc<Self>, query: &Query) -> Result<Removed, StoreError> {
         let records = self.records().await?;
-        let positions = self.positions(&records, query).await?;
-        let entries: Vec<_> = positions.iter().filter_map(|&position| records.entries.get(position)).collect();
-        let Some(first) = entries.first() else { return Err(StoreError::NotFound(query.clone())) };
-        let references: Vec<&Reference> = entries.iter().filter_map(|entry| entry.reference.as_ref()).collect();
-        let by_name = query.reference().is_some_and(|wanted| references.iter().any(|name| name.repository() == wanted.repository()));
-        if references.len() > 1 && !by_name {
-            let names = references.iter().map(|reference| reference.familiar()).collect();
-            return Err(StoreError::SeveralNames { id: first.root.digest.short(), names });
+        if let Some((pinned, image_id)) = query.reference().and_then(|wanted| records.alias(wanted)) {
+            // The image has other names.
+            self.delete_records(std::slice::from_ref(&pinned)).await?;
+            return Ok(Removed { name: query.to_string(), image_id, freed_bytes: 0 });
         }
-        let name = references.first().map_or_else(|| first.root.digest.to_string(), |reference| reference.familiar());
+        let found = self.positions(&records, query).await?;
+        let Some(first) = found.first().and_then(|&position| records.entries.get(position)) else {
+            return Err(StoreError::NotFound(query.clone()));
+        };
         let image_id = first.root.digest;
+        let positions =
+            names::to_remove(&records.named(), &found, query).map_err(|names| StoreError::SeveralNames { id: image_id.short(), names })?;
+        let entries: Vec<_> = positions.iter().filter_map(|&position| records.entries.get(position)).collect();
+        let name = entries.iter().find_map(|entry| entry.reference.as_ref()).map_or_else(|| image_id.to_string(), Reference::familiar);
         let mut presence = Presence::default();
         for entry in &entries {
             if let Some(image) = self.present_or_nothing(&entry.root, &mut presence).await? {

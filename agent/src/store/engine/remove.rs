@@ -28,10 +28,17 @@ impl Shared {
     /// Has the engine remove the names that were found of an image, unless they are several and were not meant; says what was removed.
     /// An image that a pin keeps goes with the pin.
     pub(super) async fn take_away(&self, id: &Digest, found: &[Entry<'_>], query: &Query) -> Result<String, StoreError> {
-        let references: Vec<&Reference> = found.iter().filter_map(|entry| entry.reference).collect();
+        let mut references: Vec<&Reference> = found.iter().filter_map(|entry| entry.reference).collect();
+        // A digest does not say which one of several names goes.
+        let is_exact = |name: &&Reference| query.reference().is_some_and(|asked| name.without_digest() == asked.without_digest());
+        let is_pinned = query.reference().is_some_and(|asked| asked.digest().is_some());
+        if is_pinned && references.iter().any(is_exact) {
+            references.retain(is_exact);
+        }
         let by_name = query.reference().is_some_and(|asked| {
             let name = asked.familiar_repository();
-            references.iter().any(|reference| reference.repository() == asked.repository() || reference.familiar_repository() == name)
+            let is_of_it = |reference: &&Reference| reference.repository() == asked.repository() || reference.familiar_repository() == name;
+            !(is_pinned && references.len() > 1) && references.iter().any(is_of_it)
         });
         if references.len() > 1 && !by_name {
             let names = references.iter().map(|reference| reference.familiar()).collect();

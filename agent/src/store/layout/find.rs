@@ -11,7 +11,7 @@ use proto::{Descriptor, Digest, Image, Platform, Reference};
 use super::Layout;
 use super::blobs::Presence;
 use super::index::{Entry, Names};
-use crate::store::names::{self, Identified, Named};
+use crate::store::names::{self, Identified};
 use crate::store::walk::{is_mismatch, walk};
 use crate::store::{Held, Lease, Query, StoreError};
 
@@ -45,8 +45,7 @@ impl Layout {
 
     /// The positions of the entries that a query means, in [`Names::entries`]; never none.
     pub(super) fn positions(&self, names: &Names, query: &Query) -> Result<Vec<usize>, StoreError> {
-        let named: Vec<Named> =
-            names.entries.iter().map(|entry| Named { reference: entry.reference.clone(), root: entry.root.digest }).collect();
+        let named = names.named();
         let mut found = query.reference().map(|reference| names::by_name(&named, reference)).unwrap_or_default();
         if let (true, Some(prefix)) = (found.is_empty(), query.id_prefix()) {
             found = names::by_id(&self.identified(names)?, prefix, query)?;

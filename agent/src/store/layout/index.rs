@@ -12,6 +12,7 @@ use proto::{Descriptor, Reference, shape};
 use serde_json::{Value, json};
 
 use crate::store::StoreError;
+use crate::store::names::Named;
 use crate::sys::durable;
 
 /// Name of an image in full, as containerd and everybody after it writes it.
@@ -108,6 +109,11 @@ impl Index {
 }
 
 impl Names {
+    /// For [`crate::store::names`].
+    pub(super) fn named(&self) -> Vec<Named> {
+        self.entries.iter().map(|entry| Named { reference: entry.reference.clone(), root: entry.root.digest }).collect()
+    }
+
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         let decides: Value = shape::read(bytes, &shape::DOCUMENT)?;
         let document: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;

@@ -191,16 +191,12 @@ impl Layout {
     }
 
     fn remove(&self, index: &mut Index, names: &Names, query: &Query) -> Result<Removed, StoreError> {
-        let positions = self.positions(names, query)?;
-        let references: Vec<&Reference> = positions.iter().filter_map(|&position| names.entries[position].reference.as_ref()).collect();
-        let root = &names.entries[positions[0]].root;
-        let image_id = self.image_id(root)?;
-        let by_name = query.reference().is_some_and(|reference| references.iter().any(|name| name.repository() == reference.repository()));
-        if references.len() > 1 && !by_name {
-            let names = references.iter().map(|reference| reference.familiar()).collect();
-            return Err(StoreError::SeveralNames { id: image_id.short(), names });
-        }
-        let name = references.first().map_or_else(|| image_id.to_string(), |reference| reference.familiar());
+        let found = self.positions(names, query)?;
+        let image_id = self.image_id(&names.entries[found[0]].root)?;
+        let positions = super::names::to_remove(&names.named(), &found, query)
+            .map_err(|names| StoreError::SeveralNames { id: image_id.short(), names })?;
+        let name = positions.iter().find_map(|&position| names.entries[position].reference.as_ref());
+        let name = name.map_or_else(|| image_id.to_string(), Reference::familiar);
         let rest = names.without(&positions);
         match index.write(&rest) {
             Err(StoreError::NoSpace(_)) => {
