@@ -76,7 +76,7 @@ pub enum DocumentError {
         limit_bytes: u64,
     },
     /// The bytes are not those that the descriptor names.
-    #[error("{digest} does not have the content that its digest names")]
+    #[error("{digest} has another content than its digest says, or another size than it is described with")]
     DigestMismatch {
         /// Which.
         digest: Digest,
@@ -150,6 +150,30 @@ pub fn make_manifest(config: &Descriptor, layers: &[Descriptor]) -> Vec<u8> {
     format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","config":{config},"layers":[{}]}}"#, layers.join(",")).into_bytes()
 }
 
+/// The same, each entry for itself: one that is wrong says so in its place. What is no image or index is passed over.
+pub fn parse_layout_entries(bytes: &[u8]) -> Result<Vec<Result<IndexEntry, String>>, String> {
+    if bytes.len() as u64 > MANIFEST_BYTES * 4 {
+        return Err(format!("it is larger than {} bytes", MANIFEST_BYTES * 4));
+    }
+    let raw: RawLayoutIndex = shape::read(bytes, &shape::DOCUMENT)?;
+    if raw.config.is_some() || raw.layers.is_some() {
+        return Err("an index has no config and no layers".to_owned());
+    }
+    let entries = raw.manifests.unwrap_or_default();
+    if entries.len() > IMAGE_BLOBS {
+        return Err(format!("{} manifests, the limit is {IMAGE_BLOBS}", entries.len()));
+    }
+    let mut read = vec![];
+    for entry in entries {
+        let entry = serde_json::from_value::<RawDescriptor>(entry).map_err(|error| error.to_string());
+        match entry.and_then(RawDescriptor::entry) {
+            Ok(entry) if !media_type::is_index(&entry.descriptor.media_type) && !media_type::is_manifest(&entry.descriptor.media_type) => {}
+            entry => read.push(entry),
+        }
+    }
+    Ok(read)
+}
+
 /// Reads an `index.json` of an image layout: an index without a digest of its own, and with an entry for each image and name.
 pub fn parse_layout_index(bytes: &[u8]) -> Result<IndexDocument, String> {
     if bytes.len() as u64 > MANIFEST_BYTES * 4 {
@@ -186,13 +210,20 @@ struct RawDocument {
     manifests: Option<Vec<RawDescriptor>>,
 }
 
+#[derive(Deserialize)]
+struct RawLayoutIndex {
+    config: Option<serde_json::Value>,
+    layers: Option<serde_json::Value>,
+    manifests: Option<Vec<serde_json::Value>>,
+}
+
 /// Of a document that does not say: no engine asks.
 fn two() -> u64 {
     2
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "a descriptor")]
 struct RawDescriptor {
     #[serde(default)]
     media_type: String,
@@ -204,6 +235,7 @@ struct RawDescriptor {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "a platform")]
 struct RawPlatform {
     #[serde(default)]
     os: String,

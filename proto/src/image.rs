@@ -163,7 +163,7 @@ pub enum ImageError {
         available: Vec<Platform>,
     },
     /// A document that is needed is not there.
-    #[error("{digest} is missing")]
+    #[error("{digest}, which is a part of it, is not here")]
     Absent {
         /// The one that is missing.
         digest: Digest,

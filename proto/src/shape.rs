@@ -19,6 +19,8 @@ pub enum Shape {
     List(&'static Shape),
     /// Fields that decide, by their names as Go's tags have them; others are passed over.
     Object(&'static [(&'static str, Shape)]),
+    /// Nothing: a document that has it is refused.
+    Refused,
 }
 
 const DESCRIPTOR: Shape = Shape::Object(&[
@@ -37,6 +39,8 @@ pub const DOCUMENT: Shape = Shape::Object(&[
     ("config", DESCRIPTOR),
     ("layers", Shape::List(&DESCRIPTOR)),
     ("manifests", Shape::List(&DESCRIPTOR)),
+    // Some readers would take it for a manifest of schema 1 (CVE-2021-41190).
+    ("fsLayers", Shape::Refused),
 ]);
 
 /// An image config. What is below `config` (labels, volumes, ports, the command) does not decide what the image is made of.
@@ -99,7 +103,7 @@ impl<'de> DeserializeSeed<'de> for Shaped {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         match self.0 {
-            Shape::Kept => serde::Deserialize::deserialize(deserializer),
+            Shape::Kept | Shape::Refused => serde::Deserialize::deserialize(deserializer),
             Shape::List(_) | Shape::Object(_) => deserializer.deserialize_any(self),
         }
     }
@@ -157,6 +161,9 @@ impl<'de> Visitor<'de> for Shaped {
             if seen.contains(name) {
                 return Err(de::Error::custom(format_args!("the key \"{name}\" stands twice in one object")));
             }
+            if matches!(shape, Shape::Refused) {
+                return Err(de::Error::custom(format_args!("it has the key \"{name}\", which would make another document of it")));
+            }
             seen.push(*name);
             let value = map.next_value_seed(Shaped(shape))?;
             if !value.is_null() {
@@ -209,6 +216,13 @@ mod tests {
         assert!(read::<Value>(config.as_bytes(), &CONFIG).unwrap_err().contains("twice"));
         let archive = r#"[{"Config": "a", "config": "b"}]"#;
         assert!(read::<Value>(archive.as_bytes(), &ARCHIVE).unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn a_manifest_of_schema_1_inside_is_refused() {
+        for text in [r#"{"fsLayers": []}"#, r#"{"FSLAYERS": null}"#, r#"{"f\u017flayer\u017f": 1}"#] {
+            assert!(document(text).unwrap_err().contains("fsLayers"), "{text}");
+        }
     }
 
     #[test]

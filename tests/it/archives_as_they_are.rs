@@ -9,8 +9,9 @@ use proto::image::Selection;
 use serde_json::{Value, json};
 use tests::conformance::query;
 use tests::sample::{append, gzip, layer_tar, zstd};
+use tokio_util::sync::CancellationToken;
 
-use crate::archive::{link, report, tar};
+use crate::archive::{link, report, report_until, tar};
 
 /// A config for these layers, and its digest.
 pub(crate) fn config(layers: &[&[u8]]) -> (Vec<u8>, Digest) {
@@ -165,7 +166,9 @@ async fn one_bad_entry_keeps_no_other_out() {
         item("Not A Name", "bad.json", "bad.tar"),
         item("gone:1", "bad.json", "nowhere.tar"),
         item("wrong:1", "bad.json", "good.tar"),
-        {"Config": "good.json", "RepoTags": ["second:1", "sha256:nonsense/"], "Layers": ["good.tar"]},
+        {"Config": "good.json", "RepoTags": ["second:1", null, "sha256:nonsense/"], "Layers": ["good.tar"]},
+        null,
+        {"RepoTags": ["no:config"], "Layers": []},
     ]);
     let list = list.to_string();
     let archive = tar(&[
@@ -183,8 +186,85 @@ async fn one_bad_entry_keeps_no_other_out() {
     assert!(report.loaded.iter().all(|row| row.image_id == id));
     let mut failed: Vec<&str> = report.failed.iter().map(|failed| failed.name.as_str()).collect();
     failed.sort_unstable();
-    assert_eq!(failed, ["Not A Name", "gone:1", "sha256:nonsense/", "wrong:1"]);
+    assert_eq!(failed, ["Not A Name", "gone:1", "image 6", "image 7", "sha256:nonsense/", "wrong:1"]);
     assert_eq!(store.list().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn one_bad_entry_of_an_index_keeps_no_other_out() {
+    let layer = layer_tar("a", b"a");
+    let (config, id) = config(&[&layer]);
+    let root = manifest(&config, &[&layer]);
+    let mut good = descriptor(media_type::MANIFEST, &root);
+    good["annotations"] = json!({"io.containerd.image.name": "docker.io/library/good:1"});
+    let sized = json!({"mediaType": media_type::MANIFEST, "digest": Digest::of(&root).to_string(), "size": -1});
+    let long = json!({"mediaType": media_type::MANIFEST, "digest": format!("sha512:{}", "a".repeat(128)), "size": 1});
+    let entries = [Value::Null, json!({}), sized, long, json!("x"), good];
+    let report = report(&MemoryStore::new(), layout(&entries, &[&root, &config, &layer])).await.unwrap();
+    assert_eq!(report.loaded.iter().map(|row| row.image_id).collect::<Vec<_>>(), [id]);
+    let failed: Vec<&str> = report.failed.iter().map(|failed| failed.name.as_str()).collect();
+    assert_eq!(failed, ["image 1", "image 2", "image 3", "image 4", "image 5"]);
+    assert!(report.failed.iter().all(|failed| !failed.error.to_string().contains("Raw")), "{:?}", report.failed);
+}
+
+/// A manifest and an index may have the same config: `manifest.json` cannot tell them apart.
+#[tokio::test]
+async fn a_name_in_the_index_is_that_of_its_entry() {
+    let layer = layer_tar("a", b"a");
+    let (config, _) = config(&[&layer]);
+    let one = manifest(&config, &[&layer]);
+    let two = json!({"schemaVersion": 2, "manifests": [descriptor(media_type::MANIFEST, &one)]}).to_string().into_bytes();
+    let named = |kind: &str, document: &[u8], name: &str| {
+        let mut entry = descriptor(kind, document);
+        entry["annotations"] = json!({"io.containerd.image.name": format!("docker.io/library/{name}")});
+        entry
+    };
+    let index = json!({"schemaVersion": 2, "manifests": [
+        named(media_type::MANIFEST, &one, "one:1"), named(media_type::INDEX, &two, "two:1"),
+    ]});
+    let (index, paths) = (index.to_string(), [&one, &two, &config, &layer.to_vec()].map(|blob| path(blob)));
+    let list = json!([{"Config": paths[2], "RepoTags": ["one:1", "two:1", "three:1"], "Layers": [paths[3]]}]).to_string();
+    let archive = tar(&[
+        ("index.json", index.as_bytes()),
+        ("manifest.json", list.as_bytes()),
+        (&paths[0], &one),
+        (&paths[1], &two),
+        (&paths[2], &config),
+        (&paths[3], &layer),
+    ]);
+    let store = MemoryStore::new();
+    let report = report(&store, archive).await.unwrap();
+    assert!(report.failed.is_empty() && report.notes.is_empty(), "{report:?}");
+    for (name, root) in [("one:1", &one), ("two:1", &two), ("three:1", &one)] {
+        let held = store.resolve(&query(name), Selection::Present).await.unwrap();
+        assert_eq!(held.image.root.digest, Digest::of(root), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn names_that_are_none_take_no_other_along() {
+    let layer = layer_tar("a", b"a");
+    let (config, id) = config(&[&layer]);
+    let other = format!("demo@{}", Digest::of(b"another manifest"));
+    let list = json!([{"Config": "c.json", "RepoTags": [id.to_string(), other, "demo:1"], "Layers": ["l.tar"]}]).to_string();
+    let report =
+        report(&MemoryStore::new(), tar(&[("l.tar", &layer), ("c.json", &config), ("manifest.json", list.as_bytes())])).await.unwrap();
+    let loaded: Vec<String> = report.loaded.iter().map(|row| row.reference.as_ref().unwrap().familiar()).collect();
+    assert_eq!(loaded, ["demo:1"]);
+    assert_eq!(report.failed.iter().map(|failed| failed.name.clone()).collect::<Vec<_>>(), [other]);
+    // Of an image that was exported by its ID alone.
+    let list = json!([{"Config": "c.json", "RepoTags": [id.to_string()], "Layers": ["l.tar"]}]).to_string();
+    loads(tar(&[("l.tar", &layer), ("c.json", &config), ("manifest.json", list.as_bytes())]), &id.to_string(), id).await;
+}
+
+#[tokio::test]
+async fn a_load_ends_with_who_asked_for_it() {
+    let (archive, _) = one("demo:1");
+    let stop = CancellationToken::new();
+    let store = MemoryStore::new();
+    stop.cancel();
+    assert!(matches!(report_until(&store, archive, &stop).await, Err(ArchiveError::Stopped)));
+    assert!(store.list().await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -262,7 +342,7 @@ async fn what_else_is_in_an_index_is_passed_over() {
     for blobs in [&[index.as_bytes(), &image, &config, &layer, artifact][..], &[index.as_bytes(), &image, &config, &layer]] {
         loads(layout(&[xml.clone(), root.clone()], blobs), "foreign:1", id).await;
     }
-    assert!(refusal(layout(&[xml], &[])).await.contains("not an image archive"));
+    assert!(refusal(layout(&[xml], &[])).await.contains("names no image"));
 }
 
 #[tokio::test]

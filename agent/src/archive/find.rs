@@ -9,6 +9,7 @@ use std::sync::Arc;
 use proto::descriptor::media_type;
 use proto::document::{self, Document, IndexEntry, ManifestDocument};
 use proto::limits::{CONFIG_BYTES, IMAGE_BLOBS, IMAGE_MANIFESTS, INDEX_DEPTH, LAYERS, MANIFEST_BYTES};
+use proto::text::escape_short;
 use proto::{Descriptor, Digest, Reference, shape};
 use serde::Deserialize;
 use serde_json::Value;
@@ -38,17 +39,24 @@ pub(super) struct All {
 
 /// Finds them. An error is about the archive as a whole.
 pub(super) fn find(contents: &Contents, staging: &Arc<Staging>) -> Result<All, ArchiveError> {
-    if contents.has("oci-layout") {
-        check_version(&contents.document("oci-layout", MANIFEST_BYTES)?)?;
-    }
     let mut images = Images::default();
+    if contents.has("oci-layout") {
+        images.notes.extend(check_version(&contents.document("oci-layout", MANIFEST_BYTES)?)?);
+    }
     if contents.has("index.json") {
         images.add_index(&contents.document("index.json", 4 * MANIFEST_BYTES)?, contents)?;
     }
     if contents.has("manifest.json") {
-        for item in items(&contents.document("manifest.json", 4 * MANIFEST_BYTES)?)? {
+        for (position, item) in items(&contents.document("manifest.json", 4 * MANIFEST_BYTES)?)?.into_iter().enumerate() {
+            let item = match item {
+                Ok(item) => item,
+                Err(reason) => {
+                    images.failed.push(NotLoaded { name: format!("image {}", position + 1), error: malformed("manifest.json", reason) });
+                    continue;
+                }
+            };
             if let Err(error) = images.add_item(&item, contents, staging) {
-                let name = item.repo_tags.as_ref().and_then(|tags| tags.first()).unwrap_or(&item.config).clone();
+                let name = item.tags().next().unwrap_or(&item.config).to_owned();
                 images.failed.push(NotLoaded { name, error });
             }
         }
@@ -65,30 +73,48 @@ struct Candidate {
     ref_names: Vec<Reference>,
     /// Its manifests that are in the archive.
     manifests: Vec<ManifestDocument>,
-    /// A name that it has in the archive, and that no image can have.
-    bad_name: Option<NotLoaded>,
+    /// Names that it has in the archive, and that no image can have.
+    bad_names: Vec<NotLoaded>,
 }
 
 #[derive(Default)]
 struct Images {
     candidates: Vec<Candidate>,
+    /// Names that index.json gives.
+    indexed: HashSet<Reference>,
     failed: Vec<NotLoaded>,
     notes: Vec<String>,
 }
 
 /// One image in `manifest.json`.
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "an image")]
 struct Item {
     config: String,
-    repo_tags: Option<Vec<String>>,
+    repo_tags: Option<Vec<Option<String>>>,
     layers: Option<Vec<String>>,
+}
+
+impl Item {
+    /// What is meant as a name: containerd and Kubernetes write the digest of the config among the names.
+    fn tags(&self) -> impl Iterator<Item = &str> {
+        let tags = self.repo_tags.iter().flatten().flatten().map(String::as_str);
+        tags.filter(|tag| !tag.is_empty() && *tag != "<none>:<none>" && tag.parse::<Digest>().is_err())
+    }
 }
 
 impl Images {
     fn add_index(&mut self, bytes: &[u8], contents: &Contents) -> Result<(), ArchiveError> {
-        let index = document::parse_layout_index(bytes).map_err(|reason| malformed("index.json", reason))?;
-        for IndexEntry { descriptor: root, ref_name, image_name, .. } in index.manifests {
+        let entries = document::parse_layout_entries(bytes).map_err(|reason| malformed("index.json", reason))?;
+        let mut indexed = HashSet::new();
+        for (position, entry) in entries.into_iter().enumerate() {
+            let IndexEntry { descriptor: root, ref_name, image_name, .. } = match entry {
+                Ok(entry) => entry,
+                Err(reason) => {
+                    self.failed.push(NotLoaded { name: format!("image {}", position + 1), error: malformed("index.json", reason) });
+                    continue;
+                }
+            };
             // containerd writes a digest where an image has no name.
             let name = image_name.filter(|name| !name.is_empty() && name.parse::<Digest>().is_err());
             let (name, bad_name) = match name.as_ref().map(|text| text.parse::<Reference>()) {
@@ -98,25 +124,33 @@ impl Images {
             // A ref.name may be anything; where it is no image name, the image has none.
             let ref_name = ref_name.and_then(|name| name.parse::<Reference>().ok());
             let candidate = self.candidate(root, contents);
+            // Part of a name that no image can have is none either.
+            let ref_name = ref_name.filter(|_| bad_name.is_none());
+            indexed.extend(ref_name.iter().chain(&name).cloned());
             candidate.ref_names.extend(ref_name);
             candidate.names.extend(name);
-            candidate.bad_name = candidate.bad_name.take().or(bad_name);
+            candidate.bad_names.extend(bad_name);
         }
+        self.indexed = indexed;
         Ok(())
     }
 
     fn add_item(&mut self, item: &Item, contents: &Contents, staging: &Arc<Staging>) -> Result<(), ArchiveError> {
-        let (mut names, mut bad_name) = (vec![], None);
-        for tag in item.repo_tags.iter().flatten().filter(|tag| !tag.is_empty() && *tag != "<none>:<none>") {
+        let (mut names, mut bad_names) = (vec![], vec![]);
+        for tag in item.tags() {
             match tag.parse::<Reference>() {
                 Ok(name) => names.push(name),
-                Err(error) => bad_name = Some(NotLoaded { name: tag.clone(), error: error.into() }),
+                Err(error) => bad_names.push(NotLoaded { name: tag.to_owned(), error: error.into() }),
             }
         }
-        if let Some(bad) = bad_name.take_if(|_| names.is_empty()) {
+        if names.is_empty() && !bad_names.is_empty() {
+            let bad = bad_names.swap_remove(0);
+            self.failed.extend(bad_names);
             return Err(bad.error);
         }
         let config = config_digest(&item.config, contents)?;
+        // Several manifests may have one config: whose name it is stands in index.json, where that has the name.
+        names.retain(|name| !self.indexed.contains(name));
         let mut known = false;
         for candidate in self.candidates.iter_mut().filter(|candidate| candidate.manifests.iter().any(|own| own.config.digest == config)) {
             if let Some(root) = better(candidate, item, contents, staging)? {
@@ -125,15 +159,16 @@ impl Images {
                     .push(format!("{name}: index.json has layers that are not those of its config; those of manifest.json are taken"));
                 (candidate.manifests, candidate.root) = (manifests(&root, contents), root);
             }
-            candidate.names.extend(names.iter().cloned());
-            candidate.bad_name = candidate.bad_name.take().or(bad_name.take());
+            // What has no name there gets it, the first one of them.
+            candidate.names.append(&mut names);
+            candidate.bad_names.append(&mut bad_names);
             known = true;
         }
         if !known {
             let root = make_manifest(item, contents, staging)?;
             let candidate = self.candidate(root, contents);
             candidate.names.extend(names);
-            candidate.bad_name = bad_name;
+            candidate.bad_names.extend(bad_names);
         }
         Ok(())
     }
@@ -143,7 +178,7 @@ impl Images {
             Some(position) => position,
             None => {
                 let manifests = manifests(&root, contents);
-                self.candidates.push(Candidate { root, names: vec![], ref_names: vec![], manifests, bad_name: None });
+                self.candidates.push(Candidate { root, names: vec![], ref_names: vec![], manifests, bad_names: vec![] });
                 self.candidates.len() - 1
             }
         };
@@ -153,14 +188,18 @@ impl Images {
     fn finish(self, contents: &Contents) -> Result<All, ArchiveError> {
         let mut all = All { images: vec![], failed: self.failed, notes: self.notes };
         for candidate in self.candidates {
-            let names = if candidate.names.is_empty() { candidate.ref_names } else { candidate.names };
-            if let Some(name) = names.iter().find(|name| !name.fits(&candidate.root.digest)) {
-                let reason = format!("it gives the name {} to {}", name.familiar(), candidate.root.digest);
-                all.failed.push(NotLoaded { name: name.familiar(), error: malformed("index.json", reason) });
-                continue;
-            }
-            let is_nameless = names.is_empty() && candidate.bad_name.is_some();
-            all.failed.extend(candidate.bad_name);
+            let mut names = if candidate.names.is_empty() { candidate.ref_names } else { candidate.names };
+            let (digest, mut bad_names) = (candidate.root.digest, candidate.bad_names);
+            names.retain(|name| {
+                let fits = name.fits(&digest);
+                if !fits {
+                    let error = ArchiveError::OtherDigest { name: Box::new(name.clone()), digest };
+                    bad_names.push(NotLoaded { name: name.familiar(), error });
+                }
+                fits
+            });
+            let is_nameless = names.is_empty() && !bad_names.is_empty();
+            all.failed.extend(bad_names);
             if !is_nameless {
                 let mut seen = BTreeSet::new();
                 let references = names.into_iter().filter(|name| seen.insert(name.clone())).collect();
@@ -169,6 +208,7 @@ impl Images {
         }
         match (all.images.is_empty() && all.failed.is_empty(), contents.is_file_system()) {
             (true, true) => Err(ArchiveError::FileSystem),
+            (true, false) if contents.has("index.json") || contents.has("manifest.json") => Err(ArchiveError::NoImage),
             (true, false) => Err(ArchiveError::NoManifest),
             _ => {
                 all.settle_names();
@@ -230,21 +270,25 @@ fn layers_fit(layers: &[Stored], diff_ids: &[Digest], contents: &Contents) -> Re
     Ok(true)
 }
 
-fn items(bytes: &[u8]) -> Result<Vec<Item>, ArchiveError> {
-    let items: Vec<Item> = shape::read(bytes, &shape::ARCHIVE).map_err(|reason| malformed("manifest.json", reason))?;
-    let names: usize = items.iter().map(|item| item.repo_tags.as_ref().map_or(0, Vec::len) + 1).sum();
-    let layers: usize = items.iter().map(|item| item.layers.as_ref().map_or(0, Vec::len)).sum();
+/// Each for itself.
+fn items(bytes: &[u8]) -> Result<Vec<Result<Item, String>>, ArchiveError> {
+    let items: Vec<Value> = shape::read(bytes, &shape::ARCHIVE).map_err(|reason| malformed("manifest.json", reason))?;
+    let items: Vec<Result<Item, String>> =
+        items.into_iter().map(|item| serde_json::from_value(item).map_err(|error| error.to_string())).collect();
+    let names: usize = items.iter().flatten().map(|item| item.repo_tags.as_ref().map_or(0, Vec::len)).sum::<usize>() + items.len();
+    let layers: usize = items.iter().flatten().map(|item| item.layers.as_ref().map_or(0, Vec::len)).sum();
     if names > IMAGE_BLOBS || layers > MEMBERS {
         return Err(malformed("manifest.json", format!("{names} images and names, {layers} layers")));
     }
     Ok(items)
 }
 
-fn check_version(bytes: &[u8]) -> Result<(), ArchiveError> {
+/// What has to be said of the version.
+fn check_version(bytes: &[u8]) -> Result<Option<String>, ArchiveError> {
     let value: Value = shape::read(bytes, &shape::LAYOUT).map_err(|reason| malformed("oci-layout", reason))?;
     match value["imageLayoutVersion"].as_str() {
-        Some(version) if version.starts_with("1.") => Ok(()),
-        Some(version) => Err(malformed("oci-layout", format!("version {version} is not known"))),
+        Some(version) if version.starts_with("1.") => Ok(None),
+        Some(version) => Ok(Some(format!("the layout says that it is of version {}: it is read as one of 1.0", escape_short(version, 40)))),
         None => Err(malformed("oci-layout", "it names no version".to_owned())),
     }
 }

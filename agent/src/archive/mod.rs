@@ -15,10 +15,10 @@ mod sink;
 mod tape;
 mod write;
 
-use proto::Digest;
 use proto::image::ImageError;
 use proto::reference::InvalidReference;
 use proto::text::escape_short;
+use proto::{Digest, Reference};
 
 use crate::store::StoreError;
 
@@ -59,6 +59,20 @@ pub enum ArchiveError {
     /// Neither `index.json` nor `manifest.json`: no image archive.
     #[error("the archive has neither index.json nor manifest.json: it is not an image archive")]
     NoManifest,
+    /// Its documents name nothing.
+    #[error("the archive names no image")]
+    NoImage,
+    /// Nobody waits for it any more.
+    #[error("whoever loaded the archive went away")]
+    Stopped,
+    /// A name with the digest of something else.
+    #[error("{} is not the name of {}", .name.familiar(), .digest)]
+    OtherDigest {
+        /// The name.
+        name: Box<Reference>,
+        /// What the archive gives it to.
+        digest: Digest,
+    },
     /// The files of a container.
     #[error("this is the file system of a container, as docker export writes it, and no image: docker import FILE NAME makes one of it")]
     FileSystem,

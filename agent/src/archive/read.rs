@@ -5,12 +5,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::image::{ImageError, Selection, Walk};
 use proto::limits::{BLOB_BYTES, BLOCK_BYTES, CONFIG_BYTES};
 use proto::{Descriptor, Digest, Image, Manifest, Platform, Reference};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::contents::Contents;
 use super::find::{Found, find};
@@ -19,6 +21,10 @@ use super::{ArchiveError, diff_id, input};
 use crate::staging::Staging;
 use crate::store::{Form, Import, Imported, Ingest, Store, StoreError};
 use crate::sys::{Lane, blocking, blocking_in, thread};
+
+/// How long an engine is waited for that is restarted during a load, and how often it is tried again.
+const ENGINE_WAIT: Duration = Duration::from_secs(60);
+const ENGINE_PAUSE: Duration = Duration::from_millis(500);
 
 /// An image that was loaded, under one of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,11 +61,15 @@ pub struct Report {
 /// One that cannot be loaded does not keep the others out; an error is about the archive as a whole, of which nothing was loaded.
 ///
 /// All images are read and checked before the first becomes visible. The channel's end is the archive's: an error in it is passed on. Blobs that the
-/// archive does not have are taken from the store. Nothing stays staged.
+/// archive does not have are taken from the store. Nothing stays staged. `stop` ends it before the next image.
+///
+/// # Errors
+/// [`ArchiveError::Stopped`], after what `on_loaded` was told.
 pub async fn load<S: Store>(
     store: &S,
     staging: &Arc<Staging>,
     blocks: mpsc::Receiver<io::Result<Bytes>>,
+    stop: &CancellationToken,
     mut on_loaded: impl FnMut(&Loaded) + Send,
 ) -> Result<Report, ArchiveError> {
     let (contents, found) = {
@@ -87,13 +97,15 @@ pub async fn load<S: Store>(
         }
     }
     for (name, image) in prepared {
-        let loading = image.load(store, &contents, |row| {
+        let loading = image.load(store, &contents, stop, name, |row| {
             on_loaded(&row);
             report.loaded.push(row);
         });
-        if let Err(error) = loading.await {
-            report.failed.push(NotLoaded { name, error });
+        let failed = loading.await;
+        if stop.is_cancelled() {
+            return Err(ArchiveError::Stopped);
         }
+        report.failed.extend(failed);
     }
     if contents.is_unmarked() {
         for failed in &mut report.failed {
@@ -153,26 +165,65 @@ impl<I: Import> Prepared<I> {
         self,
         store: &S,
         contents: &Arc<Contents>,
+        stop: &CancellationToken,
+        name: String,
         mut on_loaded: impl FnMut(Loaded) + Send,
-    ) -> Result<(), ArchiveError> {
+    ) -> Vec<NotLoaded> {
         let Self { mut image, other_names, import, missing } = self;
         let row = |reference: Option<Reference>, imported: Imported| Loaded {
             reference,
             image_id: imported.image_id,
             replaced: imported.replaced,
         };
-        bring(store, &import, contents, &missing).await?;
-        on_loaded(row(image.reference.clone(), import.commit().await?));
-        for name in other_names {
-            image.reference = Some(name);
-            // A store that makes manifests anew wants to see the one that came once more.
-            let mut import = store.import(image.clone()).await?;
-            let missing = import.missing().await?;
-            bring(store, &import, contents, &missing).await?;
-            on_loaded(row(image.reference.clone(), import.commit().await?));
+        let mut failed = vec![];
+        let mut first = bring_all(store, import, contents, &missing, stop).await;
+        let since = Instant::now();
+        // An engine that is restarted meanwhile is waited for.
+        while matches!(first, Err(ArchiveError::Store(StoreError::Unreachable { .. } | StoreError::Silent { .. })))
+            && since.elapsed() < ENGINE_WAIT
+            && !stop.is_cancelled()
+        {
+            tokio::time::sleep(ENGINE_PAUSE).await;
+            first = again(store, &image, contents, stop).await;
         }
-        Ok(())
+        match first {
+            Ok(imported) => on_loaded(row(image.reference.clone(), imported)),
+            Err(error) => failed.push(NotLoaded { name, error }),
+        }
+        for name in other_names {
+            if stop.is_cancelled() {
+                break;
+            }
+            image.reference = Some(name.clone());
+            match again(store, &image, contents, stop).await {
+                Ok(imported) => on_loaded(row(Some(name), imported)),
+                Err(error) => failed.push(NotLoaded { name: name.familiar(), error }),
+            }
+        }
+        failed
     }
+}
+
+/// An import anew. A store that makes manifests anew wants to see the one that came once more.
+async fn again<S: Store>(store: &S, image: &Image, contents: &Arc<Contents>, stop: &CancellationToken) -> Result<Imported, ArchiveError> {
+    let mut import = store.import(image.clone()).await?;
+    let missing = import.missing().await?;
+    bring_all(store, import, contents, &missing, stop).await
+}
+
+/// An import from what is missing to its end. Once it is committed it is not stopped.
+async fn bring_all<S: Store<Import = I>, I: Import>(
+    store: &S,
+    import: I,
+    contents: &Arc<Contents>,
+    missing: &[Descriptor],
+    stop: &CancellationToken,
+) -> Result<Imported, ArchiveError> {
+    tokio::select! {
+        brought = bring(store, &import, contents, missing) => brought?,
+        () = stop.cancelled() => return Err(ArchiveError::Stopped),
+    }
+    Ok(import.commit().await?)
 }
 
 /// Brings what is missing of an image out of the archive.

@@ -8,6 +8,7 @@ use proto::control::{Check, Event, Failure, FailureKind, Verdict};
 use proto::image::ImageError;
 use proto::text::escape_short;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::Done;
 use super::client::Client;
@@ -23,6 +24,7 @@ const NAME_CHARS: usize = 200;
 /// Loads what the client sends. A client that goes before the end has sent a truncated archive.
 pub(super) async fn load<S: Store>(context: &Arc<Context<S>>, client: &Client, who: &str) -> Done {
     let (sender, receiver) = mpsc::channel(4);
+    let stop = CancellationToken::new();
     let feed = async {
         loop {
             match client.read_data().await {
@@ -39,11 +41,13 @@ pub(super) async fn load<S: Store>(context: &Arc<Context<S>>, client: &Client, w
             }
         }
         drop(sender);
-        // The archive is in, or the client is gone: what remains is for the loader to say.
+        // The archive is in, or was cut off: what remains is for the loader to say, as long as somebody listens.
+        client.gone().await;
+        stop.cancel();
         std::future::pending::<Infallible>().await
     };
     let mut visible = vec![];
-    let loading = archive::load(&*context.store, &context.staging, receiver, |image| {
+    let loading = archive::load(&*context.store, &context.staging, receiver, &stop, |image| {
         let imported = Imported { image_id: image.image_id, replaced: image.replaced };
         context.trust.audit().arrived(Arrival::Loaded, who, image.reference.as_ref(), &imported, "");
         visible.push(image.clone());
@@ -96,6 +100,7 @@ fn failure(what: String, error: &ArchiveError) -> Failure {
         }
         ArchiveError::Store(StoreError::Image(_)) => failure::because(what, FailureKind::InvalidArchive, error),
         ArchiveError::Store(error) => failure::store(what, error),
+        ArchiveError::Stopped => failure::because(what, FailureKind::Cancelled, error),
         _ => failure::because(what, FailureKind::InvalidArchive, error),
     }
 }

@@ -62,6 +62,11 @@ pub(crate) fn run(context: &Context, args: Args) -> super::Result {
     if args.output.is_none() && context.output.stdout_is_terminal() {
         return Err(Error::usage("an archive is not for a terminal").hint("imgctl save -o FILE IMAGE, or imgctl save IMAGE | …"));
     }
+    let suffix = args.output.as_deref().and_then(Path::extension).and_then(|suffix| suffix.to_str());
+    if let (None, Some(suffix @ ("xz" | "bz2" | "lz4" | "lzma" | "zip"))) = (args.compress, suffix) {
+        let hint = "imgctl save packs with gzip and zstd (.gz, .tgz, .zst); imgctl save IMAGE | xz > FILE does it by hand, --compress none says that the name is meant so";
+        return Err(Error::usage(format!("an archive is not packed as .{suffix} here")).hint(hint));
+    }
     let compression = match args.compress.unwrap_or_else(|| by_suffix(args.output.as_deref())) {
         Compress::None => Compression::None,
         Compress::Gzip => Compression::Gzip,

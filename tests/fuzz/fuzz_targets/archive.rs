@@ -11,6 +11,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 struct Bench {
     runtime: Runtime,
@@ -32,7 +33,7 @@ fuzz_target!(|archive: &[u8]| {
         let feed = async move {
             let _ = sender.send(Ok(archive)).await;
         };
-        let (loaded, ()) = tokio::join!(load(&store, &BENCH.staging, receiver, |_| {}), feed);
+        let (loaded, ()) = tokio::join!(load(&store, &BENCH.staging, receiver, &CancellationToken::new(), |_| {}), feed);
         let images = store.list().await.expect("a list");
         assert_eq!(loaded.is_ok_and(|report| !report.loaded.is_empty()), !images.is_empty());
     });
