@@ -83,11 +83,13 @@ fn store_kind(error: &StoreError) -> FailureKind {
         StoreError::NotFound(_) | StoreError::Ambiguous(_) => FailureKind::ImageNotFound,
         StoreError::Corrupt(_) | StoreError::BlobMissing(_) => FailureKind::Corrupt,
         StoreError::Image(ImageError::PlatformAbsent { available, .. }) => FailureKind::PlatformAbsent(available.clone()),
+        // An engine fetches of an index what it wants.
+        StoreError::Image(ImageError::Absent { .. }) => FailureKind::PlatformAbsent(vec![]),
         StoreError::Image(_) => FailureKind::InvalidImage,
         StoreError::UnpackedOnly(_) => FailureKind::UnpackedOnly,
         StoreError::NoSpace(_) => FailureKind::NoSpace,
         StoreError::SeveralNames { .. } => FailureKind::Usage,
-        StoreError::Unsupported { .. } => FailureKind::Unsupported,
+        StoreError::Unsupported { .. } | StoreError::Unfit { .. } => FailureKind::Unsupported,
         _ => FailureKind::Store,
     }
 }
@@ -95,7 +97,9 @@ fn store_kind(error: &StoreError) -> FailureKind {
 fn net_kind(host: &str, error: &NetError) -> FailureKind {
     match error {
         NetError::Clock(_) | NetError::OutOfDate => FailureKind::Clock,
-        NetError::Refused(_) | NetError::NotMember(_) | NetError::Handshake(_) | NetError::TwoMachines(_) => FailureKind::NotTrusted,
+        NetError::Refused(_) | NetError::NotMember(_) | NetError::Handshake(_) | NetError::Revoked | NetError::TwoMachines(_) => {
+            FailureKind::NotTrusted
+        }
         NetError::JoinRefused(refusal) => join_kind(refusal),
         NetError::Trust(error) => trust_kind(error),
         NetError::Answer(refusal) => refusal_kind(refusal),

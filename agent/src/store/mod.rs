@@ -447,6 +447,14 @@ pub enum StoreError {
         /// `an image for several platforms` …
         what: &'static str,
     },
+    /// An engine would not live with it.
+    #[error("{engine} does not take such an image: {reason}")]
+    Unfit {
+        /// `Podman` …
+        engine: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The operating system says no.
     #[error("cannot {action} {path:?}")]
     Io {

@@ -165,7 +165,7 @@ fn refusal(error: &StoreError) -> Refusal {
         },
         StoreError::UnpackedOnly(digest) => Refusal::UnpackedOnly(*digest),
         StoreError::Gone(_) => Refusal::StoreChanged,
-        StoreError::Unsupported { .. } => Refusal::Unsupported(error.to_string()),
+        StoreError::Unsupported { .. } | StoreError::Unfit { .. } => Refusal::Unsupported(error.to_string()),
         StoreError::NoSpace(_) => Refusal::Store("no space left on its device".to_owned()),
         StoreError::Io { action, source, .. } => Refusal::Store(format!("cannot {action} a file: {source}")),
         StoreError::Unreachable { engine, source, .. } => Refusal::StoreUnavailable(format!("{engine} cannot be reached: {source}")),

@@ -11,6 +11,7 @@ mod odd;
 mod pairs;
 mod pins;
 mod podman;
+mod poison;
 mod rights;
 mod shared;
 mod sockets;

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use super::info::{EngineStoreKind, Info};
 use super::{Engine, Shared};
 use crate::store::{Finding, StoreError};
+use proto::text::escape_short;
 
 impl Shared {
     /// See [`crate::store::Store::examine`].
@@ -13,8 +14,38 @@ impl Shared {
         // An engine that was well a minute ago may be down.
         match self.info_now().await {
             Err(error) => vec![unreachable(self.client.engine(), &error)],
-            Ok(info) if info.store == EngineStoreKind::Classic => vec![self.engine(&info), self.reading(&info).await],
+            Ok(info) if info.store == EngineStoreKind::Classic => {
+                let mut findings = vec![self.engine(&info), self.reading(&info).await];
+                findings.extend(self.unreadable().await);
+                findings
+            }
             Ok(info) => vec![self.engine(&info)],
+        }
+    }
+
+    /// Images that the engine has, and cannot show.
+    async fn unreadable(&self) -> Vec<Finding> {
+        let name = self.client.engine().name();
+        let command = self.client.engine().kind();
+        let finding = |text: String, remedy: String| Finding { verdict: Verdict::Wrong, text, remedy: Some(remedy) };
+        match self.inventory().await {
+            Ok(inventory) => {
+                let unreadable = inventory.rows.iter().filter_map(|row| Some((row.id.short(), row.details.unreadable.as_ref()?)));
+                unreadable
+                    .map(|(id, reason)| {
+                        let text = format!("{name} cannot show image {id}: {}", escape_short(reason, 300));
+                        finding(text, format!("it is of no use to imgd; {command} rmi -f {id} removes it"))
+                    })
+                    .collect()
+            }
+            // One image is enough for that; the engine says which.
+            Err(error @ StoreError::Engine { .. }) => {
+                vec![finding(
+                    error.to_string(),
+                    format!("if it names an image: {command} rmi -f with the ID of that one; else look at the log of the engine"),
+                )]
+            }
+            Err(error) => vec![unreachable(self.client.engine(), &error)],
         }
     }
 

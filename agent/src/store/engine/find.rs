@@ -39,7 +39,8 @@ impl Shared {
             root: entry.row.id,
             platforms: entry.row.details.platform.iter().cloned().collect(),
             size_bytes: entry.row.size_bytes,
-            complete: !entry.row.details.diff_ids.iter().any(|diff_id| self.records.may_be_damaged(diff_id)),
+            complete: entry.row.details.unreadable.is_none()
+                && !entry.row.details.diff_ids.iter().any(|diff_id| self.records.may_be_damaged(diff_id)),
             tagged_unix_s: entry.row.details.tagged_unix_s.unwrap_or(entry.row.created_unix_s),
         };
         let mut rows: Vec<ImageRow> = entries(&inventory).iter().map(row).collect();
@@ -52,6 +53,9 @@ impl Shared {
         let inventory = self.inventory().await?;
         let entries = self.find(&inventory, query).await?;
         let entry = entries.last().ok_or_else(|| StoreError::NotFound(query.clone()))?;
+        if let Some(reason) = &entry.row.details.unreadable {
+            return Err(self.client.refusal(format!("inspect {}", entry.row.id.short()), reason.clone()));
+        }
         // By ID the name was not meant, and there may be several.
         let found = entry.reference.zip(query.reference());
         let named = found.filter(|(name, asked)| name.repository() == asked.repository() || is_local(name, asked));

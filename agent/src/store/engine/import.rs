@@ -13,7 +13,7 @@ use super::inventory::{Inventory, Row, chain_ids};
 use super::load::{Kept, Load, absent_layer};
 use super::pin::{PIN_REPOSITORY, Pin};
 use super::plan::{Plan, Present, Unit, longest_prefix};
-use super::{Engine, Shared, thin};
+use super::{Engine, Shared, config_types, thin};
 use crate::store::turns::Turn;
 use crate::store::walk::verify;
 use crate::store::{Import, Imported, StoreError};
@@ -239,6 +239,10 @@ impl Target {
         let absent = self.image.documents().into_iter().map(|document| document.digest).find(|digest| !documents.contains_key(digest));
         if absent.is_none() {
             verify(&self.image, |document| Ok(documents.get(&document.digest).map(|bytes| bytes.to_vec())))?;
+            let engine = self.shared.client.engine();
+            if let (Engine::Podman, Some(config)) = (engine, documents.get(&self.config().digest)) {
+                config_types::check(config).map_err(|reason| StoreError::Unfit { engine: engine.name(), reason })?;
+            }
         }
         Ok(absent)
     }
@@ -414,7 +418,13 @@ impl Import for EngineImport {
         if !work.is_whole {
             target.load(&work).await?;
         }
-        target.read_back().await?;
+        if let Err(error) = target.read_back().await {
+            // Whatever is the matter with it, nobody shall meet it.
+            if !work.is_whole {
+                shared.remove_by_force(&id).await;
+            }
+            return Err(error);
+        }
         let replaced = target.name_it().await?;
         shared.distrusted.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         for (diff_id, size_bytes) in std::mem::take(&mut *work.sizes.lock().unwrap_or_else(PoisonError::into_inner)) {

@@ -47,7 +47,7 @@ pub(super) struct Row {
 }
 
 /// What an image is made of: the same as long as it has this ID.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Details {
     /// Lowest first.
     pub(super) diff_ids: Vec<Digest>,
@@ -55,6 +55,8 @@ pub(super) struct Details {
     pub(super) chain_ids: Vec<Digest>,
     pub(super) platform: Option<Platform>,
     pub(super) tagged_unix_s: Option<u64>,
+    /// Why the engine cannot say what it is made of. All else is empty then.
+    pub(super) unreadable: Option<String>,
     /// The names it had when this was asked: when they change, so does the time of the last one.
     names: Vec<Reference>,
 }
@@ -213,7 +215,16 @@ impl Shared {
             let digests = raw.repo_digests.iter().flatten().filter_map(|name| name.parse::<Reference>().ok());
             let digests = digests.filter(|name| name.digest().is_some() && name.repository() != PIN_REPOSITORY).collect();
             // It went away since the list was made.
-            let Some(details) = self.details(&id, &names).await? else { continue };
+            let details = match self.details(&id, &names).await {
+                Ok(Some(details)) => details,
+                Ok(None) => continue,
+                // One that the engine itself stumbles over does not keep the others from being seen.
+                Err(StoreError::Engine { reason, .. }) => {
+                    tracing::warn!(image = %id.short(), reason, "the engine cannot show an image that it has");
+                    Arc::new(Details { unreadable: Some(reason), ..Details::default() })
+                }
+                Err(error) => return Err(error),
+            };
             let is_step = names.is_empty() && parents.contains(&id);
             let is_going = names.is_empty() && pins.iter().any(|pin| self.pins.takes_image(pin));
             let partial_of = raw.labels.as_ref().and_then(|labels| labels.get(PARTIAL_LABEL)).cloned();
@@ -259,6 +270,7 @@ impl Shared {
             diff_ids,
             platform,
             tagged_unix_s: tagged.and_then(|text| unix_s(&text)),
+            unreadable: None,
             names: names.to_vec(),
         });
         self.details.lock().unwrap_or_else(PoisonError::into_inner).insert(*id, details.clone());

@@ -30,6 +30,7 @@ use records::Records;
 
 mod api;
 mod blocks;
+mod config_types;
 mod examine;
 mod export;
 mod find;

@@ -284,6 +284,15 @@ impl Shared {
         }
     }
 
+    /// An image that the engine cannot show: without force it would look at it first.
+    pub(super) async fn remove_by_force(&self, id: &Digest) {
+        match self.client.delete(&format!("/images/{id}?force=true"), "remove an image").await {
+            Ok(answer) if answer.is_success() || answer.is_absent() => {}
+            Ok(answer) => tracing::warn!(image = %id.short(), reason = answer.reason(), "an image that is of no use stays"),
+            Err(error) => tracing::warn!(image = %id.short(), %error, "an image that is of no use stays"),
+        }
+    }
+
     /// Best effort: an image that something still needs stays until the next sweep.
     pub(super) async fn remove_partial(&self, id: &Digest) {
         match self.client.delete(&format!("/images/{id}"), "remove a part of an image").await {
