@@ -77,7 +77,7 @@ fn fixed(kind: &FailureKind) -> &'static str {
         FailureKind::HostUnreachable(_) => "imgctl doctor says what is wrong with this host; is imgd running on the other one?",
         FailureKind::TransferNotFound(_) => "imgctl status shows the transfers and their numbers",
         FailureKind::NotTrusted => {
-            "imgctl fleet ls on both hosts shows who is a member, imgctl doctor HOST what is wrong; imgctl fleet invite lets a host in"
+            "imgctl doctor on both hosts says what is wrong: who is no member joins with a token from imgctl fleet invite, and who was removed needs a new key before"
         }
         FailureKind::NotPermitted(_) => "run it with sudo",
         FailureKind::Clock => "timedatectl on both hosts shows their time; timedatectl set-ntp true, or chronyc makestep, sets it right",
@@ -91,13 +91,17 @@ fn fixed(kind: &FailureKind) -> &'static str {
         FailureKind::NoSpace => {
             "imgctl rm IMAGE, or docker image prune where Docker keeps them, makes room there; imgctl prune frees unfinished transfers"
         }
-        FailureKind::PlatformAbsent(_) => "imgctl inspect IMAGE shows its platforms; --platform selects one, --all-platforms all",
+        FailureKind::PlatformAbsent(_) => {
+            "imgctl inspect IMAGE shows the platforms of it that are there; --platform selects one, and another host may have the others (imgctl who-has IMAGE)"
+        }
         FailureKind::NameTaken(_) => "imgctl fleet ls shows which names are taken",
-        FailureKind::InvalidArchive => "imgctl load takes what imgctl save, docker save and podman save write, plain, gzip or zstd",
+        FailureKind::InvalidArchive => {
+            "what is wrong with it stands above; imgctl load takes what imgctl save, docker save and podman save write, plain, gzip or zstd"
+        }
         FailureKind::InvalidImage => "build or load the image again: what is stored breaks the rules of its format",
         FailureKind::Corrupt => "imgctl scrub finds every damaged blob and puts it aside; then load or send the image again",
         FailureKind::UnpackedOnly => {
-            "ctr content fetch IMAGE, on that host, brings the layer from its registry; so does a send or a pull from a host that has all of the image"
+            "ctr -n NAMESPACE content fetch IMAGE, on that host, brings the layer from its registry (-n k8s.io for Kubernetes); so does an imgctl send or pull from a host that has all of the image"
         }
         FailureKind::Store => "imgctl doctor, on the host whose store it is, says which one is used and whether it works",
         FailureKind::Unsupported => {

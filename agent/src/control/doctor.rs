@@ -14,7 +14,7 @@ use super::peers::CHECK_MS;
 use super::{Done, hosts};
 use crate::discovery::is_container_interface;
 use crate::membership;
-use crate::net::{NetError, Peer};
+use crate::net::{NetError, Peer, Refused};
 use crate::store::{Finding, Store};
 use crate::sys;
 use crate::transfer::Context;
@@ -28,6 +28,11 @@ const OLD_LIST: Duration = Duration::from_secs(3 * 24 * 3600);
 /// How long this host is shown to others, to hear whether they have seen it elsewhere.
 const INTRODUCTION_MS: u64 = 1_500;
 
+const SET_CLOCK: &str = "timedatectl on both hosts shows their time; timedatectl set-ntp true, or chronyc makestep, sets it right";
+
+const COME_BACK: &str = "if it shall come back: systemctl stop imgd, rm -r /var/lib/imgd/trust, systemctl start imgd, and imgctl fleet join with a token from \
+    imgctl fleet invite on the signer";
+
 /// How long a host may take to answer a question that costs it nothing.
 const ANSWER_MS: u64 = 5_000;
 
@@ -38,6 +43,8 @@ pub(super) async fn doctor<S: Store>(context: &Arc<Context<S>>, client: &Client,
     checks.extend([socket(context), fleet(context), certificate(context), interfaces(context)]);
     checks.extend(other_name(context).into_iter().chain(addresses(context)));
     checks.extend(twins(context).await);
+    checks.extend(refusals(context));
+    checks.extend(clock(context));
     if let Some(host) = host {
         let members = context.trust.members().ok_or_else(|| failure(FailureKind::NoFleet, "this host is in no fleet"))?;
         let selected = hosts::select(
@@ -171,6 +178,33 @@ async fn twins<S: Store>(context: &Arc<Context<S>>) -> Vec<Check> {
     checks
 }
 
+/// What others say of this host, who do not speak to it.
+fn refusals<S>(context: &Context<S>) -> Vec<Check> {
+    let Some(members) = context.trust.members() else { return vec![] };
+    let mut removed: Vec<String> = vec![];
+    let mut checks = vec![];
+    for (id, refused) in context.net.refusals() {
+        // Who was removed from the list meanwhile says nothing that counts.
+        let Some(member) = members.by_id(&id) else { continue };
+        match refused {
+            Refused::Removed => removed.push(member.name.clone()),
+            Refused::Clock(words) => checks.push(check(Verdict::Wrong, &format!("clock, seen by {}", member.name), words, Some(SET_CLOCK))),
+        }
+    }
+    if !removed.is_empty() {
+        removed.sort();
+        let finding = format!("this host was removed from its fleet: {} says so", removed.join(", "));
+        checks.push(check(Verdict::Wrong, "fleet", finding, Some(COME_BACK)));
+    }
+    checks
+}
+
+/// The clock of this host beside its own certificate.
+fn clock<S>(context: &Context<S>) -> Option<Check> {
+    let skew = context.trust.certificate_skew()?;
+    Some(check(Verdict::Wrong, "clock", format!("{skew}: that of the signer of its certificate"), Some(SET_CLOCK)))
+}
+
 fn certificate<S>(context: &Context<S>) -> Check {
     let Some(due) = context.trust.renewal_due() else { return check(Verdict::Ok, "certificate", "none needed yet".to_owned(), None) };
     match due.duration_since(std::time::SystemTime::now()) {
@@ -227,6 +261,9 @@ fn interfaces<S>(context: &Context<S>) -> Check {
 
 async fn way<S: Store>(context: &Context<S>, member: &Member) -> Check {
     let subject = format!("way to {}", member.name);
+    if member.id == context.trust.id() {
+        return check(Verdict::Ok, &subject, "this is the host itself".to_owned(), None);
+    }
     match asked(context, member).await {
         Ok(peer) => {
             let (hello, trip) = (peer.hello(), peer.round_trip_us());
@@ -239,10 +276,8 @@ async fn way<S: Store>(context: &Context<S>, member: &Member) -> Check {
             error.to_string(),
             Some("its key is in use on two machines: the line about that says what to do"),
         ),
-        Err(error @ (NetError::Clock(_) | NetError::OutOfDate)) => {
-            let remedy = "timedatectl on both hosts shows their time; timedatectl set-ntp true, or chronyc makestep, sets it right";
-            check(Verdict::Wrong, &subject, error.to_string(), Some(remedy))
-        }
+        Err(error @ (NetError::Clock(_) | NetError::OutOfDate)) => check(Verdict::Wrong, &subject, error.to_string(), Some(SET_CLOCK)),
+        Err(error @ NetError::Revoked) => check(Verdict::Wrong, &subject, error.to_string(), Some(COME_BACK)),
         Err(error @ (NetError::Handshake(_) | NetError::Refused(_) | NetError::NotMember(_))) => {
             let remedy = "one of the two does not take the other for a member: imgctl fleet ls on both says who is; \
                 a host that was removed joins again with a new key (README, \"Trust\")";

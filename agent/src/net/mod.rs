@@ -27,7 +27,7 @@ use quinn::VarInt;
 
 pub use allowance::Share;
 pub use connection::Peer;
-pub use pool::{Net, NetConfig};
+pub use pool::{Net, NetConfig, Refused};
 pub use stream::Stream;
 
 use crate::sys::interface::NoNetwork;
@@ -68,6 +68,9 @@ pub enum NetError {
     /// The other side takes the certificate of this host for one of another time.
     #[error("there the certificate of this host is out of date: a clock is wrong, or it was not renewed in time")]
     OutOfDate,
+    /// It was told that this host was removed from the fleet.
+    #[error("there this host is one that was removed from the fleet")]
+    Revoked,
     /// TLS says that one of the two is not who it should be.
     #[error("the handshake failed: {0}")]
     Handshake(String),
@@ -103,6 +106,9 @@ pub enum NetError {
 /// The alert `certificate_expired` (RFC 8446, 6) as a code of QUIC (RFC 9001, 4.8).
 const CERTIFICATE_EXPIRED: u64 = 0x100 + 45;
 
+/// The alert `certificate_revoked`.
+const CERTIFICATE_REVOKED: u64 = 0x100 + 44;
+
 /// What a connection is closed with that is not kept.
 const TURNED_AWAY: u32 = 1;
 
@@ -129,7 +135,11 @@ impl From<quinn::ConnectionError> for NetError {
             ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == CERTIFICATE_EXPIRED => Self::OutOfDate,
             ConnectionError::ConnectionClosed(close) if [REFUSED, CLOSED_EARLY].contains(&u64::from(close.error_code)) => Self::TurnedAway,
             ConnectionError::ApplicationClosed(close) if close.error_code == VarInt::from_u32(TURNED_AWAY) => Self::TurnedAway,
-            ConnectionError::ConnectionClosed(close) if crypto(close.error_code) => Self::Handshake(error.to_string()),
+            ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == CERTIFICATE_REVOKED => Self::Revoked,
+            ConnectionError::ConnectionClosed(close) if crypto(close.error_code) => {
+                let skew = Skew::from_text(&String::from_utf8_lossy(&close.reason));
+                skew.map_or_else(|| Self::Handshake(error.to_string()), |skew| Self::Clock(skew.from_there()))
+            }
             // What our verifier says of a certificate of this fleet that is another host's.
             ConnectionError::TransportError(fault) if crypto(fault.code) && fault.reason.contains(OTHER_NAME) => Self::OtherHost,
             ConnectionError::TransportError(fault) if crypto(fault.code) => {

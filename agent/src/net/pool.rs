@@ -51,10 +51,21 @@ pub struct Net {
     /// The processes that have answered as other hosts.
     pub(super) instances: Mutex<Instances>,
     guesses: Guesses,
+    /// Members that do not take this host for one, or for one of another time: what came of the last search for each.
+    refusals: Mutex<HashMap<HostId, Refused>>,
     /// Where somebody said that our own key is in use on two machines, and who.
     pub(super) told_twins: Mutex<HashMap<HostId, Vec<SocketAddr>>>,
     pub(super) checks: mpsc::Sender<Check>,
     due_checks: Mutex<Option<mpsc::Receiver<Check>>>,
+}
+
+/// Why a member does not speak to this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// It knows that this host was removed.
+    Removed,
+    /// One of the two clocks is wrong; in words.
+    Clock(String),
 }
 
 /// What a connection is for.
@@ -100,6 +111,7 @@ impl Net {
             instance: draw_instance()?,
             instances: Mutex::default(),
             guesses: Guesses::default(),
+            refusals: Mutex::default(),
             told_twins: Mutex::default(),
             checks,
             due_checks: Mutex::new(Some(due_checks)),
@@ -149,16 +161,19 @@ impl Net {
     }
 
     /// Asks a member something that may be asked twice. A warm connection may lead to an agent that was restarted since, which only the question
-    /// finds out: then it is asked once more, on a fresh one.
+    /// finds out, and there may be several: then it is asked once more, on the next one, and at last on a fresh one.
     pub async fn ask<T, F>(&self, id: &HostId, question: impl Fn(Peer) -> F) -> Result<T, NetError>
     where
         F: Future<Output = Result<T, NetError>>,
     {
-        let peer = self.connect(id).await?;
-        match question(peer.clone()).await {
-            Err(error) if error.is_passing() && !peer.is_alive() => question(self.connect(id).await?).await,
-            answer => answer,
+        for _ in 0..CONNECTIONS_PER_HOST {
+            let peer = self.connect(id).await?;
+            match question(peer.clone()).await {
+                Err(error) if error.is_passing() && !peer.is_alive() => {}
+                answer => return answer,
+            }
         }
+        question(self.connect(id).await?).await
     }
 
     /// Finds out who answers at the configured addresses that no connection leads to.
@@ -216,6 +231,21 @@ impl Net {
 
     pub(super) fn shared_peers(&self) -> Arc<Peers> {
         self.peers.clone()
+    }
+
+    /// What members say of this host that do not speak to it.
+    pub fn refusals(&self) -> Vec<(HostId, Refused)> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(id, refused)| (*id, refused.clone())).collect()
+    }
+
+    /// How a search has ended.
+    pub(super) fn note(&self, id: &HostId, error: Option<&NetError>) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        match error {
+            Some(NetError::Revoked) => drop(refusals.insert(*id, Refused::Removed)),
+            Some(clock @ (NetError::Clock(_) | NetError::OutOfDate)) => drop(refusals.insert(*id, Refused::Clock(clock.to_string()))),
+            _ => drop(refusals.remove(id)),
+        }
     }
 
     pub(super) fn guesses(&self) -> &Guesses {

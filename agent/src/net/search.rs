@@ -30,6 +30,12 @@ const ASK_TIMEOUT_MS: u64 = 1_000;
 impl Net {
     /// Finds a host, and connects to it.
     pub(super) async fn search(&self, id: &HostId) -> Result<Peer, NetError> {
+        let found = self.found(id).await;
+        self.note(id, found.as_ref().err());
+        found
+    }
+
+    async fn found(&self, id: &HostId) -> Result<Peer, NetError> {
         if self.trust().fleet().is_none() {
             return Err(NetError::Trust(TrustError::NoFleet));
         }
@@ -99,7 +105,8 @@ struct Dials<'a> {
     turned_away: HashMap<SocketAddr, u32>,
     /// Attempts that ended in a handshake.
     handshakes: Vec<SocketAddr>,
-    clock: Option<NetError>,
+    /// Why somebody there does not take this host for a member.
+    refusal: Option<NetError>,
 }
 
 #[derive(Default)]
@@ -122,7 +129,7 @@ impl<'a> Dials<'a> {
             attempts: vec![],
             turned_away: HashMap::new(),
             handshakes: vec![],
-            clock: None,
+            refusal: None,
         }
     }
 
@@ -178,7 +185,8 @@ impl<'a> Dials<'a> {
                 self.attempts.push((address, reason));
             }
             // Anybody can say that, at an address that is not the host's: it counts when nobody else answers.
-            Err(error @ (NetError::Clock(_) | NetError::OutOfDate)) => self.clock = Some(error),
+            Err(NetError::Clock(_)) if self.net.trust().certificate_skew().is_some() => self.refusal = Some(NetError::OutOfDate),
+            Err(error @ (NetError::Clock(_) | NetError::OutOfDate | NetError::Revoked)) => self.refusal = Some(error),
             Err(error) => return Some(Err(error)),
         }
         debug!(host = ?self.id, %address, "no answer as the host that is looked for");
@@ -186,8 +194,8 @@ impl<'a> Dials<'a> {
     }
 
     fn failed(self) -> NetError {
-        if let Some(clock) = self.clock {
-            return clock;
+        if let Some(refusal) = self.refusal {
+            return refusal;
         }
         if self.tried.is_empty() {
             return NetError::NoAddress;

@@ -169,6 +169,12 @@ impl Trust {
         self.current.get().map(|fleet| fleet.renewal_due())
     }
 
+    /// Why the certificate of this host is not good by the clock of this host; `None` when it is.
+    pub fn certificate_skew(&self) -> Option<Skew> {
+        let (fleet, now) = (self.current.get()?, self.clock.now());
+        (!fleet.validity.contains(now)).then(|| fleet.validity.skew(now))
+    }
+
     /// Makes a fleet with this host as its signer and only member.
     pub fn init(&self) -> Result<HostId, TrustError> {
         let _writer = self.lock();

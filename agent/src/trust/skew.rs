@@ -35,6 +35,11 @@ impl Skew {
         rest.split_once(" s")?.0.parse().ok().map(Self)
     }
 
+    /// As the other side sees it.
+    pub fn from_there(self) -> Self {
+        Self(self.0.saturating_neg())
+    }
+
     fn between(there_unix_s: u64, here_unix_s: u64) -> Self {
         let signed = |unix_s: u64| i64::try_from(unix_s).unwrap_or(i64::MAX);
         Self(signed(there_unix_s).saturating_sub(signed(here_unix_s)))

@@ -95,7 +95,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.webpki.verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self.webpki.verify_client_cert(end_entity, intermediates, now).map_err(worded)?;
         let id = id_of(end_entity)?;
         check_name(end_entity, &id, &self.fleet).map_err(|_| CertificateError::NotValidForName)?;
         refuse_removed(&self.current, &id)?;
