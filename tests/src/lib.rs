@@ -7,10 +7,12 @@ pub mod conformance;
 pub mod engine;
 pub mod fleet;
 pub mod namespace;
+pub mod path;
 pub mod process;
 pub mod rogue;
 pub mod sample;
 pub mod slow;
+pub mod sys;
 pub mod trace;
 
 /// Says why a test does not run here. Where everything must run (`IMGD_TEST_ALL` is set, as in CI), that is a failure.

@@ -6,32 +6,70 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::LinkNameSpaceType;
 
+/// Network namespaces without a network: each has its loopback interface. They go when this is dropped.
+pub struct Namespaces {
+    prefix: String,
+    hosts: u32,
+}
+
+impl Namespaces {
+    /// So many, numbered from 1. `None`, with the reason printed, where they cannot be made.
+    pub fn new(hosts: u32) -> Option<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let namespaces = Self { prefix: format!("imgd{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)), hosts };
+        for number in 1..=hosts {
+            if !quiet(&["netns", "add", &namespaces.host(number)]) {
+                crate::skipped("network namespaces need root and iproute2 (apt-get install iproute2)");
+                return None;
+            }
+            ip(&["-n", &namespaces.host(number), "link", "set", "lo", "up"]);
+        }
+        Some(namespaces)
+    }
+
+    /// Name of one of them.
+    pub fn host(&self, number: u32) -> String {
+        format!("{}-h{number}", self.prefix)
+    }
+
+    /// Runs something on a thread of its own inside one of them.
+    pub fn inside<T: Send>(&self, number: u32, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = std::fs::File::open(format!("/var/run/netns/{}", self.host(number))).unwrap();
+        let entered = move || {
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(entered).join().unwrap())
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for number in 1..=self.hosts {
+            quiet(&["netns", "del", &self.host(number)]);
+        }
+    }
+}
+
 /// A bridge with hosts on it; nothing of it is connected to the machine's own network. Everything goes when it is dropped.
 pub struct Lan {
-    prefix: String,
+    /// The hosts, and behind them the bridge.
+    namespaces: Namespaces,
     hosts: u32,
 }
 
 impl Lan {
     /// A LAN with so many hosts, `10.77.0.1` and up, each with an interface `eth0`. `None`, with the reason printed, where namespaces cannot be made.
     pub fn new(hosts: u32) -> Option<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let prefix = format!("imgd{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        if !quiet(&["netns", "add", &format!("{prefix}-lan")]) {
-            crate::skipped("network namespaces need root and iproute2 (apt-get install iproute2)");
-            return None;
-        }
-        let lan = Self { prefix, hosts };
+        let lan = Self { namespaces: Namespaces::new(hosts + 1)?, hosts };
         let bridge = lan.bridge();
         ip(&["-n", &bridge, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0"]);
         ip(&["-n", &bridge, "link", "set", "br0", "up"]);
         for host in 1..=hosts {
             let (namespace, port) = (lan.host(host), format!("p{host}"));
-            ip(&["netns", "add", &namespace]);
             ip(&["-n", &bridge, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &namespace]);
             ip(&["-n", &bridge, "link", "set", &port, "master", "br0", "up"]);
             ip(&["-n", &namespace, "addr", "add", &format!("10.77.0.{host}/24"), "dev", "eth0"]);
-            ip(&["-n", &namespace, "link", "set", "lo", "up"]);
             ip(&["-n", &namespace, "link", "set", "eth0", "up"]);
         }
         Some(lan)
@@ -39,7 +77,7 @@ impl Lan {
 
     /// Namespace of the host with this number, from 1.
     pub fn host(&self, number: u32) -> String {
-        format!("{}-h{number}", self.prefix)
+        self.namespaces.host(number)
     }
 
     /// Pulls or plugs the cable of a host.
@@ -83,12 +121,7 @@ impl Lan {
 
     /// Runs something on a thread of its own inside the namespace of a host.
     pub fn inside<T: Send>(&self, number: u32, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = std::fs::File::open(format!("/var/run/netns/{}", self.host(number))).unwrap();
-        let entered = move || {
-            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            work()
-        };
-        std::thread::scope(|scope| scope.spawn(entered).join().unwrap())
+        self.namespaces.inside(number, work)
     }
 
     /// Packets that a host has sent so far.
@@ -109,20 +142,12 @@ impl Lan {
     }
 
     fn bridge(&self) -> String {
-        format!("{}-lan", self.prefix)
+        self.namespaces.host(self.hosts + 1)
     }
 }
 
-impl Drop for Lan {
-    fn drop(&mut self) {
-        for host in 1..=self.hosts {
-            quiet(&["netns", "del", &self.host(host)]);
-        }
-        quiet(&["netns", "del", &self.bridge()]);
-    }
-}
-
-fn ip(arguments: &[&str]) {
+/// Runs `ip`, which has to succeed.
+pub(crate) fn ip(arguments: &[&str]) {
     let output = Command::new("ip").args(arguments).output().unwrap();
     assert!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
 }

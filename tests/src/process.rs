@@ -61,6 +61,13 @@ impl Process {
         Self { name: name.to_owned(), directory: directory(), arguments, prefix, child: None }
     }
 
+    /// An agent in a network namespace, found by its address.
+    pub fn at(name: &str, namespace: &str, address: &str) -> Self {
+        let arguments = ["--listen", address, "--no-mdns"].map(str::to_owned).to_vec();
+        let prefix = ["ip", "netns", "exec", namespace].map(str::to_owned).to_vec();
+        Self { name: name.to_owned(), directory: directory(), arguments, prefix, child: None }
+    }
+
     /// An agent as [`Process::new`] makes it, whose state lies on a disk of so many MiB, which only it sees.
     pub fn on_disk(name: &str, mib: u32) -> Self {
         let mut process = Self::new(name);

@@ -1,0 +1,3 @@
+//! What the tests need of the operating system beyond safe libraries.
+
+pub mod tun;
