@@ -82,6 +82,7 @@ impl Host {
     /// Puts an image into its store. The agent must not run.
     pub async fn have(&self, sample: &Sample) {
         conformance::bring(&self.store(), sample).await.unwrap();
+        self.released(&self.layout().join(".imgd/lock")).await;
     }
 
     /// Starts its agent with its embedded store.

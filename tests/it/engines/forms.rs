@@ -111,7 +111,7 @@ fn layers_that_are_there_only_unpacked([docker, podman, containerd, layout]: &[H
         let output = host.agent.run(arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("only unpacked") && said.contains("ctr content fetch"), "{said}");
+        assert!(said.contains("only unpacked") && said.contains("content fetch IMAGE"), "{said}");
     };
     load(containerd, &packed);
     blobs.iter().for_each(|blob| drop(containerd.ctr(&["content", "rm", blob])));
