@@ -17,6 +17,7 @@ mod jobs;
 mod layout;
 mod mistakes;
 mod network;
+mod paths;
 mod roles;
 mod roll_out;
 mod room;

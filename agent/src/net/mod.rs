@@ -5,6 +5,7 @@
 
 mod accept;
 mod allowance;
+mod congestion;
 mod connection;
 mod endpoint;
 mod greeting;
