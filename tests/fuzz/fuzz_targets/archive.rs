@@ -33,7 +33,8 @@ fuzz_target!(|archive: &[u8]| {
         let feed = async move {
             let _ = sender.send(Ok(archive)).await;
         };
-        let (loaded, ()) = tokio::join!(load(&store, &BENCH.staging, receiver, &CancellationToken::new(), |_| {}), feed);
+        let stop = CancellationToken::new();
+        let (loaded, ()) = tokio::join!(load(&store, &BENCH.staging, receiver, &stop, |_| {}), feed);
         let images = store.list().await.expect("a list");
         assert_eq!(loaded.is_ok_and(|report| !report.loaded.is_empty()), !images.is_empty());
     });

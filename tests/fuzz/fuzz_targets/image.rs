@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 const NAMES: [&str; 5] = ["demo:1", "quay.io/a/b:2", "docker.io/library/demo:1", "demo", "No Name"];
 
@@ -135,7 +136,8 @@ async fn loaded(store: &MemoryStore, pieces: Vec<Bytes>) -> Option<Vec<ImageRow>
             }
         }
     };
-    let (loaded, ()) = tokio::join!(load(store, &staging, receiver, |_| {}), feed);
+    let stop = CancellationToken::new();
+    let (loaded, ()) = tokio::join!(load(store, &staging, receiver, &stop, |_| {}), feed);
     let images = store.list().await.expect("a list");
     assert_eq!(loaded.is_ok(), !images.is_empty(), "{loaded:?}");
     assert_eq!(std::fs::read_dir(DIRECTORY.path()).expect("a directory").count(), 0);
