@@ -8,6 +8,7 @@ use super::Shared;
 use super::api::encoded;
 use super::find::Entry;
 use super::inventory::Inventory;
+use crate::store::names::{self, Named};
 use crate::store::{Query, Removed, StoreError};
 
 impl Shared {
@@ -28,22 +29,14 @@ impl Shared {
     /// Has the engine remove the names that were found of an image, unless they are several and were not meant; says what was removed.
     /// An image that a pin keeps goes with the pin.
     pub(super) async fn take_away(&self, id: &Digest, found: &[Entry<'_>], query: &Query) -> Result<String, StoreError> {
-        let mut references: Vec<&Reference> = found.iter().filter_map(|entry| entry.reference).collect();
-        // A digest does not say which one of several names goes.
-        let is_exact = |name: &&Reference| query.reference().is_some_and(|asked| name.without_digest() == asked.without_digest());
-        let is_pinned = query.reference().is_some_and(|asked| asked.digest().is_some());
-        if is_pinned && references.iter().any(is_exact) {
-            references.retain(is_exact);
-        }
+        let named: Vec<Named> = found.iter().map(|entry| Named { reference: entry.reference.cloned(), root: entry.row.id }).collect();
+        let all: Vec<usize> = (0..named.len()).collect();
+        let meant = names::to_remove(&named, &all, query).map_err(|names| StoreError::SeveralNames { id: id.short(), names })?;
+        let references: Vec<&Reference> = meant.iter().filter_map(|&position| found[position].reference).collect();
         let by_name = query.reference().is_some_and(|asked| {
             let name = asked.familiar_repository();
-            let is_of_it = |reference: &&Reference| reference.repository() == asked.repository() || reference.familiar_repository() == name;
-            !(is_pinned && references.len() > 1) && references.iter().any(is_of_it)
+            references.iter().any(|reference| reference.repository() == asked.repository() || reference.familiar_repository() == name)
         });
-        if references.len() > 1 && !by_name {
-            let names = references.iter().map(|reference| reference.familiar()).collect();
-            return Err(StoreError::SeveralNames { id: id.short(), names });
-        }
         let name = references.first().map_or_else(|| id.to_string(), |reference| reference.familiar());
         let _names = self.names.lock().await;
         if references.is_empty() {
